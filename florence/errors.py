@@ -1,0 +1,54 @@
+"""What can go wrong in a stage, and the exit code that says so.
+
+The codes are a contract between a stage and whoever restarts it: 2, 3 and 4 are the
+application's fault and are not retried blindly, 75 and 143 are the infrastructure's.
+"""
+
+from __future__ import annotations
+
+
+class FlorenceError(Exception):
+    """A failure the user can act on: the message says what, where and what to do."""
+
+    exit_code = 1
+
+
+class ConfigurationError(FlorenceError):
+    """A setting is wrong or contradicts another; the message names its field path."""
+
+    exit_code = 2
+
+
+class DataError(FlorenceError):
+    """Data is missing or unusable; the message names the URI."""
+
+    exit_code = 3
+
+
+class DivergedError(FlorenceError):
+    """The loss or the gradients stopped being finite; the message names the step."""
+
+    exit_code = 4
+
+
+class TryAgainError(FlorenceError):
+    """Storage or network gave up; the same attempt may succeed later."""
+
+    exit_code = 75
+
+
+class StoppedError(FlorenceError):
+    """The stage was asked to stop and did so after a checkpoint."""
+
+    exit_code = 143
+
+
+class MissingExtraError(FlorenceError):
+    """A command needs packages that an extra of the distribution installs."""
+
+    exit_code = 1
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package '{module}', which is not installed: pip install 'florence[{extra}]'"
+        )
