@@ -1,0 +1,1 @@
+"""Texts: what makes two descriptions the same one, prompt templates, and CLIP's tokens."""

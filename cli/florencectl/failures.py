@@ -1,0 +1,76 @@
+"""How a failure is told: one line on stderr that says what, where and what to do, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+
+INTERRUPTED = 130
+
+_EXTRA_OF = {
+    "torch": "train",
+    "numpy": "train",
+    "safetensors": "train",
+    "PIL": "train",
+    "instant_clip_tokenizer": "train",
+    "ftfy": "train",
+    "boto3": "train",
+    "sklearn": "train",
+    "matplotlib": "train",
+    "mlflow": "train",
+    "psutil": "train",
+    "deepspeed": "deepspeed",
+    "kubernetes_asyncio": "operator",
+    "kfp": "pipelines",
+}
+
+
+def report(error: BaseException, *, debug: bool) -> int:
+    """Print the failure on stderr, with its traceback when ``debug``, and return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    lines, code = describe(error)
+    if isinstance(error, OSError):
+        silence_stdout()  # it may be what could not be written
+    for line in lines:
+        print(f"florencectl: {line}", file=sys.stderr)
+    return code
+
+
+def describe(error: BaseException) -> tuple[list[str], int]:
+    """The lines that tell the failure, and its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], INTERRUPTED
+    if isinstance(error, FlorenceError):
+        return [str(error)], error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in _EXTRA_OF:
+            missing = MissingExtraError(package, _EXTRA_OF[package])
+            return [str(missing)], missing.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{error.strerror}"], FlorenceError.exit_code
+    if type(error).__module__.startswith("pydantic"):
+        from pydantic import ValidationError
+
+        from florencectl.validation import problems
+
+        if isinstance(error, ValidationError):
+            return problems(error), ConfigurationError.exit_code
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return [f"{what} (run 'florencectl --debug …' for the traceback)"], FlorenceError.exit_code
+
+
+def silence_stdout() -> None:
+    """Send what is left for stdout nowhere: the interpreter's last flush must not fail again."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # a test's stream has none
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

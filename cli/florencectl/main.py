@@ -1,0 +1,110 @@
+"""The ``florencectl`` program: its commands, global options, and how a failure becomes an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unusable data, 75 try again,
+130 interrupted; :mod:`florence.errors` has the whole table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from florencectl.failures import report, silence_stdout
+
+# name: (module, one line of help). A module holds a Typer group as `app`, or a function named as the
+# command; it is imported when the command is used, so that help and completion never wait for torch.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "submit": ("florencectl.commands.submit", "Run a job on a cluster, or on this machine."),
+    "get": ("florencectl.commands.runs", "List jobs, or show one."),
+    "logs": ("florencectl.commands.runs", "Print the log of a job's stage."),
+    "delete": ("florencectl.commands.runs", "Delete jobs."),
+    "plan": ("florencectl.commands.plan", "Memory, speed and days of a training job, before it runs."),
+    "predict": ("florencectl.commands.predict", "Classify images with words of your choice."),
+    "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
+    "data": ("florencectl.commands.data", "Build and inspect training data."),
+    "ui": ("florencectl.commands.ui", "Serve the metrics of the runs on this machine."),
+    "completion": ("florencectl.commands.completion", "Print the completion script of a shell."),
+    "version": ("florencectl.commands.version", "Print the version."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists its commands without importing them, and turns failures into exit codes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, (_, summary) in COMMANDS.items():
+            self.add_command(TyperCommand(name=name, help=summary), name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that ``args`` begin with, imported now, and the arguments left for it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, (load_command(name) if name in COMMANDS else command), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; any failure ends as one report on stderr and its exit code."""
+        try:
+            result = super().invoke(ctx)
+            typer.get_text_stream("stdout").flush()
+        except BrokenPipeError:  # the reader has seen enough
+            silence_stdout()
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if is_usage_error(error):
+                raise
+            raise typer.Exit(report(error, debug=ctx.params["debug"])) from None
+        return result
+
+
+def is_usage_error(error: BaseException) -> bool:
+    """Whether Click itself reports the error, with the command's usage and exit code 2."""
+    return hasattr(error, "exit_code") and hasattr(error, "format_message")
+
+
+def load_command(name: str) -> Any:
+    """The Click command that a command's module declares."""
+    module = importlib.import_module(COMMANDS[name][0])
+    declared = getattr(module, "app", None)
+    if declared is None:
+        declared = typer.Typer(add_completion=False, rich_markup_mode=None)
+        declared.command(name)(getattr(module, name))
+    command = typer.main.get_command(declared)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    name="florencectl",
+    cls=LazyGroup,
+    add_completion=False,  # `florencectl completion` prints the script
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure.")] = False,
+) -> None:
+    """Train vision foundation models on Kubernetes, or on this machine."""
+
+
+def main() -> None:
+    """The console script."""
+    if "_FLORENCECTL_COMPLETE" in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
+    app(prog_name="florencectl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What commands print: data on stdout as a table, json, yaml or names; everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TextIO
+
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+_GAP = "   "
+
+
+class Format(StrEnum):
+    """The value of ``-o``."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+class DocumentFormat(StrEnum):
+    """The value of ``-o`` for commands that print one document, not a list of named things."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def print_list(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    output: Format,
+    *,
+    wide: Sequence[str] = (),
+    documents: Sequence[Any] | None = None,
+    name: str = "name",
+) -> None:
+    """Print things of one kind.
+
+    Args:
+        rows: one mapping per thing, from column to value; ``None`` shows as ``-``.
+        columns: the columns of a table, in order.
+        wide: further columns of ``-o wide``.
+        documents: what json and yaml print; the rows when left out.
+        name: the column that ``-o name`` prints.
+    """
+    if output is Format.NAME:
+        for row in rows:
+            print(row[name])
+    elif output in (Format.JSON, Format.YAML):
+        print_document(list(rows if documents is None else documents), output)
+    else:
+        shown = [*columns, *(wide if output is Format.WIDE else ())]
+        print_table(shown, [[row.get(column) for column in shown] for row in rows])
+
+
+def print_document(document: Any, output: Format | DocumentFormat) -> None:
+    """Print plain values (mappings, lists, strings, numbers) as json or yaml."""
+    if output == Format.YAML:
+        import yaml
+
+        yaml.safe_dump(document, sys.stdout, sort_keys=False, allow_unicode=True)
+    else:
+        print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print left-aligned columns, numbers to the right; the header is bold on a terminal."""
+    body = [[_cell(value) for value in row] for row in rows]
+    numeric = [_is_numeric(column) for column in zip(*body, strict=True)] or [False] * len(columns)
+    header = [column.upper() for column in columns]
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    lines = [
+        _GAP.join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in [header, *body]
+    ]
+    print(bold(lines[0], sys.stdout))
+    for line in lines[1:]:
+        print(line)
+
+
+def note(message: str) -> None:
+    """Tell the user something that is not data."""
+    print(message, file=sys.stderr)
+
+
+def bold(text: str, stream: TextIO) -> str:
+    """``text`` in bold where ``stream`` is a terminal and NO_COLOR is unset."""
+    return f"{_BOLD}{text}{_PLAIN}" if uses_colour(stream) else text
+
+
+def uses_colour(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that may show colours (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def count(value: float, unit: str = "") -> str:
+    """A number in steps of a thousand with three digits: ``893M``, ``15.4 G`` with a unit, ``2.12e+22``."""
+    space = " " if unit else ""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{space}{letter}{unit}" if value < 1e18 else f"{value:.3g}{space}{unit}"
+    return f"{value:.3g}{space}{unit}"
+
+
+def gigabytes(value: float) -> str:
+    """Bytes in GB (1e9) with the digits that matter."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e9:.2g} GB"
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    return all(cell == "-" or cell[:1].isdigit() for cell in column) and any(
+        cell[:1].isdigit() for cell in column
+    )

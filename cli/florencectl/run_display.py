@@ -1,0 +1,100 @@
+"""Show a local run while it goes: one line a stage, rewritten on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from florence_operator.api import Progress, Stage, StageStatus, State
+
+_SECONDS_BETWEEN_PLAIN_LINES = 10.0
+
+
+class RunDisplay:
+    """Writes a run's progress to stderr; stdout stays free for data."""
+
+    def __init__(
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._terminal = self._stream.isatty()
+        self._line_open = False
+        self._last_plain = float("-inf")
+        self._phase: tuple[str, str] | None = None
+        self._writing = threading.Lock()
+
+    def stage_started(self, stage: Stage, attempt: int, log: Path) -> None:
+        """Say which stage starts, and where its log is."""
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        self._write(f"{stage.name}: starting {stage.kind.value}{again} (log: {log})")
+
+    def stage_progress(self, stage: Stage, progress: Progress) -> None:
+        """Rewrite the stage's line, or print one when the phase changes or ten seconds have passed."""
+        line = progress_line(stage.name, progress)
+        if self._terminal:
+            self._write(line, keep_open=True)
+            return
+        phase = (stage.name, progress.phase)
+        if phase != self._phase or self._clock() - self._last_plain >= _SECONDS_BETWEEN_PLAIN_LINES:
+            self._phase, self._last_plain = phase, self._clock()
+            self._write(line)
+
+    def stage_ended(self, stage: Stage, status: StageStatus, seconds: float) -> None:
+        """Say how the stage ended."""
+        took = duration(seconds)
+        if status.state is State.SUCCEEDED:
+            self._write(f"{stage.name}: succeeded in {took}")
+        elif status.state is State.SUSPENDED:
+            step = status.progress.checkpoint_step if status.progress else None
+            at = f" at step {step}" if step else ""
+            self._write(f"{stage.name}: stopped after {took}{at}; the same command continues it")
+        else:
+            last = status.attempts[-1]
+            self._write(
+                f"{stage.name}: failed after {took}: {last.message} (exit code {last.exit_code})"
+            )
+
+    def note(self, message: str) -> None:
+        """Print a message on a line of its own."""
+        self._write(message)
+
+    def _write(self, line: str, *, keep_open: bool = False) -> None:
+        with self._writing:
+            if self._terminal and self._line_open:
+                self._stream.write("\r\x1b[K" if keep_open else "\n")
+            self._stream.write(line if keep_open else line + "\n")
+            self._stream.flush()
+            self._line_open = keep_open
+
+
+def progress_line(name: str, progress: Progress) -> str:
+    """``mixed: train  120/600 steps (20 %)  loss 1.234  410 samples/s  2m10s left``."""
+    parts = [f"{name}: {progress.phase}"]
+    if progress.total:
+        percent = 100 * progress.step // progress.total
+        parts.append(f"{progress.step:>{len(str(progress.total))}}/{progress.total} ({percent} %)")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.samples_per_second:
+        parts.append(f"{progress.samples_per_second:.0f} samples/s")
+    if progress.eta_seconds is not None and progress.step < progress.total:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``42s``, ``3m05s``, ``2h10m`` or ``9d4h``: two units at most."""
+    whole = round(max(0.0, seconds))
+    minutes, s = divmod(whole, 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d{h}h"
+    if hours:
+        return f"{hours}h{m:02d}m"
+    return f"{m}m{s:02d}s" if minutes else f"{s}s"

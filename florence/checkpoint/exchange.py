@@ -1,0 +1,114 @@
+"""How the ranks of one gang tell each other what they saved, and share one fate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from florence.errors import FlorenceError, TryAgainError
+
+T = TypeVar("T")
+
+
+class Exchange(Protocol):
+    """Objects between ranks. All ranks call the same methods in the same order."""
+
+    rank: int
+    size: int
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value by rank, on rank 0; None elsewhere."""
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+
+
+class SingleProcess:
+    """The exchange of a gang of one."""
+
+    rank = 0
+    size = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value alone."""
+        return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+
+class GlooExchange:
+    """An exchange over its own gloo group, so that a background thread never meets training's.
+
+    Made on all ranks at the same point, after ``torch.distributed`` was initialised. A rank that is
+    silent for ``timeout_s`` seconds fails the exchange with ``TryAgainError``.
+    """
+
+    def __init__(self, timeout_s: float = 1800.0) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value by rank, on rank 0; None elsewhere."""
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        try:
+            dist.gather_object(value, values, dst=0, group=self._group)
+        except RuntimeError as error:
+            raise _lost(error) from error
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        try:
+            dist.broadcast_object_list(box, 0, group=self._group, device=torch.device("cpu"))
+        except RuntimeError as error:
+            raise _lost(error) from error
+        return box[0]
+
+
+def from_rank_zero(exchange: Exchange, function: Callable[[], T]) -> T:
+    """What ``function`` returns on rank 0, on every rank; if it raises there, all ranks raise that."""
+    outcome = _attempted(function) if exchange.rank == 0 else None
+    return _returned(exchange.broadcast(outcome))
+
+
+def from_every_rank(exchange: Exchange, function: Callable[[], T]) -> list[T] | None:
+    """What ``function`` returns on each rank, on rank 0; if it raises on any, all ranks raise that."""
+    outcomes = exchange.gather(_attempted(function))
+    failed = next((o for o in outcomes if isinstance(o, _Raised)), None) if outcomes else None
+    _returned(exchange.broadcast(failed))
+    return outcomes
+
+
+class _Raised:
+    """An error on its way to the other ranks."""
+
+    def __init__(self, error: FlorenceError) -> None:
+        self.error = error
+
+
+def _attempted(function: Callable[[], T]) -> T | _Raised:
+    try:
+        return function()
+    except FlorenceError as error:
+        return _Raised(error)
+    except Exception as error:  # a rank that stays silent would hang the others
+        return _Raised(TryAgainError(f"{type(error).__name__}: {error}"))
+
+
+def _returned(outcome: T | _Raised) -> T:
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
+
+
+def _lost(error: RuntimeError) -> TryAgainError:
+    reason = str(error).partition("\n")[0][:200]
+    return TryAgainError(f"a rank did not answer during a checkpoint ({reason}): restart the gang")

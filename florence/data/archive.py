@@ -1,0 +1,151 @@
+"""What lies where in a WebDataset tar: samples are runs of members that share a stem."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from florence.storage import Storage
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_READ_AHEAD = 8 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file inside a tar: where its bytes are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass
+class RawSample:
+    """The members of one sample by extension (lower case, without the first dot)."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Member | None:
+        """The image, in the first format of ``IMAGE_EXTENSIONS`` that is present."""
+        found = (self.members[e] for e in IMAGE_EXTENSIONS if e in self.members)
+        return next(found, None)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a shard that cannot be used; ``member`` is empty when it is the shard itself."""
+
+    shard: str
+    member: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.shard}:{self.member}" if self.member else self.shard
+        return f"{where}: {self.reason}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``folder/0001.seg.png`` as its key and extension, ``("folder/0001", "seg.png")``."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+class StoredFile(io.RawIOBase):
+    """A stored object as a seekable file that reads ranges; wrap it in a ``BufferedReader``."""
+
+    def __init__(self, storage: Storage, key: str, size: int) -> None:
+        self._storage, self._key, self._size = storage, key, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        length = min(len(buffer), self._size - self._position)
+        if length <= 0:
+            return 0
+        data = self._storage.read_range(self._key, self._position, length)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class Archive:
+    """A tar in a storage, read from front to back once: its samples, and what is wrong with it."""
+
+    def __init__(self, storage: Storage, shard: str, size: int) -> None:
+        self.shard = shard
+        self.size = size
+        self.problems: list[Problem] = []
+        self._file = io.BufferedReader(StoredFile(storage, shard, size), _READ_AHEAD)
+
+    def samples(self) -> Iterator[RawSample]:
+        """The samples in order. A damaged tar ends early and leaves its reason in ``problems``."""
+        current: RawSample | None = None
+        seen: set[str] = set()
+        for member in self._members():
+            key, extension = split_name(member.name)
+            if not extension or key.endswith("/"):
+                continue  # not part of a sample: no extension, or a hidden file
+            if current is None or key != current.key:
+                if current is not None:
+                    yield current
+                if key in seen:
+                    self.note(member.name, "its sample is not stored in one run, or is there twice")
+                seen.add(key)
+                current = RawSample(key)
+            if extension in current.members:
+                self.note(member.name, "the sample already has a member of this kind")
+            else:
+                current.members[extension] = member
+        if current is not None:
+            yield current
+
+    def read(self, member: Member) -> bytes:
+        """A member's bytes, all of them: members that reach past the end were never listed."""
+        self._file.seek(member.offset)
+        return self._file.read(member.size)
+
+    def note(self, member: str, reason: str) -> None:
+        """Remember something that cannot be used."""
+        self.problems.append(Problem(self.shard, member, reason))
+
+    def _members(self) -> Iterator[Member]:
+        try:
+            archive = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 (closes nothing)
+        except tarfile.TarError as error:
+            self.note("", f"is not an uncompressed tar: {error}")
+            return
+        while True:
+            try:
+                info = archive.next()
+            except (tarfile.TarError, OSError) as error:
+                self.note("", f"is damaged at byte {archive.offset}: {error}")
+                return
+            archive.members.clear()  # type: ignore[attr-defined]  # else they are all kept
+            if info is None:
+                break
+            if not info.isfile():
+                continue
+            if info.offset_data + info.size > self.size:
+                self.note(info.name, f"is cut off: the shard ends at byte {self.size}")
+                return
+            yield Member(info.name, info.offset_data, info.size)
+        # tarfile takes a damaged header for the end; the real end is a block of zeros.
+        self._file.seek(archive.offset)
+        if self._file.read(tarfile.BLOCKSIZE).strip(b"\0") or archive.offset >= self.size:
+            self.note("", f"is cut off or damaged at byte {archive.offset}")

@@ -1,0 +1,68 @@
+"""Data sets that come with the package: ``builtin:digits/train`` and ``builtin:digits/test``.
+
+They are written as ordinary shards on first use, under ``$FLORENCE_HOME/data`` (default
+``~/.florence/data``). The folder appears under its name only when it is whole: processes that race
+each write their own and the first rename wins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from florence.errors import ConfigurationError, TryAgainError
+
+SCHEME = "builtin:"
+DATA_SETS = {"digits": ("train", "test")}
+# A part of the folder's name: raise it when what is written changes.
+_EDITION = 1
+
+
+def florence_home() -> Path:
+    """``$FLORENCE_HOME``, or ``~/.florence``."""
+    return Path(os.environ.get("FLORENCE_HOME") or "~/.florence").expanduser()
+
+
+def resolve(uri: str, home: Path | None = None) -> str:
+    """The folder behind a ``builtin:`` URI, made if need be; any other URI as it stands.
+
+    Raises:
+        ConfigurationError: there is no such built-in data set, or its folder cannot be written.
+        TryAgainError: the disk is full.
+    """
+    if not uri.startswith(SCHEME):
+        return uri
+    name, _, split = uri.removeprefix(SCHEME).partition("/")
+    if split not in DATA_SETS.get(name, ()):
+        known = ", ".join(f"{SCHEME}{n}/{s}" for n, splits in DATA_SETS.items() for s in splits)
+        raise ConfigurationError(f"{uri} is not a built-in data set: use one of {known}")
+    folder = (home or florence_home()) / "data" / f"{name}-{_EDITION}"
+    if not folder.is_dir():
+        _make(folder)
+    return str(folder / split)
+
+
+def _make(folder: Path) -> None:
+    from florence.data.digits import write_digits
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder.parent} cannot be written ({error.strerror}): set FLORENCE_HOME to a folder that can"
+        ) from error
+    try:
+        write_digits(str(draft))
+        draft.chmod(0o755)  # mkdtemp makes it private; a home may be shared
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same content
+                raise
+    except OSError as error:
+        raise TryAgainError(f"{folder} cannot be written ({error.strerror}): free space there") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,366 @@
+"""The stream of training batches: decoded in worker processes, the same for any number of them.
+
+Row ``i`` of global step ``s`` is the sample at position ``s * batch_size + i`` of the order
+(:mod:`florence.data.order`); its crop and its template depend on that sample, the epoch and the seed.
+Rank ``r`` of ``W`` takes rows ``r * b … (r + 1) * b`` with ``b = batch_size / W``. Nothing depends on
+the number of ranks or workers, or on where a run began: a resume is the step.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from florence.config import Pretrain
+from florence.data.batch import Batch
+from florence.data.hashing import mix
+from florence.data.images import BrokenImageError
+from florence.data.order import Order
+from florence.data.readahead import ReadAhead
+from florence.data.shards import BrokenSampleError, Sample, ShardSet
+from florence.data.transforms import Pixels, normalise, train_pixels
+from florence.errors import ConfigurationError, DataError, FlorenceError, TryAgainError
+from florence.text.identity import hash_key
+from florence.text.templates import draw, load_templates, render
+from florence.text.tokenizer import CONTEXT, PAD, tokenize_lists
+
+# Token columns behind a batch's longest text are all padding. The text tower is causal and pools at
+# the end token, so cutting them changes nothing but time; whole multiples keep the shapes few.
+TEXT_LENGTH_MULTIPLE = 8
+SPARES = 100
+BAD_FRACTION_AFTER = 100
+_CROP = 11
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """What a worker hands over: pixels are still uint8 ``(b, 3, R, R)``; ``broken`` was replaced."""
+
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor
+    keys: tuple[str, ...]
+    broken: tuple[tuple[str, str, str], ...]
+    position: int
+
+    def pin_memory(self) -> RawBatch:
+        """The batch in page-locked memory; torch's pinning thread calls this."""
+        return RawBatch(
+            self.pixels.pin_memory(),
+            self.ids.pin_memory(),
+            self.labels.pin_memory(),
+            self.keys,
+            self.broken,
+            self.position,
+        )
+
+
+class BatchSource(Dataset[RawBatch | FlorenceError]):
+    """Makes one rank's part of any step. Every worker process has its own copy."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        settings: Pretrain,
+        *,
+        rank: int,
+        world_size: int,
+        context: int,
+        cut_text: bool,
+    ) -> None:
+        self.shards = shards
+        self.settings = settings
+        self.templates = load_templates(settings.text.templates)
+        self.order = Order(len(shards), settings.seed, settings.loader.shuffle_window)
+        self.rows = settings.batch_size // world_size
+        self.first_row = rank * self.rows
+        self.context = context
+        self.cut_text = cut_text
+        self._read_ahead: ReadAhead | None = None
+
+    def position(self, step: int) -> int:
+        """The global position of this rank's first sample in a step."""
+        return step * self.settings.batch_size + self.first_row
+
+    def samples(self, step: int) -> list[int]:
+        """This rank's samples in a step; empty behind the last step."""
+        if step >= self.settings.steps:
+            return []
+        start = self.position(step)
+        ids: list[int] = self.order.samples(start, start + self.rows).tolist()
+        return ids
+
+    def __getitem__(self, step: int) -> RawBatch | FlorenceError:
+        """The batch, or the failure: torch would wrap a raised one's message in a traceback."""
+        try:
+            return self.make(step)
+        except FlorenceError as error:
+            return error
+
+    def make(self, step: int) -> RawBatch:
+        """Read, decode, crop and tokenize one step's rows."""
+        if self._read_ahead is None:  # here and not in __init__: its threads do not survive a fork
+            info = get_worker_info()
+            stride = info.num_workers if info else 1
+            self._read_ahead = ReadAhead(
+                self.shards, self.samples, stride, self.settings.loader.cache_bytes
+            )
+        runs = self._read_ahead.take(step)
+        side, position = self.settings.resolution, self.position(step)
+        pixels = torch.empty((self.rows, 3, side, side), dtype=torch.uint8)
+        canvas = pixels.numpy()
+        texts, labels, keys = [], [], []
+        broken: list[BrokenSampleError] = []
+        for row, index in enumerate(self.samples(step)):
+            sample, canvas[row] = self._usable(position + row, index, runs[index], broken)
+            texts.append(self._prompt(sample, self.order.epoch(position + row)))
+            labels.append(sample.label_id)
+            keys.append(sample.key)
+        return RawBatch(
+            pixels,
+            self._tokens(texts),
+            torch.tensor(labels, dtype=torch.int64),
+            tuple(keys),
+            tuple((error.shard, error.key, error.reason) for error in broken),
+            position,
+        )
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._read_ahead is not None:
+            self._read_ahead.close()
+
+    def _usable(
+        self, position: int, index: int, run: bytes, broken: list[BrokenSampleError]
+    ) -> tuple[Sample, Pixels]:
+        """The sample at a position, or the first usable one of its spares; notes the broken one."""
+        epoch = self.order.epoch(position)
+        for attempt in range(1, SPARES + 1):
+            try:
+                return self._decoded(index, run, epoch)
+            except BrokenSampleError as error:
+                if attempt == 1:
+                    broken.append(error)
+            index = self.order.spare(position, attempt)
+            run = self.shards.read_place(self.shards.place(index))
+        raise DataError(
+            f"{self.shards.uri}: {SPARES} samples in a row are broken, the first is {broken[-1]}: "
+            f"run 'florencectl data check {self.shards.uri}'"
+        )
+
+    def _decoded(self, index: int, run: bytes, epoch: int) -> tuple[Sample, Pixels]:
+        sample = self.shards.parse(index, run)
+        crop = mix(self.settings.seed, _CROP, epoch, hash_key(sample.key))
+        try:
+            pixels = train_pixels(
+                sample.image_bytes, self.settings.resolution, self.settings.augmentation, crop
+            )
+        except BrokenImageError as error:
+            shard, _, key = sample.key.rpartition("/")
+            raise BrokenSampleError(f"{shard}.tar", key, str(error)) from error
+        return sample, pixels
+
+    def _prompt(self, sample: Sample, epoch: int) -> str:
+        if not sample.short:
+            return sample.text
+        chosen = draw(self.settings.seed, epoch, sample.key, len(self.templates))
+        return render(self.templates[chosen], sample.text)
+
+    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        rows = tokenize_lists(texts, self.context)
+        length = self.context
+        if self.cut_text:
+            longest = max(map(len, rows))
+            length = min(length, -(-longest // TEXT_LENGTH_MULTIPLE) * TEXT_LENGTH_MULTIPLE)
+        ids = np.full((len(rows), length), PAD, np.int64)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = tokens
+        return torch.from_numpy(ids)
+
+
+class BrokenLedger:
+    """How many samples were seen and broken, and the stop when too many are."""
+
+    def __init__(self, uri: str, max_fraction: float, after: int) -> None:
+        self.uri = uri
+        self.max_fraction = max_fraction
+        self.after = after
+        self.seen = 0
+        self.bad = 0
+        self._by_shard: Counter[str] = Counter()
+        self._example: dict[str, str] = {}
+
+    def add(self, samples: int, broken: Sequence[tuple[str, str, str]]) -> None:
+        """Count a batch. Raises :class:`DataError` naming the worst shard above the fraction."""
+        self.seen += samples
+        self.bad += len(broken)
+        for shard, key, reason in broken:
+            self._by_shard[shard] += 1
+            self._example.setdefault(shard, f"{key}: {reason}")
+        if self.seen < self.after or self.bad <= self.max_fraction * self.seen:
+            return
+        (shard, count), *_ = self._by_shard.most_common(1)
+        raise DataError(
+            f"{self.uri}: {self.bad} of {self.seen} samples are broken, more than loader.maxBadFraction="
+            f"{self.max_fraction:g} allows; worst is shard {shard} with {count} ({self._example[shard]}): "
+            f"run 'florencectl data check {self.uri}'"
+        )
+
+
+class TrainingLoader:
+    """One rank's batches from ``start_step`` to the last step, over as many epochs as that takes.
+
+    Args:
+        shards: the samples, from :meth:`ShardSet.for_pretraining`.
+        settings: the stage's settings; seed, batch size, loader, augmentation, text are used.
+        rank, world_size: which rows of each global batch.
+        start_step: the first step to deliver; 0, or that of a checkpoint.
+        context: positions of the text tower.
+        device: where batches go; pixels travel as bytes and are normalised there.
+        cut_text: leave out token columns that are padding in the whole batch.
+
+    Use it as a context manager, or call :meth:`close`; iterate it once.
+
+    Raises:
+        ConfigurationError: the batch does not divide over the ranks, or templates are missing.
+        DataError: while iterating: too many broken samples; names the worst shard.
+        TryAgainError: while iterating: storage gave up, or a worker process died.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        settings: Pretrain,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        context: int = CONTEXT,
+        device: torch.device | str = "cpu",
+        cut_text: bool = True,
+    ) -> None:
+        if settings.batch_size % world_size:
+            raise ConfigurationError(
+                f"batchSize={settings.batch_size} does not divide over {world_size} processes"
+            )
+        self.settings = settings
+        self.start_step = start_step
+        self.device = torch.device(device)
+        self.source = BatchSource(
+            shards,
+            settings,
+            rank=rank,
+            world_size=world_size,
+            context=context,
+            cut_text=cut_text,
+        )
+        steps = max(0, settings.steps - start_step)
+        self.ledger = BrokenLedger(
+            shards.uri,
+            settings.loader.max_bad_fraction,
+            min(BAD_FRACTION_AFTER, steps * self.source.rows),
+        )
+        self._raw: Iterator[RawBatch | FlorenceError] | None = None
+        self._processes: list[Any] = []
+
+    def __len__(self) -> int:
+        return max(0, self.settings.steps - self.start_step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._start()
+        for _ in range(len(self)):
+            raw = self._next()
+            self.ledger.add(len(raw.labels), raw.broken)
+            yield self._delivered(raw)
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._raw = None  # torch stops its workers when nobody refers to the iterator
+        for process in self._processes:
+            if process.is_alive():  # stuck in a read, or its parent is on the way out
+                process.kill()
+            process.join()
+        self._processes = []
+        self.source.close()
+        atexit.unregister(self.close)
+
+    def _start(self) -> None:
+        if self._raw is not None:
+            raise RuntimeError("a TrainingLoader can be iterated once")
+        loader = self.settings.loader
+        workers = min(loader.workers, max(1, len(self))) if loader.workers else 0
+        options: dict[str, Any] = {}
+        if workers:
+            # Forked workers share the index's memory and need no second import of torch.
+            options = {"prefetch_factor": loader.prefetch, "multiprocessing_context": "fork"}
+        batches: DataLoader[RawBatch | FlorenceError] = DataLoader(
+            self.source,
+            batch_size=None,
+            sampler=range(self.start_step, self.settings.steps),
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_signals,
+            **options,
+        )
+        before = set(multiprocessing.active_children())
+        self._raw = iter(batches)
+        self._processes = [p for p in multiprocessing.active_children() if p not in before]
+        atexit.register(self.close)  # after torch's own, so before it: workers ignore its SIGTERM
+
+    def _next(self) -> RawBatch:
+        assert self._raw is not None
+        try:
+            raw = next(self._raw)
+        except RuntimeError as error:
+            dead = [p for p in self._processes if not p.is_alive()]
+            if not dead:
+                raise
+            self.close()
+            raise TryAgainError(
+                f"a data loader process ended with code {dead[0].exitcode}: it ran out of memory or of "
+                "/dev/shm, or was killed; lower loader.workers, loader.prefetch or loader.cacheBytes"
+            ) from error
+        if isinstance(raw, FlorenceError):
+            self.close()
+            raise raw
+        return raw
+
+    def _delivered(self, raw: RawBatch) -> Batch:
+        augmentation = self.settings.augmentation
+        pixels, ids, labels = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (raw.pixels, raw.ids, raw.labels)
+        )
+        images = normalise(pixels, augmentation.mean, augmentation.std)
+        return Batch(images, ids, labels, raw.keys, len(raw.broken), raw.position)
+
+
+def ignore_signals(worker: int) -> None:
+    """Let the training process finish its step when the whole process group is told to stop.
+
+    Ctrl-C and SIGTERM reach workers too; without them there would be no step to finish.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,142 @@
+"""Exact gradients of a contrastive batch whose activations do not fit in memory.
+
+The loss depends on the parameters only through the features, so dL/dθ = Σ_c J_cᵀ d_c over chunks c
+with d = dL/dfeatures. First all features are computed without activations, then the loss gives d,
+then each chunk runs again, with the random numbers of its first run, and back-propagates its d_c
+(Gao et al. 2021). It costs one more forward pass, and holds the activations of one chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from florence.distributed.objective import BatchT, Features, Objective
+
+Model = Callable[..., Any]
+Backward = Callable[[Tensor], None]
+#: Wraps the forward and backward pass of a chunk; the argument says whether it is the last one,
+#: after which gradients are reduced over ranks.
+Synchronise = Callable[[bool], AbstractContextManager[Any]]
+
+
+class Gradients(NamedTuple):
+    """What is known once the gradients are accumulated; both are detached scalars on the device."""
+
+    loss: Tensor
+    scale: Tensor
+
+
+def accumulate_gradients(
+    objective: Objective[BatchT],
+    model: Model,
+    batch: BatchT,
+    *,
+    chunks: int,
+    backward: Backward,
+    synchronise: Synchronise,
+    mean_over_ranks: Callable[[Tensor], Tensor],
+) -> Gradients:
+    """Add the gradient of the objective on ``batch`` to the parameters of ``model``.
+
+    Args:
+        chunks: parts the batch is computed in; 1 is the plain step. The result is the same.
+        backward: back-propagates a scalar, times a loss scale if there is one.
+        synchronise: see :data:`Synchronise`.
+        mean_over_ranks: mean of a scalar over ranks.
+
+    A loss that is not finite on any rank makes the gradients NaN on every rank, so that whoever
+    steps needs to look at gradients only.
+    """
+    if chunks <= 1:
+        with synchronise(True):
+            features = objective.features(model, batch)
+            loss = objective.loss(features.rows, features.log_scale, batch)
+            value = mean_over_ranks(loss)
+            backward(loss * _one_if_finite(value))
+        return Gradients(value, _scale(features))
+
+    parts = batch.chunk(chunks)
+    first = [_without_activations(objective, model, part) for part in parts]
+    value, row_grads, scale_grad = _loss_pass(
+        objective, [features for _, features in first], batch, mean_over_ranks
+    )
+    for index, (part, (state, _)) in enumerate(zip(parts, first, strict=True)):
+        is_last = index == len(parts) - 1
+        with synchronise(is_last), _replayed(state):
+            features = objective.features(model, part)
+            # The log-scale enters the loss once, not once per chunk. The zero keeps every parameter
+            # part of every backward pass, which engines that reduce in hooks rely on.
+            surrogate = (features.log_scale * (scale_grad if is_last else 0)).sum()
+            for rows, grads in zip(features.rows, row_grads, strict=True):
+                surrogate = surrogate + (rows * grads[index]).sum()
+            backward(surrogate)
+    return Gradients(value, _scale(first[0][1]))
+
+
+def _one_if_finite(value: Tensor) -> Tensor:
+    return 1 + (value - value)
+
+
+def _scale(features: Features) -> Tensor:
+    return features.log_scale.detach().float().exp().reshape(())
+
+
+def _without_activations(
+    objective: Objective[BatchT], model: Model, part: BatchT
+) -> tuple[RandomState, Features]:
+    """The features of a chunk, detached, and the random state from which they were computed."""
+    state = RandomState.now()
+    with torch.no_grad():
+        return state, objective.features(model, part)
+
+
+def _loss_pass(
+    objective: Objective[BatchT],
+    chunks: Sequence[Features],
+    batch: BatchT,
+    mean_over_ranks: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, list[tuple[Tensor, ...]], Tensor]:
+    """The loss over ranks, its gradient by the rows of each chunk, and by the log-scale."""
+    rows = [torch.cat(parts).requires_grad_() for parts in zip(*(c.rows for c in chunks), strict=True)]
+    log_scale = chunks[0].log_scale.detach().requires_grad_()
+    loss = objective.loss(tuple(rows), log_scale, batch)
+    value = mean_over_ranks(loss)
+    *grads, scale_grad = torch.autograd.grad(loss * _one_if_finite(value), [*rows, log_scale])
+    lengths = [len(c.rows[0]) for c in chunks]
+    return value, [grad.split(lengths) for grad in grads], scale_grad
+
+
+class RandomState(NamedTuple):
+    """The state of torch's generators on the CPU and on the current accelerator, if there is one."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """The current state."""
+        return cls(
+            torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        )
+
+    def restore(self) -> None:
+        """Make the generators continue from this state."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
+
+
+@contextmanager
+def _replayed(state: RandomState) -> Iterator[None]:
+    """Draw the numbers that followed ``state``, then continue as if they had not been drawn."""
+    outer = RandomState.now()
+    state.restore()
+    try:
+        yield
+    finally:
+        outer.restore()

@@ -1,0 +1,81 @@
+"""Model and AdamW moments under canonical names, held whole or in shards, and back from a checkpoint.
+
+Three tensors belong to a parameter p: ``model/p``, ``exp_avg/p`` and ``exp_avg_sq/p``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from florence.checkpoint.fragment import Fragment, TensorReader, read_whole
+from florence.errors import DataError
+
+MODEL = "model"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of one parameter's elements: live 1-D views of its weights and of its moments."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    offset: int
+    views: dict[str, Tensor]
+    """By kind: ``model``, ``exp_avg``, ``exp_avg_sq``; all of the same length."""
+
+    def fragments(self) -> list[Fragment]:
+        """The run's three fragments, views of live memory."""
+        return [
+            Fragment(f"{kind}/{self.parameter}", self.shape, self.offset, view.detach())
+            for kind, view in self.views.items()
+        ]
+
+    @torch.no_grad()
+    def fill(self, read: TensorReader) -> None:
+        """Overwrite the views with the same run of the checkpoint."""
+        for kind, view in self.views.items():
+            name = f"{kind}/{self.parameter}"
+            require_shape(read, name, self.shape)
+            view.copy_(read.read(name, self.offset, view.numel()))
+
+
+def whole_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Live tensors of a state that this process holds in full, by canonical name."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"{MODEL}/{name}"] = parameter.detach()
+        for moment in MOMENTS:
+            if parameter in optimizer.state:
+                tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    return tensors
+
+
+@torch.no_grad()
+def fill_whole(tensors: dict[str, Tensor], read: TensorReader) -> None:
+    """Overwrite live tensors with those of the checkpoint."""
+    for name, tensor in tensors.items():
+        require_shape(read, name, tuple(tensor.shape))
+        tensor.copy_(read_whole(read, name))
+
+
+def require_shape(read: TensorReader, name: str, shape: tuple[int, ...]) -> None:
+    """Raise DataError unless the checkpoint holds ``name`` in ``shape``."""
+    found = tuple(read.shape(name))
+    if found != shape:
+        raise DataError(
+            f"checkpoint tensor {name} has shape {found}, the model needs {shape}: "
+            "restore into the architecture and window that wrote it"
+        )
+
+
+def cpu_copies(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """fp32 copies on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, tensor in tensors
+    }

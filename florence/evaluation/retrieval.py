@@ -1,0 +1,97 @@
+"""Image-text retrieval: recall at K both ways, with several captions per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from florence.errors import DataError
+from florence.evaluation.ranking import (
+    SCORES_PER_BLOCK,
+    hit_rate,
+    pessimistic_ranks,
+    rows_per_block,
+)
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """Recalls are fractions of 1 by K; ranks count from 0."""
+
+    image_to_text: dict[int, float]
+    text_to_image: dict[int, float]
+    image_ranks: Tensor
+    text_ranks: Tensor
+
+
+def recall_at_k(
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    image_of_text: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    scores_per_block: int = SCORES_PER_BLOCK,
+) -> RetrievalResult:
+    """Recall of the right captions for every image, and of the right image for every caption.
+
+    An image is a hit at K when any caption of its own is among its first K captions; a caption is a
+    hit when its image is among its first K images. A foreign candidate that scores the same as the
+    right one comes first. Memory is bounded by ``scores_per_block`` whatever the sizes.
+
+    Args:
+        image_embeddings: ``(N, D)``, of unit length.
+        text_embeddings: ``(M, D)``, of unit length.
+        image_of_text: ``(M,)`` int64, the row of the image that each caption describes.
+        ks: cut-offs.
+
+    Raises:
+        DataError: an image has no caption, or a caption names no image.
+    """
+    images, texts = image_embeddings.float(), text_embeddings.float()
+    _check(len(images), image_of_text)
+    text_ranks = _ranks_of_images(images, texts, image_of_text, scores_per_block)
+    image_ranks = _ranks_of_captions(images, texts, image_of_text, scores_per_block)
+    return RetrievalResult(
+        image_to_text={k: hit_rate(image_ranks, k) for k in ks},
+        text_to_image={k: hit_rate(text_ranks, k) for k in ks},
+        image_ranks=image_ranks,
+        text_ranks=text_ranks,
+    )
+
+
+def _check(images: int, image_of_text: Tensor) -> None:
+    if not images or not len(image_of_text):
+        raise DataError("retrieval: there are no images with captions; check the data's URI")
+    if int(image_of_text.min()) < 0 or int(image_of_text.max()) >= images:
+        raise DataError(f"retrieval: a caption names none of the {images} images")
+    lonely = torch.bincount(image_of_text, minlength=images) == 0
+    if bool(lonely.any()):
+        raise DataError(f"retrieval: image {int(lonely.nonzero()[0])} has no caption")
+
+
+def _ranks_of_images(images: Tensor, texts: Tensor, image_of_text: Tensor, budget: int) -> Tensor:
+    """Per caption, how many foreign images come before its own."""
+    columns = torch.arange(len(images))
+    block = rows_per_block(len(images), budget)
+    ranks = []
+    for rows, own_image in zip(texts.split(block), image_of_text.split(block), strict=True):
+        scores = rows @ images.T
+        own = scores.gather(1, own_image[:, None])[:, 0]
+        ranks.append(pessimistic_ranks(scores, own, columns != own_image[:, None]))
+    return torch.cat(ranks)
+
+
+def _ranks_of_captions(images: Tensor, texts: Tensor, image_of_text: Tensor, budget: int) -> Tensor:
+    """Per image, how many foreign captions come before the best of its own."""
+    block = rows_per_block(len(texts), budget)
+    ranks = []
+    for start, rows in zip(range(0, len(images), block), images.split(block), strict=True):
+        scores = rows @ texts.T
+        own_image = torch.arange(start, start + len(rows))
+        foreign = image_of_text != own_image[:, None]
+        best = scores.masked_fill(foreign, -torch.inf).amax(dim=1)
+        ranks.append(pessimistic_ranks(scores, best, foreign))
+    return torch.cat(ranks)

@@ -1,0 +1,200 @@
+"""CoSwin, the image tower: a Swin transformer with convolutional embeddings.
+
+Sources: Florence (arXiv 2111.11432) section 2.2; Swin (arXiv 2103.14030); CvT (arXiv 2103.15808).
+Shapes: B images, H x W tokens of C channels, L = H * W.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from florence.config.model import ImageTower
+from florence.config.pretrain import Checkpointing
+from florence.models.attention import WindowAttention
+from florence.models.embedding import ConvEmbedding, PatchMerging, stage_embedding
+from florence.models.layers import Mlp, drop_path, recompute
+from florence.models.windows import WindowGrid, permute, reorder, window_order
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each with a residual sum."""
+
+    def __init__(
+        self,
+        config: ImageTower,
+        channels: int,
+        heads: int,
+        window: int,
+        *,
+        drop: float,
+        checkpointing: Checkpointing,
+    ) -> None:
+        super().__init__()
+        self.drop = drop
+        self.checkpointing = checkpointing
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = WindowAttention(channels, heads, window, config.attention)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, config.mlp_ratio * channels)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Initialise every parameter of the block."""
+        self.norm1.reset_parameters()
+        self.attention.reset_parameters(generator)
+        self.norm2.reset_parameters()
+        self.mlp.reset_parameters(generator)
+
+    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """(B, L, C) to the same; in window order, or in image order where the grid is padded."""
+        if self.checkpointing is Checkpointing.FULL and self.training:
+            return recompute(self._transform, x, grid)
+        return self._transform(x, grid)
+
+    def _transform(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        if self.checkpointing is Checkpointing.SELECTIVE and self.training:
+            attended = recompute(self._attend, x, grid)
+        else:
+            attended = self._attend(x, grid)
+        x = x + drop_path(attended, self.drop, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+    def _attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        x = self.norm1(x)
+        if not grid.is_padded:
+            return cast(Tensor, self.attention(x, grid))
+        # Padding follows the norm, so that padded tokens are zeros whatever the norm's bias is.
+        batch, length, channels = x.shape
+        bottom, right = grid.padded_height - grid.height, grid.padded_width - grid.width
+        x = F.pad(x.view(batch, grid.height, grid.width, channels), (0, 0, 0, right, 0, bottom))
+        order = window_order(grid, x.device)
+        x = self.attention(permute(x.flatten(1, 2), order), grid)
+        x = permute(x, order.inverted())
+        x = x.view(batch, grid.padded_height, grid.padded_width, channels)
+        return x[:, : grid.height, : grid.width].reshape(batch, length, channels)
+
+
+class Stage(nn.Module):
+    """An embedding that reduces resolution, then blocks; every second block shifts its windows."""
+
+    def __init__(
+        self,
+        config: ImageTower,
+        stage: int,
+        window: int,
+        drops: list[float],
+        checkpointing: Checkpointing,
+    ) -> None:
+        super().__init__()
+        channels = config.width << stage
+        self.window = window
+        self.embedding = stage_embedding(
+            config.embedding, stage, channels // 2 if stage else 3, channels
+        )
+        self.blocks = nn.ModuleList(
+            SwinBlock(
+                config,
+                channels,
+                config.heads[stage],
+                window,
+                drop=drop,
+                checkpointing=checkpointing,
+            )
+            for drop in drops
+        )
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Initialise every parameter of the stage."""
+        cast(ConvEmbedding | PatchMerging, self.embedding).reset_parameters(generator)
+        for block in self.blocks:
+            cast(SwinBlock, block).reset_parameters(generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) of the stage before to (B, H', W', C'), both in image order."""
+        x = self.embedding(x)
+        batch, height, width, channels = x.shape
+        plain = WindowGrid.fit(height, width, self.window, shifted=False)
+        shifted = WindowGrid.fit(height, width, self.window, shifted=True)
+        x = x.reshape(batch, height * width, channels)
+        if plain.is_padded:
+            for number, block in enumerate(self.blocks):
+                x = block(x, shifted if number % 2 else plain)
+            return x.view(batch, height, width, channels)
+        x = permute(x, window_order(plain, x.device))
+        order = plain
+        for number, block in enumerate(self.blocks):
+            grid = shifted if number % 2 else plain
+            if grid != order:
+                x, order = permute(x, reorder(order, grid, x.device)), grid
+            x = block(x, grid)
+        x = permute(x, window_order(order, x.device).inverted())
+        return x.view(batch, height, width, channels)
+
+
+class CoSwin(nn.Module):
+    """The image tower: four stages, a final norm, the mean over tokens, a projection.
+
+    Args:
+        config: sizes of the tower.
+        embed_dim: D, length of the shared embedding.
+        window: side of the attention windows; ``config.window`` where None.
+        checkpointing: which activations the backward pass recomputes: nothing, the attention half
+            of each block, or whole blocks. Changes memory and time, never the result.
+        drop_path: highest probability of dropping a block; ``config.drop_path`` where None.
+    """
+
+    def __init__(
+        self,
+        config: ImageTower,
+        embed_dim: int,
+        *,
+        window: int | None = None,
+        checkpointing: Checkpointing = Checkpointing.NONE,
+        drop_path: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.window = window or config.window
+        drops = _linear_in_depth(
+            config.drop_path if drop_path is None else drop_path, config.depths
+        )
+        self.stages = nn.ModuleList(
+            Stage(config, number, self.window, drops[number], checkpointing) for number in range(4)
+        )
+        self.norm = nn.LayerNorm(8 * config.width)
+        self.projection = nn.Linear(8 * config.width, embed_dim, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Initialise: truncated normal of 0.02, zero biases, identity norms."""
+        for stage in self.stages:
+            cast(Stage, stage).reset_parameters(generator)
+        self.norm.reset_parameters()
+        nn.init.trunc_normal_(self.projection.weight, std=0.02, generator=generator)
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """The four stages' outputs (B, C_i, H_i, W_i): C_i = width * 2^i, H_i ~ H / 2^(i+2)."""
+        maps = []
+        x = images.permute(0, 2, 3, 1)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x.permute(0, 3, 1, 2))
+        return maps
+
+    def features(self, images: Tensor) -> Tensor:
+        """The mean over tokens of the normalised last map: (B, 3, H, W) to (B, 8 * width)."""
+        last = self.stage_maps(images)[-1]
+        return cast(Tensor, self.norm(last.flatten(2).transpose(1, 2))).mean(dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images of any size: (B, 3, H, W) floating point to (B, D), not normalised."""
+        return cast(Tensor, self.projection(self.features(images)))
+
+
+def _linear_in_depth(highest: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Drop probabilities per stage and block, from 0 at the first block to ``highest``."""
+    total = sum(depths)
+    rising = iter([highest * block / max(1, total - 1) for block in range(total)])
+    return [[next(rising) for _ in range(depth)] for depth in depths]

@@ -1,0 +1,57 @@
+"""What both towers' blocks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from florence.config.model import Activation
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(
+        self, channels: int, hidden: int, activation: Activation = Activation.GELU
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.activation = activation
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Truncated normal of 0.02 for matrices, zero for biases."""
+        for linear in (self.fc1, self.fc2):
+            nn.init.trunc_normal_(linear.weight, std=0.02, generator=generator)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) to (…, C)."""
+        return cast(Tensor, self.fc2(activate(self.fc1(x), self.activation)))
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Exact GELU, or x * sigmoid(1.702 x), the approximation OpenAI's CLIP was trained with."""
+    return F.gelu(x) if activation is Activation.GELU else x * (1.702 * x).sigmoid()
+
+
+def drop_path(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Zero whole samples of ``x`` (B, …) with ``probability``, scaling up the rest."""
+    if not training or probability == 0:
+        return x
+    keep = 1 - probability
+    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+    return x * mask.div_(keep)
+
+
+def recompute(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call ``function`` and let the backward pass call it again instead of keeping activations.
+
+    The random state is restored for the second call, so drop path drops the same samples.
+    """
+    result: Tensor = checkpoint(function, *args, use_reentrant=False)
+    return result

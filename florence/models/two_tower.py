@@ -1,0 +1,117 @@
+"""Both towers and the temperature: the model that contrastive training fits.
+
+Shapes: B images or texts, D channels of the shared embedding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from florence.config.model import Architecture
+from florence.config.pretrain import Checkpointing
+from florence.models.image import CoSwin
+from florence.models.text import TextTransformer
+
+
+class TwoTower(nn.Module):
+    """An image tower, a text tower, and the logarithm of what multiplies their similarities.
+
+    ``log_scale`` is ln(1 / temperature) in a tensor of shape (1,): DeepSpeed refuses scalars.
+
+    Args:
+        architecture: sizes of both towers.
+        window: side of the attention windows; the architecture's where None.
+        checkpointing: which activations the backward pass recomputes.
+        temperature: initial temperature, above 0.
+        drop_path: highest probability of dropping an image block; the architecture's where None.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        window: int | None = None,
+        checkpointing: Checkpointing = Checkpointing.NONE,
+        temperature: float = 0.07,
+        drop_path: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.temperature = temperature
+        self.image = CoSwin(
+            architecture.image,
+            architecture.embed_dim,
+            window=window,
+            checkpointing=checkpointing,
+            drop_path=drop_path,
+        )
+        self.text = TextTransformer(
+            architecture.text, architecture.embed_dim, checkpointing=checkpointing
+        )
+        self.log_scale = nn.Parameter(torch.empty(1))
+        nn.init.constant_(self.log_scale, math.log(1 / temperature))
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Initialise both towers and the temperature, drawing from ``generator``."""
+        self.image.reset_parameters(generator)
+        self.text.reset_parameters(generator)
+        nn.init.constant_(self.log_scale, math.log(1 / self.temperature))
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) floating point to (B, D) float32 of unit length."""
+        return F.normalize(self.image(images).float(), dim=-1)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """(B, L) int64, padded with 0 after the end token, to (B, D) float32 of unit length."""
+        return F.normalize(self.text(ids).float(), dim=-1)
+
+    def forward(
+        self, images: Tensor | None = None, ids: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Embeddings of whatever is given, and ln(1 / temperature) of shape (1,)."""
+        u = None if images is None else self.encode_image(images)
+        v = None if ids is None else self.encode_text(ids)
+        # A copy: wrappers that hook outputs must not hook the parameter itself.
+        return u, v, self.log_scale.clone()
+
+
+def build_model(
+    architecture: Architecture,
+    *,
+    seed: int,
+    window: int | None = None,
+    checkpointing: Checkpointing = Checkpointing.NONE,
+    drop_path: float | None = None,
+    temperature: float = 0.07,
+) -> TwoTower:
+    """A freshly initialised model on the CPU; a function of its arguments and nothing else.
+
+    The global random state is neither read nor changed.
+    """
+    with torch.device("meta"):
+        model = TwoTower(
+            architecture,
+            window=window,
+            checkpointing=checkpointing,
+            temperature=temperature,
+            drop_path=drop_path,
+        )
+    model.to_empty(device="cpu")
+    model.reset_parameters(torch.Generator().manual_seed(seed))
+    return model
+
+
+def no_decay_names(model: nn.Module) -> set[str]:
+    """Parameters that weight decay must leave alone.
+
+    Vectors (norms, biases, temperature), relative position bias tables, positional embeddings.
+    """
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim < 2 or name.rsplit(".", 1)[-1] in ("bias_table", "positional_embedding")
+    }

@@ -1,0 +1,176 @@
+"""Bytes that autograd keeps between the forward and the backward pass, derived from the towers' code.
+
+Each block is one :class:`Unit`. The backward pass visits units last to first and frees each one's
+bytes, so its peak is the largest sum of what earlier units keep and what the visited one works with.
+
+N tokens, P tokens padded to windows, C channels, h heads of d channels, A tokens per window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from florence.config import Activation, Architecture, Attention, Checkpointing, Precision
+from florence.planner.sizes import ImageStage, image_stages
+
+FP32 = 4
+INT64 = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """What one part of the model keeps for its backward pass, and what that pass needs beside it.
+
+    ``kept`` and ``working`` are bytes per sample.
+    """
+
+    kept: float
+    working: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numerics:
+    """Bytes per element where formats differ, and the kernel of window attention.
+
+    ``product``: inputs of matrix products. ``residual``: the image tower's residual stream.
+    ``scores``: a softmax's output with the copy its product needs, where scores are stored at all.
+    ``fused``: window attention runs in CUDA's fused kernel, which stores no scores.
+    ``decomposed``: it runs in sdpa's fallback for the CPU, which scales queries and keys apart.
+    """
+
+    product: int
+    residual: int
+    scores: int
+    fused: bool
+    decomposed: bool
+
+
+def numerics(precision: Precision, attention: Attention, *, cuda: bool) -> Numerics:
+    """How a precision and an attention implementation are computed on a kind of device.
+
+    CUDA's autocast keeps norms and softmax, and so the residual stream, in fp32; the CPU's does not.
+    """
+    half = precision is not Precision.FP32
+    sdpa = attention is Attention.SDPA or (attention is Attention.AUTO and cuda)
+    if not half:
+        product, residual, scores = FP32, FP32, FP32
+    elif cuda:
+        product, residual, scores = 2, FP32, FP32 + 2
+    else:
+        product, residual, scores = 2, 2, 2
+    return Numerics(
+        product=product,
+        residual=residual,
+        scores=FP32 if sdpa and not cuda else scores,
+        fused=sdpa and cuda,
+        decomposed=sdpa and not cuda,
+    )
+
+
+def kept_bytes(units: Sequence[Unit]) -> float:
+    """Bytes per sample that the forward pass leaves behind."""
+    return sum(unit.kept for unit in units)
+
+
+def peak_bytes(units: Sequence[Unit]) -> float:
+    """Highest bytes per sample while the backward pass runs through the units, last to first."""
+    kept = accumulate(unit.kept for unit in units)
+    return max(below + unit.working for below, unit in zip(kept, units, strict=True))
+
+
+def image_units(
+    architecture: Architecture,
+    *,
+    resolution: int,
+    window: int | None,
+    checkpointing: Checkpointing,
+    numbers: Numerics,
+) -> list[Unit]:
+    """The image tower's units in the order of its forward pass; the images are not counted."""
+    units: list[Unit] = []
+    ratio = architecture.image.mlp_ratio
+    previous = 0.0  # bytes of the map that the embedding reads
+    for stage in image_stages(architecture.image, resolution, window):
+        units.append(_embedding_unit(stage, previous, numbers))
+        for number in range(stage.depth):
+            shifted = bool(number % 2) and stage.side > stage.window
+            units.append(_swin_unit(stage, ratio, shifted, checkpointing, numbers))
+        previous = stage.tokens * stage.channels * numbers.product
+    last = stage.tokens * (stage.channels * numbers.residual + 2 * FP32)
+    pooled = stage.channels * numbers.product
+    units.append(Unit(kept=last + pooled + _normalise(architecture.embed_dim), working=last))
+    return units
+
+
+def text_units(
+    architecture: Architecture, *, tokens: int, checkpointing: Checkpointing, numbers: Numerics
+) -> list[Unit]:
+    """The text tower's units; any checkpointing recomputes its blocks whole."""
+    text = architecture.text
+    n, w, f = tokens, text.width, text.hidden
+    activation = 2 if text.activation is Activation.GELU else 4
+    norm = n * (w * FP32 + 2 * FP32)
+    attention = n * (5 * w * numbers.product + text.heads * FP32)
+    mlp = n * (w + activation * f) * numbers.product
+    saved = 2 * norm + attention + mlp
+    gradients = n * (2 * f * numbers.product + w * FP32)
+    if checkpointing is Checkpointing.NONE:
+        block = Unit(kept=saved, working=gradients)
+    else:
+        block = Unit(kept=n * w * FP32, working=saved + gradients - n * w * FP32)
+    end = w * FP32 + 3 * FP32 + w * numbers.product + _normalise(architecture.embed_dim)
+    return [
+        Unit(kept=n * INT64, working=n * w * FP32),
+        *[block] * text.layers,
+        Unit(kept=end + 2 * INT64, working=n * w * FP32),
+    ]
+
+
+def _embedding_unit(stage: ImageStage, previous: float, numbers: Numerics) -> Unit:
+    """The map before it, read by the convolution, and the input of its norm with the statistics."""
+    out = stage.tokens * stage.channels * numbers.residual
+    return Unit(kept=previous + out + 2 * stage.tokens * FP32, working=previous + out)
+
+
+def _swin_unit(
+    stage: ImageStage, ratio: int, shifted: bool, checkpointing: Checkpointing, numbers: Numerics
+) -> Unit:
+    tokens, channels = stage.tokens, stage.channels
+    stream = tokens * channels * numbers.residual
+    norm = stream + 2 * tokens * FP32
+    attention = norm + _attention_bytes(stage, shifted, numbers)
+    mlp = norm + tokens * channels * (1 + 2 * ratio) * numbers.product
+    gradients = stream + 2 * ratio * tokens * channels * numbers.product
+    scores = stage.heads * stage.padded_tokens * stage.window**2
+    attention_gradients = 2 * stream + 2 * scores * (numbers.product if numbers.fused else FP32)
+    if checkpointing is Checkpointing.NONE:
+        return Unit(kept=attention + mlp, working=max(gradients, attention_gradients))
+    if checkpointing is Checkpointing.SELECTIVE:
+        recomputed = attention - stream + attention_gradients
+        return Unit(kept=stream + mlp, working=max(gradients, recomputed))
+    recomputed = attention + mlp - stream
+    return Unit(kept=stream, working=recomputed + max(gradients, attention_gradients))
+
+
+def _attention_bytes(stage: ImageStage, shifted: bool, numbers: Numerics) -> float:
+    """Inputs of the two projections, and what the attention between them keeps."""
+    matrix = stage.padded_tokens * stage.channels
+    area = stage.window**2
+    scores = stage.heads * stage.padded_tokens * area
+    ends = 2 * matrix * numbers.product
+    if numbers.fused:
+        # q, k, v; the output is the projection's input, but for a copy where windows are heads.
+        # The kernel pads the log-sum-exp of each row of scores to 32.
+        rows = stage.heads * stage.padded_tokens / area * (-(-area // 32) * 32)
+        return ends + (3 + shifted) * matrix * numbers.product + rows * FP32
+    if numbers.decomposed:
+        return ends + (3 + 2 * shifted) * matrix * FP32 + scores * FP32
+    # The copy of q, k and v, the scaled q, and the softmax.
+    return ends + 4 * matrix * numbers.product + scores * numbers.scores
+
+
+def _normalise(embed_dim: int) -> float:
+    """A projection's output in fp32, its norm, and the clamped norm spread over the row."""
+    return embed_dim * FP32 + 3 * FP32

@@ -1,0 +1,109 @@
+"""What an attempt's end means: its cause, its message, whether to try again, and its results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from florence.config.storage import S3Settings
+from florence.errors import FlorenceError
+from florence.storage import open_storage
+from florence_jobs.local.plans import stage_uri
+from florence_operator.api import FlorenceJob
+from florence_operator.api.status import Attempt
+from florence_operator.api.v1alpha1 import Artifacts, Retries
+
+_CAUSES = {
+    2: "InvalidConfiguration",
+    3: "UnusableData",
+    4: "Diverged",
+    75: "TryAgain",
+    137: "Killed",
+    143: "Stopped",
+}
+_NOT_RETRIED = {"InvalidConfiguration", "UnusableData", "Diverged"}
+_INFRASTRUCTURE = {"TryAgain", "Killed"}
+_ERROR_LINE = re.compile(rb"\[rank (\d+)\] ERROR (.+)")
+_LOG_TAIL = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a finished stage left in its artifacts."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    mlflow_run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture that an evaluation kept, to try the model on."""
+
+    image: str
+    labels: tuple[str, ...]
+    prompts: str | None
+
+
+def cause_of(code: int) -> str | None:
+    """The cause that an exit code stands for; ``None`` for success."""
+    return None if code == 0 else _CAUSES.get(code, "ProgramFailed")
+
+
+def may_retry(attempts: Sequence[Attempt], budget: Retries) -> bool:
+    """Whether the failure of the last attempt leaves anything of its cause's budget."""
+    causes = [attempt.cause for attempt in attempts]
+    last = causes[-1]
+    if last is None or last in _NOT_RETRIED or last == "Stopped":
+        return False
+    if last in _INFRASTRUCTURE:
+        return sum(cause in _INFRASTRUCTURE for cause in causes) <= budget.infrastructure
+    return causes.count("ProgramFailed") <= budget.application
+
+
+def failure_line(log: Path) -> str:
+    """The line that says why: the last error of the rank that logged an error first."""
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _LOG_TAIL))
+        tail = file.read()
+    errors = _ERROR_LINE.findall(tail)
+    if errors:
+        first_rank = errors[0][0]
+        line: bytes = [text for rank, text in errors if rank == first_rank][-1]
+    else:
+        lines = [line for line in tail.splitlines() if line.strip()]
+        line = lines[-1] if lines else b"ended without a message"
+    return line.decode(errors="replace").strip()
+
+
+def results_of(uri: str, artifacts: Artifacts) -> Results:
+    """The metrics that a finished stage wrote; empty when there are none."""
+    document = _document(uri, artifacts)
+    return Results(metrics=document.get("metrics", {}), mlflow_run=document.get("mlflowRun"))
+
+
+def example_of(job: FlorenceJob, default_artifacts: str) -> Example | None:
+    """The picture that the job's last evaluation kept, when it lies in a folder of this machine."""
+    for stage in reversed(job.spec.in_order()):
+        uri = stage_uri(job, stage.name, default_artifacts)
+        if stage.evaluate is None or "://" in uri:
+            continue
+        example = _document(uri, job.spec.artifacts).get("example")
+        if example:
+            return Example(
+                f"{uri}/{example['image']}", tuple(example["labels"]), example.get("prompts")
+            )
+    return None
+
+
+def _document(uri: str, artifacts: Artifacts) -> dict[str, Any]:
+    s3 = S3Settings(endpoint=artifacts.endpoint, region=artifacts.region)
+    try:
+        document: dict[str, Any] = json.loads(open_storage(uri, s3).read("metrics.json"))
+    except (FlorenceError, ValueError):
+        return {}
+    return document

@@ -1,0 +1,81 @@
+"""Take the progress that stages of this machine post, as the operator does on a cluster."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from pydantic import ValidationError
+
+from florence_operator.api import Progress
+
+log = logging.getLogger(__name__)
+
+_LARGEST_REPORT = 64 * 1024
+
+
+class ProgressServer:
+    """Listens on the loopback interface and hands every valid report to a callback.
+
+    Args:
+        token: what a reporter must present; nobody else on the machine may report.
+        receive: called from the server's threads with (stage, attempt, progress).
+    """
+
+    def __init__(self, token: str, receive: Callable[[str, int, Progress], None]) -> None:
+        handler = _handler(token, receive)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where reports are posted."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/progress"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(
+    token: str, receive: Callable[[str, int, Progress], None]
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+            given = self.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                self._answer(401)
+                return
+            length = int(self.headers.get("Content-Length") or 0)
+            if not 0 < length <= _LARGEST_REPORT:
+                self._answer(413)
+                return
+            try:
+                report: dict[str, Any] = json.loads(self.rfile.read(length))
+                progress = Progress.model_validate(report["progress"])
+                stage, attempt = str(report["stage"]), int(report["attempt"])
+            except (ValueError, KeyError, TypeError, ValidationError):
+                self._answer(400)
+                return
+            receive(stage, attempt, progress)
+            self._answer(204)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+            log.debug(format, *args)
+
+    return Handler

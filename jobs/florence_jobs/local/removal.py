@@ -1,0 +1,19 @@
+"""Delete what a job left."""
+
+from __future__ import annotations
+
+from florence.config.storage import S3Settings
+from florence.storage import open_storage
+from florence_jobs.local.plans import stage_uri
+from florence_operator.api import FlorenceJob
+
+
+def delete_artifacts(job: FlorenceJob, default_artifacts: str) -> None:
+    """Delete checkpoints, models and results of every stage; commits first, so that no reader is torn."""
+    artifacts = job.spec.artifacts
+    s3 = S3Settings(endpoint=artifacts.endpoint, region=artifacts.region)
+    for stage in job.spec.stages:
+        storage = open_storage(stage_uri(job, stage.name, default_artifacts), s3)
+        keys = [entry.key for entry in storage.list()]
+        for key in sorted(keys, key=lambda key: not key.startswith("commits/")):
+            storage.delete(key)

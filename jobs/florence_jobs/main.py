@@ -1,0 +1,138 @@
+"""One process of one stage: read the plan, run the stage, exit with a code that says how it went.
+
+python -m florence_jobs.main stage.json        # under torchrun or florence_jobs.launch
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from florence.errors import FlorenceError
+from florence.stages.context import Recorder, StageContext, StageProgress, Stop
+from florence_operator.api.stage import StagePlan, load_plan
+from florence_operator.api.v1alpha1 import StageKind
+
+log = logging.getLogger("florence")
+
+
+TRY_AGAIN = 75
+FAILED = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage of a plan file in this process and return its exit code."""
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s [rank {rank}] %(levelname)s %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    stop = Stop()
+    signal.signal(signal.SIGTERM, stop.request)
+    signal.signal(signal.SIGINT, stop.request)
+    try:
+        plan = read_plan(Path(arguments[0]))
+        run(plan, stop)
+    except FlorenceError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Exception as error:
+        return _unexpected(error)
+    return 0
+
+
+def read_plan(path: Path) -> StagePlan:
+    """The plan in a file; what is wrong with it names the field."""
+    from florence.errors import ConfigurationError
+
+    try:
+        return load_plan(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the plan cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}") from None
+
+
+def run(plan: StagePlan, stop: Stop) -> None:
+    """Run the plan's stage as this process's rank of its gang."""
+    from florence.distributed.world import join, leave
+    from florence.storage import open_storage
+    from florence_jobs.progress import ProgressReporter
+    from florence_jobs.tracking import make_recorder
+
+    world = join()
+    recorder = make_recorder(plan, world)
+    reporter = ProgressReporter(plan.progress, plan) if plan.progress and world.rank == 0 else None
+    context = StageContext(
+        architecture=plan.model.architecture(),
+        output=open_storage(plan.output, plan.storage),
+        input_model=(
+            open_storage(plan.inputs.checkpoint, plan.storage) if plan.inputs.checkpoint else None
+        ),
+        s3=plan.storage,
+        attempt=plan.attempt,
+        facts={"namespace": plan.namespace, "job": plan.job, "stage": plan.stage},
+        world=world,
+        recorder=recorder,
+        report=reporter.report if reporter else _silent,
+        clock=time.time,
+        stop=stop,
+    )
+    status = "FAILED"
+    try:
+        _run_stage(plan, context)
+        status = "FINISHED"
+    except FlorenceError as error:
+        status = "KILLED" if error.exit_code == 143 else "FAILED"
+        raise
+    finally:
+        recorder.close(status)
+        if reporter:
+            reporter.close()
+        leave(world)
+
+
+def _run_stage(plan: StagePlan, context: StageContext) -> None:
+    if plan.kind is StageKind.PRETRAIN:
+        from florence.stages.pretrain import pretrain
+
+        pretrain(context, plan.pretrain)
+    else:
+        from florence.stages.evaluate import evaluate
+
+        evaluate(context, plan.evaluate)
+
+
+def _silent(_: StageProgress) -> None:
+    """Progress of ranks other than 0 interests nobody."""
+
+
+def _unexpected(error: Exception) -> int:
+    """Log an error nobody foresaw; broken collectives are the network's or a lost peer's fault."""
+    log.error("%s", traceback.format_exc().rstrip())
+    text = str(error)
+    lost_peer = any(word in text for word in ("Connection", "closed by peer", "NCCL", "Socket"))
+    if isinstance(error, OSError) or (isinstance(error, RuntimeError) and lost_peer):
+        log.error("Lost the other processes or the network (%s); try again", text.splitlines()[0])
+        return TRY_AGAIN
+    log.error("Unexpected %s: %s", type(error).__name__, text.splitlines()[0] if text else "")
+    return FAILED
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    # Not sys.exit: threads of libraries (DataLoader, MLflow, NCCL) must not hold a finished stage.
+    os._exit(code)

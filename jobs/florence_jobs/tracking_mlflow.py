@@ -1,0 +1,376 @@
+"""Events into one MLflow run: the only module that talks to MLflow while a stage runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from florence.errors import ConfigurationError
+from florence_jobs.tracking_events import Event
+
+MOST_METRICS = 1000
+MOST_TAGS = 100
+"""MLflow's limits per batch."""
+
+MOST_MODEL_BYTES = 1 << 30
+"""A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+# What MLflow answers when repeating the request can never help.
+_HOPELESS = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_LIMIT_EXCEEDED",
+    "INVALID_STATE",
+    "FEATURE_DISABLED",
+    "NOT_IMPLEMENTED",
+}
+
+
+class RejectedError(Exception):
+    """The server refuses this record for good; the next one may be fine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTarget:
+    """Which run of which server."""
+
+    uri: str
+    experiment: str
+    job: str
+    """What identifies the job over all its attempts."""
+    stage: str
+    attempt: int
+    name: str
+    """What the pages show."""
+    run_id: str | None = None
+    tags: Mapping[str, str] | None = None
+
+
+def check_uri(uri: str) -> None:
+    """Refuse an address that MLflow cannot track to.
+
+    Raises:
+        ConfigurationError: a folder, which MLflow 3 no longer writes to, or an unknown scheme.
+    """
+    scheme = uri.split(":", 1)[0] if ":" in uri else ""
+    base = scheme.split("+", 1)[0]
+    if base in ("http", "https", *_DATABASES):
+        return
+    if scheme in ("", "file"):
+        folder = uri.removeprefix("file:").removeprefix("//") or "."
+        raise ConfigurationError(
+            f"tracking.mlflowUri: '{uri}' is a folder, which MLflow no longer tracks to: "
+            f"use sqlite:///{folder.rstrip('/')}/mlflow.db"
+        )
+    raise ConfigurationError(
+        f"tracking.mlflowUri: '{redacted(uri)}' is no address of MLflow: "
+        "use http(s)://host:port or sqlite:///path/mlflow.db"
+    )
+
+
+def redacted(uri: str) -> str:
+    """The address without user name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+class MlflowRun:
+    """One run of an MLflow server. Imports MLflow (seconds) when it is first used; one thread only."""
+
+    def __init__(self, target: RunTarget) -> None:
+        check_uri(target.uri)
+        self._target = target
+        self._client: Any = None
+        self._experiment_id = ""
+        self._parameters: dict[str, str] = {}
+        self.run_id: str | None = None
+
+    def open(self) -> str:
+        """Find the run, or make it, and mark it as running; its id. Does nothing when it is open."""
+        if self.run_id is not None:
+            return self.run_id
+        with _translated():
+            self._client = self._connect()
+            self._experiment_id = self._experiment()
+            run = self._named_run() or self._found_run() or self._new_run()
+            if run.info.status != "RUNNING":
+                self._client.update_run(run.info.run_id, status="RUNNING")
+            self._experiment_id = run.info.experiment_id
+            self._parameters = dict(run.data.params)
+            tags = {**(self._target.tags or {}), "florence.attempt": str(self._target.attempt)}
+            self._client.log_batch(run.info.run_id, tags=_tags(tags))
+            self.run_id = run.info.run_id
+        return run.info.run_id
+
+    def send(self, event: Event) -> None:
+        """Record one event other than metrics.
+
+        Raises:
+            RejectedError: the server refuses it for good.
+            Exception: whatever else MLflow raises; the event may be sent again.
+        """
+        with _translated():
+            getattr(self, f"_send_{event.kind}")(event)
+
+    def send_metrics(self, events: Sequence[Event]) -> None:
+        """Record metric events, as few requests as MLflow allows. Errors as :meth:`send`."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, event.data["time"], event.data["step"])
+            for event in events
+            for key, value in event.data["values"].items()
+        ]
+        with _translated():
+            for start in range(0, len(metrics), MOST_METRICS):
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + MOST_METRICS])
+
+    def _connect(self) -> Any:
+        silence_mlflow()
+        from mlflow import MlflowClient
+
+        if self._target.uri.startswith("sqlite:///"):
+            database = Path(self._target.uri.removeprefix("sqlite:///").split("?")[0])
+            database.parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self._target.uri)
+
+    def _experiment(self) -> str:
+        name = self._target.experiment
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(name, self._artifact_location()))
+            except Exception:
+                # Another job may have made it in between; if not, the error stands.
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _artifact_location(self) -> str | None:
+        """For SQLite a folder beside the file: MLflow's own default is the working directory."""
+        if not self._target.uri.startswith("sqlite:///"):
+            return None
+        database = Path(self._target.uri.removeprefix("sqlite:///").split("?")[0]).absolute()
+        folder = re.sub(r"[^\w.-]", "_", self._target.experiment)
+        return (database.parent / "mlflow-artifacts" / folder).as_uri()
+
+    def _named_run(self) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        if not self._target.run_id:
+            return None
+        try:
+            return self._client.get_run(self._target.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _found_run(self) -> Any | None:
+        job, stage = (_quoted(text) for text in (self._target.job, self._target.stage))
+        runs = self._client.search_runs(
+            [self._experiment_id],
+            f"tags.`florence.job` = '{job}' and tags.`florence.stage` = '{stage}'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return runs[0] if runs else None
+
+    def _new_run(self) -> Any:
+        tags = {"florence.job": self._target.job, "florence.stage": self._target.stage}
+        return self._client.create_run(self._experiment_id, tags=tags, run_name=self._target.name)
+
+    def _send_parameters(self, event: Event) -> None:
+        """New parameters as such; changed ones as tags, because a parameter cannot change."""
+        from mlflow.entities import Param
+
+        wanted: dict[str, str] = event.data["values"]
+        new = {key: value for key, value in wanted.items() if key not in self._parameters}
+        prefix = f"restart.{event.data['attempt']}."
+        changed = {
+            f"{prefix}{key}"[:250]: value
+            for key, value in wanted.items()
+            if key in self._parameters and self._parameters[key] != value[:6000]
+        }
+        items = list(new.items())
+        for start in range(0, len(items), MOST_TAGS):
+            part = items[start : start + MOST_TAGS]
+            self._client.log_batch(self.run_id, params=[Param(k, v[:6000]) for k, v in part])
+            self._parameters |= {k: v[:6000] for k, v in part}
+        self._set_tags(changed)
+
+    def _send_tags(self, event: Event) -> None:
+        self._set_tags(event.data["values"])
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        every = _tags(tags)
+        for start in range(0, len(every), MOST_TAGS):
+            self._client.log_batch(self.run_id, tags=every[start : start + MOST_TAGS])
+
+    def _send_dataset(self, event: Event) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = event.data
+        dataset = Dataset(
+            name=data["name"][:500],
+            digest=data["fingerprint"][:36],
+            source_type="florence",
+            source=json.dumps({"uri": redacted(data["uri"])}),
+            profile=json.dumps({"samples": data["samples"]}),
+        )
+        tag = InputTag("mlflow.data.context", data["context"])
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
+
+    def _send_artifact(self, event: Event) -> None:
+        with _folder_of(event.files) as folder:
+            self._client.log_artifacts(self.run_id, str(folder))
+        if tags := event.data.get("tags"):
+            self._set_tags(tags)
+
+    def _send_checkpoint(self, event: Event) -> None:
+        """A model whose files lie elsewhere: MLflow knows where, and how good it is."""
+        import mlflow
+        from mlflow.entities import Metric
+
+        data = event.data
+        if self._has_model(data["name"]):
+            return
+        mlflow.set_tracking_uri(self._target.uri)
+        model = mlflow.create_external_model(
+            name=data["name"],
+            source_run_id=self.run_id,
+            tags=data["tags"],
+            experiment_id=self._experiment_id,
+        )
+        self._link(model.model_id, data["step"])
+        metrics = [
+            Metric(k, v, data["time"], data["step"], model_id=model.model_id, run_id=self.run_id)
+            for k, v in data["values"].items()
+        ]
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics[:MOST_METRICS])
+
+    def _send_model(self, event: Event) -> None:
+        """The final model as one that ``mlflow models serve`` answers with."""
+        from mlflow.models import Model
+
+        from florence_jobs.served_model import write_served_model
+
+        if self._has_model(event.data["name"]):
+            return
+        model = self._client.create_logged_model(
+            self._experiment_id,
+            name=event.data["name"],
+            source_run_id=self.run_id,
+            tags=event.data["tags"],
+        )
+        try:
+            with tempfile.TemporaryDirectory() as folder, _folder_of(event.files) as weights:
+                path = Path(folder) / "model"
+                description = Model(
+                    artifact_path=model.artifact_location,
+                    model_uuid=model.model_id,
+                    run_id=self.run_id,
+                    model_id=model.model_id,
+                )
+                write_served_model(path, weights, description)
+                self._client.log_model_artifacts(model.model_id, str(path))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._link(model.model_id, event.data["step"])
+
+    def _has_model(self, name: str) -> bool:
+        found = self._client.search_logged_models(
+            [self._experiment_id],
+            f"source_run_id = '{self.run_id}' and name = '{_quoted(name)}' and status = 'READY'",
+            max_results=1,
+        )
+        return bool(found)
+
+    def _link(self, model_id: str, step: int) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=step)])
+
+    def _send_finish(self, event: Event) -> None:
+        self._client.set_terminated(
+            self.run_id, status=event.data["status"], end_time=event.data["time"]
+        )
+
+
+def silence_mlflow() -> None:
+    """No usage reports, short waits, and MLflow's log lines only from warnings on.
+
+    What the user's environment says about it wins.
+    """
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_AGENT_HINT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  (its import sets the levels below)
+
+    # urllib3 warns of every retry; an outage is one line of ours.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """MLflow's final refusals as :class:`RejectedError`; anything else passes."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in _HOPELESS:
+            raise RejectedError(str(error)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _folder_of(files: Mapping[str, bytes]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder) / PurePosixPath(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield Path(folder)
+
+
+def _tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key[:250], str(value)[:8000]) for key, value in tags.items()]
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "")
+
+
+def milliseconds() -> int:
+    """Now, as MLflow counts time."""
+    return time.time_ns() // 1_000_000

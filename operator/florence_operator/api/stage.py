@@ -1,0 +1,77 @@
+"""StagePlan: everything that a stage's process is told, as one JSON document."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from florence.config import Evaluate, ModelConfig, Pretrain
+from florence.config.base import Settings, setting
+from florence.config.storage import S3Settings
+from florence_operator.api.v1alpha1 import StageKind
+
+SCHEMA_VERSION = 1
+
+
+class Inputs(Settings):
+    """What the stage starts from."""
+
+    checkpoint: str | None = setting(
+        None, description="URI of the stage whose final model this one starts from"
+    )
+
+
+class PlanTracking(Settings):
+    """Where the stage's metrics go."""
+
+    mlflow_uri: str | None = setting(None, description="MLflow tracking URI; none tracks nothing")
+    experiment: str = setting(description="MLflow experiment")
+    run_id: str | None = setting(
+        None, description="run to continue; none finds it by job and stage, or makes it"
+    )
+
+
+class ProgressTarget(Settings):
+    """Where the stage reports how far it is."""
+
+    url: str = setting(description="URL that takes POSTed progress")
+    token_file: str | None = setting(None, description="file with the bearer token")
+    interval_seconds: float = setting(5.0, description="time between reports", unit="seconds", gt=0)
+
+
+class StagePlan(Settings):
+    """One attempt of one stage."""
+
+    schema_version: Literal[1] = setting(SCHEMA_VERSION, description="version of this document")
+    job: str = setting(description="name of the job")
+    namespace: str = setting(description="namespace of the job")
+    uid: str = setting(description="uid of the job")
+    stage: str = setting(description="name of the stage")
+    attempt: int = setting(description="1 for the first", ge=1)
+    kind: StageKind = setting(description="what the stage does")
+    config: Pretrain | Evaluate = setting(description="settings of the stage's kind")
+    model: ModelConfig = setting(description="architecture of the model")
+    inputs: Inputs = setting(Inputs(), description="what the stage starts from")
+    output: str = setting(description="URI of the stage's artifacts")
+    storage: S3Settings = setting(S3Settings(), description="S3 service of data and artifacts")
+    tracking: PlanTracking | None = setting(None, description="where metrics go")
+    progress: ProgressTarget | None = setting(None, description="where progress goes")
+    grace_seconds: float = setting(
+        30.0, description="time from SIGTERM to SIGKILL", unit="seconds", gt=0
+    )
+
+    @property
+    def pretrain(self) -> Pretrain:
+        """The settings of a pretraining stage."""
+        assert isinstance(self.config, Pretrain)
+        return self.config
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """The settings of an evaluation stage."""
+        assert isinstance(self.config, Evaluate)
+        return self.config
+
+
+def load_plan(text: str | bytes) -> StagePlan:
+    """Read a plan; pydantic's ``ValidationError`` names what is wrong."""
+    return StagePlan.model_validate_json(text)

@@ -1,0 +1,274 @@
+"""FlorenceJob, group florence.dev, version v1alpha1: what users apply and what they read back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from florence.config import Evaluate, ModelConfig, Pretrain
+from florence.config.base import Settings, setting
+from florence_operator.api.duration import check_duration
+from florence_operator.api.status import JobStatus
+
+GROUP = "florence.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FlorenceJob"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+Duration = Annotated[str, AfterValidator(check_duration)]
+
+
+class StageKind(StrEnum):
+    """What a stage does: the field of a stage that is set."""
+
+    PRETRAIN = "pretrain"
+    EVALUATE = "evaluate"
+
+
+class Artifacts(Settings):
+    """Where checkpoints, models and results go."""
+
+    uri: str | None = setting(
+        None, description="folder or s3://bucket/prefix; a local run's default is its home folder"
+    )
+    endpoint: str | None = setting(
+        None, description="URL of the S3 service; default: the cloud's own"
+    )
+    region: str | None = setting(None, description="S3 region")
+    credentials_secret: str | None = setting(
+        None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on a cluster"
+    )
+    delete_with_job: bool = setting(
+        False, description="delete the artifacts when the job is deleted"
+    )
+
+
+class Tracking(Settings):
+    """Where metrics go."""
+
+    mlflow_uri: str | None = setting(
+        None,
+        description="MLflow tracking server; a local run's default is a SQLite file in its home folder",
+    )
+    experiment: str | None = setting(None, description="MLflow experiment; default: the job's name")
+
+
+class Toleration(Settings):
+    """A taint of the nodes that the pods tolerate."""
+
+    key: str | None = setting(
+        None, description="taint key; none tolerates all with operator Exists"
+    )
+    operator: Literal["Exists", "Equal"] = setting("Equal", description="Exists or Equal")
+    value: str | None = setting(None, description="taint value")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = setting(
+        None, description="taint effect; none tolerates all"
+    )
+    toleration_seconds: int | None = setting(
+        None, description="how long NoExecute is tolerated", unit="seconds", ge=0
+    )
+
+
+class NodePool(Settings):
+    """Which nodes the pods may run on."""
+
+    selector: dict[str, str] = setting({}, description="node labels")
+    tolerations: tuple[Toleration, ...] = setting((), description="taints that the pods tolerate")
+
+
+class Resources(Settings):
+    """What a stage's pods get, each."""
+
+    workers: int = setting(1, description="pods", ge=1)
+    gpus_per_worker: int = setting(
+        0, description="GPUs of a pod; 0 trains on the CPU, one process a pod", ge=0
+    )
+    cpu: str | int | None = setting(
+        None, description="CPU request of a pod, as Kubernetes writes it"
+    )
+    memory: str | None = setting(
+        None, description="memory request and limit of a pod, as Kubernetes writes it"
+    )
+
+    @property
+    def processes(self) -> int:
+        """Ranks over all pods."""
+        return self.workers * max(self.gpus_per_worker, 1)
+
+
+class Stage(Settings):
+    """One stage: a name, what it waits for, and exactly one kind of work."""
+
+    name: Name = setting(description="name of the stage, unique in the job")
+    depends_on: tuple[Name, ...] = setting(
+        (), description="stages that must succeed first; the model starts from the first one's"
+    )
+    resources: Resources = setting(Resources(), description="pods and what each gets")
+    pretrain: Pretrain | None = setting(None, description="contrastive pretraining of both towers")
+    evaluate: Evaluate | None = setting(None, description="zero-shot classification and retrieval")
+
+    @model_validator(mode="after")
+    def _exactly_one_kind(self) -> Self:
+        kinds = [kind.value for kind in StageKind if getattr(self, kind.value) is not None]
+        if len(kinds) != 1:
+            known = ", ".join(kind.value for kind in StageKind)
+            has = f"has {' and '.join(kinds)}" if kinds else "has none"
+            raise ValueError(f"a stage needs exactly one of {known}; '{self.name}' {has}")
+        if self.evaluate is not None and not self.depends_on:
+            raise ValueError(
+                f"'{self.name}' evaluates a model: name the stage that trains it in dependsOn"
+            )
+        return self
+
+    @property
+    def kind(self) -> StageKind:
+        """What the stage does."""
+        return StageKind.PRETRAIN if self.pretrain is not None else StageKind.EVALUATE
+
+    @property
+    def config(self) -> Pretrain | Evaluate:
+        """The settings of the stage's kind."""
+        config = self.pretrain or self.evaluate
+        assert config is not None
+        return config
+
+
+class Retries(Settings):
+    """How often a stage is tried again, by cause."""
+
+    infrastructure: int = setting(
+        20,
+        description="attempts lost to nodes, evictions, network or storage that are repeated",
+        ge=0,
+    )
+    application: int = setting(
+        2, description="attempts lost to the program that are repeated", ge=0
+    )
+
+
+class RunPolicy(Settings):
+    """How the job is run: pauses, retries and time limits."""
+
+    suspend: bool = setting(False, description="checkpoint, free the pods and wait")
+    retries: Retries = setting(Retries(), description="budgets of attempts by cause")
+    deadline: Duration | None = setting(
+        None, description="longest time from start to end, queueing excluded, such as 12d or 90m"
+    )
+    start_deadline: Duration | None = setting(
+        None, description="longest time until all pods of an attempt run, queueing excluded"
+    )
+    stall_timeout: Duration = setting(
+        "10m", description="longest time without progress before an attempt is replaced"
+    )
+    ttl_after_finished: Duration | None = setting(
+        None, description="the job is deleted this long after it ended"
+    )
+    queue: str | None = setting(None, description="Kueue LocalQueue that admits the job's pods")
+
+
+class JobSpec(Settings):
+    """What a FlorenceJob asks for."""
+
+    image: str | None = setting(None, description="container image of the stages, on a cluster")
+    model: ModelConfig = setting(ModelConfig(), description="architecture of the model")
+    artifacts: Artifacts = setting(
+        Artifacts(), description="where checkpoints, models and results go"
+    )
+    tracking: Tracking = setting(Tracking(), description="where metrics go")
+    node_pool: NodePool = setting(NodePool(), description="which nodes the pods may run on")
+    stages: tuple[Stage, ...] = setting(description="the stages", min_length=1, max_length=32)
+    run_policy: RunPolicy = setting(RunPolicy(), description="pauses, retries and time limits")
+
+    @model_validator(mode="after")
+    def _stages_form_a_dag(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages: the name '{name}' is used {names.count(name)} times")
+        for stage in self.stages:
+            for wanted in stage.depends_on:
+                if wanted not in names:
+                    raise ValueError(
+                        f"stages: '{stage.name}' depends on '{wanted}', which is not a stage"
+                    )
+        _ = self.in_order()
+        return self
+
+    def in_order(self) -> list[Stage]:
+        """The stages so that each comes after what it depends on; ties keep the written order.
+
+        Raises:
+            ValueError: the dependencies form a cycle.
+        """
+        waiting, done, order = list(self.stages), set[str](), list[Stage]()
+        while waiting:
+            ready = next((s for s in waiting if done.issuperset(s.depends_on)), None)
+            if ready is None:
+                raise ValueError(
+                    f"stages: {', '.join(s.name for s in waiting)} depend on each other in a cycle"
+                )
+            waiting.remove(ready)
+            done.add(ready.name)
+            order.append(ready)
+        return order
+
+    def model_source(self, stage: Stage) -> Stage | None:
+        """The stage whose final model ``stage`` starts from, or ``None`` when it starts afresh.
+
+        That is its first dependency, or where that one trains nothing, the one it took its model from.
+        """
+        while stage.depends_on:
+            stage = self.stage(stage.depends_on[0])
+            if stage.kind is StageKind.PRETRAIN:
+                return stage
+        return None
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; ``KeyError`` when there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+
+class Metadata(Settings):
+    """The part of Kubernetes' object metadata that a job's author writes."""
+
+    name: Name = setting(description="name of the job")
+    namespace: str | None = setting(None, description="namespace; 'default' when left out")
+    labels: dict[str, str] = setting({}, description="labels")
+    annotations: dict[str, str] = setting({}, description="annotations")
+    uid: str | None = setting(None, description="set by the cluster, or by the local runner")
+    creation_timestamp: str | None = setting(
+        None, description="set by the cluster, or by the local runner"
+    )
+    generation: int | None = setting(None, description="set by the cluster")
+
+
+class FlorenceJob(Settings):
+    """A training job of several stages."""
+
+    api_version: Literal["florence.dev/v1alpha1"] = setting(description="florence.dev/v1alpha1")
+    kind: Literal["FlorenceJob"] = setting(description="FlorenceJob")
+    metadata: Metadata = setting(description="name, namespace, labels")
+    spec: JobSpec = setting(description="what is asked for")
+    status: JobStatus | None = setting(
+        None, description="what happened so far; written by the controller"
+    )
+
+    @property
+    def namespace(self) -> str:
+        """The job's namespace."""
+        return self.metadata.namespace or "default"
+
+    def manifest(self) -> dict[str, Any]:
+        """The job as its author would write it: set fields only, no status."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": self.metadata.wire(defaults=False),
+            "spec": self.spec.wire(defaults=False),
+        }

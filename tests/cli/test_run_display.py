@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from florence_operator.api import Progress, Stage
+from florencectl.run_display import RunDisplay, duration, progress_line
+
+STAGE = Stage.model_validate(
+    {"name": "mixed", "pretrain": {"data": "d", "batchSize": 4, "steps": 600}}
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.6, "1m00s"),
+        (61, "1m01s"),
+        (7_260, "2h01m"),
+        (864_000 + 3_600, "10d1h"),
+        (-3, "0s"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_line_tells_step_loss_rate_and_time_left() -> None:
+    progress = Progress(
+        phase="train", step=120, total=600, loss=1.25, samples_per_second=410.4, eta_seconds=130
+    )
+    assert (
+        progress_line("mixed", progress)
+        == "mixed: train  120/600 (20 %)  loss 1.2500  410 samples/s  2m10s left"
+    )
+
+
+def test_a_terminal_shows_one_line_that_is_rewritten() -> None:
+    screen = Terminal()
+    display = RunDisplay(screen)
+    for step in (1, 2, 3):
+        display.stage_progress(STAGE, Progress(step=step, total=600))
+    display.note("done")
+    assert screen.getvalue().count("\r\x1b[K") == 2
+    assert screen.getvalue().count("\n") == 2
+
+
+def test_without_a_terminal_lines_come_at_most_every_ten_seconds_or_with_a_new_phase() -> None:
+    now = 0.0
+    out = io.StringIO()
+    display = RunDisplay(out, clock=lambda: now)
+    for tick in range(25):
+        now = float(tick)
+        display.stage_progress(STAGE, Progress(step=tick, total=600))
+    display.stage_progress(STAGE, Progress(phase="checkpoint", step=25, total=600))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[2] for line in lines] == ["0/600", "10/600", "20/600", "25/600"]
+    assert "\r" not in out.getvalue()

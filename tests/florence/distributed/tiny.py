@@ -1,0 +1,84 @@
+"""The smallest model with the two-tower contract, and batches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from florence.config import Loss, Optimizer, Pretrain
+
+
+class TinyTwoTower(nn.Module):
+    """Two MLPs of images (b, 3, 4, 4) and ids (b, 6) into 5 channels; odd sizes on purpose."""
+
+    def __init__(self, *, seed: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.image = nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 13), nn.LayerNorm(13), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.image_projection = nn.Linear(13, 5, bias=False)
+        self.embedding = nn.Embedding(11, 7)
+        self.text = nn.Sequential(nn.Linear(7, 9), nn.GELU(), nn.Dropout(dropout), nn.Linear(9, 5))
+        self.log_scale = nn.Parameter(torch.tensor([2.659]))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name != "log_scale":
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u = self.image_projection(self.image(images))
+        v = self.text(self.embedding(ids)).mean(1)
+        return (
+            F.normalize(u.float(), dim=1),
+            F.normalize(v.float(), dim=1),
+            self.log_scale.clone(),
+        )
+
+
+@dataclass
+class TinyBatch:
+    """Images, ids and labels; the i-th of :func:`batches` is the same for any number of ranks."""
+
+    images: Tensor
+    ids: Tensor
+    labels: Tensor
+
+    def chunk(self, n: int) -> Sequence[TinyBatch]:
+        parts = zip(self.images.chunk(n), self.ids.chunk(n), self.labels.chunk(n), strict=True)
+        return [TinyBatch(*part) for part in parts]
+
+    def to(self, device: Any) -> TinyBatch:
+        return TinyBatch(self.images.to(device), self.ids.to(device), self.labels.to(device))
+
+    def rows_of(self, rank: int, size: int) -> TinyBatch:
+        return TinyBatch(
+            self.images.chunk(size)[rank], self.ids.chunk(size)[rank], self.labels.chunk(size)[rank]
+        )
+
+
+def tiny_batch(step: int, size: int = 12) -> TinyBatch:
+    """The global batch of a step; about three samples share each label."""
+    generator = torch.Generator().manual_seed(1_000 + step)
+    return TinyBatch(
+        torch.randn(size, 3, 4, 4, generator=generator),
+        torch.randint(11, (size, 6), generator=generator),
+        torch.randint(size // 3, (size,), generator=generator),
+    )
+
+
+def tiny_settings(**changes: Any) -> Pretrain:
+    """Settings of a run on :func:`tiny_batch`, with a clip norm that matters."""
+    defaults: dict[str, Any] = {
+        "data": "none",
+        "batch_size": 12,
+        "steps": 100,
+        "optimizer": Optimizer(lr=0.01, weight_decay=0.1, clip_norm=0.5, warmup_steps=0),
+        "loss": Loss(),
+    }
+    return Pretrain(**(defaults | changes))
