@@ -102,18 +102,17 @@ def uses_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def count(value: float, unit: str = "") -> str:
-    """A number in steps of a thousand with three digits: ``893M``, ``15.4 G`` with a unit, ``2.12e+22``."""
-    space = " " if unit else ""
+def count(value: float) -> str:
+    """A number to three digits in steps of a thousand: ``893M``, ``1.66T``, ``2.12e+22``."""
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{space}{letter}{unit}" if value < 1e18 else f"{value:.3g}{space}{unit}"
-    return f"{value:.3g}{space}{unit}"
+        if size * 0.9995 <= abs(value) < 1e18:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
-def gigabytes(value: float) -> str:
-    """Bytes in GB (1e9) with the digits that matter."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e9:.2g} GB"
+def byte_size(value: float) -> str:
+    """Bytes in GB (1e9) or MB (1e6) with the digits that matter."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
 
 
 def _cell(value: Any) -> str:

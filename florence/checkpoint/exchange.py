@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -52,7 +52,8 @@ class GlooExchange:
     def __init__(self, timeout_s: float = 1800.0) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        self._group = cast(dist.ProcessGroup, group)  # every rank is a member of it
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value by rank, on rank 0; None elsewhere."""
@@ -74,13 +75,14 @@ class GlooExchange:
 
 
 def from_rank_zero(exchange: Exchange, function: Callable[[], T]) -> T:
-    """What ``function`` returns on rank 0, on every rank; if it raises there, all ranks raise that."""
+    """What ``function`` returns on rank 0, on every rank; what it raises there, all ranks raise."""
     outcome = _attempted(function) if exchange.rank == 0 else None
-    return _returned(exchange.broadcast(outcome))
+    shared: T | _Raised = exchange.broadcast(outcome)
+    return _returned(shared)
 
 
 def from_every_rank(exchange: Exchange, function: Callable[[], T]) -> list[T] | None:
-    """What ``function`` returns on each rank, on rank 0; if it raises on any, all ranks raise that."""
+    """What ``function`` returns on each rank, on rank 0; what it raises on any, all ranks raise."""
     outcomes = exchange.gather(_attempted(function))
     failed = next((o for o in outcomes if isinstance(o, _Raised)), None) if outcomes else None
     _returned(exchange.broadcast(failed))

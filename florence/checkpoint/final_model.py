@@ -1,4 +1,4 @@
-"""The weights a stage ends with: plain files under ``model/``, committed last with their digests."""
+"""The weights a stage ends with: plain files under ``model/``, committed last with digests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from florence.checkpoint.manifest import Document, FileDigest, FileName, parsed
+from florence.checkpoint.manifest import Document, FileDigest, FileName, json_values, parsed
 from florence.errors import DataError
 from florence.storage import MissingKeyError, Storage
 
@@ -66,7 +66,7 @@ def write_final_model(
     same one, nothing is written. Raises the storage's ``TryAgainError`` and ``ConfigurationError``.
     """
     digests = {name: FileDigest.of(body) for name, body in files.items()}
-    commit = FinalModelCommit(files=digests, metadata=dict(metadata or {}))
+    commit = FinalModelCommit(files=digests, metadata=json_values(metadata or {}))
     if _stored(storage) == commit:
         return
     storage.delete(COMMIT)

@@ -1,11 +1,11 @@
 """Which commits there are, in which order to trust them, and whether one is whole.
 
-Attempts. An attempt records, before its first commit, which commit it began from. Read backwards
-from the newest attempt, the records form one line: all commits of that attempt; then, of the attempt
-it restored from, those up to the restored step; and so on. A process of an older attempt that is
-still alive (a zombie) can go on committing, but only beyond the step its successor restored, which
-is off the line. Commits off the line come last in :func:`by_preference`: they are whole states of
-the same training, so they beat starting over, but they never win against a commit on the line.
+An attempt records, before its first commit, which commit it began from. Read backwards from the
+newest attempt, the records form one line: all commits of that attempt; then, of the attempt it
+restored from, those up to the restored step; and so on. A process of an older attempt that is still
+alive (a zombie) can go on committing, but only beyond the step its successor restored, which is off
+the line. Commits off the line come last in :func:`by_preference`: they are whole states of the same
+training, so they beat starting over, but they never win against a commit on the line.
 No clock, lock or conditional write is needed: each record and each commit has one writer.
 """
 
@@ -35,7 +35,8 @@ OnSkip = Callable[[str], None]
 
 
 def listed_commits(storage: Storage, attempt_limit: int | None = None) -> list[CommitId]:
-    """Every commit of attempts up to ``attempt_limit``, by key alone; none is verified yet."""
+    """Every commit of attempts up to ``attempt_limit``, by key alone; none is verified."""
+
     found = (commit_named(entry.key) for entry in storage.list(COMMITS))
     return sorted(
         commit
@@ -47,7 +48,10 @@ def listed_commits(storage: Storage, attempt_limit: int | None = None) -> list[C
 def parents(
     storage: Storage, attempt_limit: int | None = None, on_skip: OnSkip = lambda message: None
 ) -> dict[int, CommitId | None]:
-    """For every attempt up to ``attempt_limit`` with a readable record: the commit it began from."""
+    """For every attempt on record up to ``attempt_limit``: the commit it began from.
+
+    A damaged record counts as having begun from nothing, which puts its own commits first still.
+    """
     found: dict[int, CommitId | None] = {}
     for entry in storage.list(ATTEMPTS):
         attempt = attempt_named(entry.key)
@@ -55,10 +59,10 @@ def parents(
             continue
         try:
             record = parsed(AttemptRecord, storage.read(entry.key), storage.url(entry.key))
+            found[attempt] = record.parent
         except DataError as error:
-            on_skip(f"ignored an attempt's record: {error}")
-            continue
-        found[attempt] = record.parent
+            on_skip(f"ignored what attempt {attempt} began from: {error}")
+            found[attempt] = None
     return found
 
 
@@ -82,7 +86,7 @@ def line_of(
 def by_preference(
     commits: Collection[CommitId], began_from: Mapping[int, CommitId | None]
 ) -> list[CommitId]:
-    """All commits, the one to restore first: the newest line, then the others by step and attempt."""
+    """All commits, the best first: the newest line, then the others by step and attempt."""
     line = line_of(commits, began_from)
     return line + sorted(set(commits) - set(line), reverse=True)
 
@@ -110,7 +114,7 @@ def read_commit(storage: Storage, commit_id: CommitId) -> Commit:
 
 
 def read_manifest(storage: Storage, commit: Commit) -> Manifest:
-    """The manifest a commit names. Raises ``DataError`` unless it is byte for byte the committed one."""
+    """The manifest a commit names. Raises ``DataError`` unless its digest is the committed one."""
     key = f"{commit.prefix}/{MANIFEST}"
     body = storage.read(key)
     if hashlib.sha256(body).hexdigest() != commit.manifest_sha256:
@@ -132,7 +136,7 @@ def check_sizes(storage: Storage, prefix: str, manifest: Manifest) -> None:
 def whole_commits(
     storage: Storage, attempt_limit: int | None, on_skip: OnSkip
 ) -> Iterator[tuple[Commit, Manifest]]:
-    """Commits in order of preference whose manifest and sizes hold; others are told to ``on_skip``."""
+    """Commits by preference whose manifest and sizes hold; the others are told to ``on_skip``."""
     commits = listed_commits(storage, attempt_limit)
     began_from = parents(storage, attempt_limit, on_skip)
     line = set(line_of(commits, began_from))

@@ -12,8 +12,10 @@ All are strict: a document with anything missing, unknown or of another type is 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -171,9 +173,13 @@ def attempt_named(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def json_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a mapping as JSON values. Raises ``TypeError`` or ``ValueError`` if it is none."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(mapping), allow_nan=False))
+    return values
+
+
 def configuration_digest(configuration: dict[str, Any]) -> str:
     """SHA-256 of a configuration (JSON values), whatever the order of its keys."""
-    import json
-
     canonical = json.dumps(configuration, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -19,6 +19,7 @@ from florence.checkpoint.exchange import (
     from_every_rank,
     from_rank_zero,
 )
+from florence.checkpoint.fragment import read_whole
 from florence.checkpoint.lineage import OnSkip, record_attempt, whole_commits
 from florence.checkpoint.manifest import Commit, CommitId, Manifest, TensorEntry
 from florence.checkpoint.shard import decode, dtype_named
@@ -107,10 +108,10 @@ class Checkpoint:
         names = [name for name in self.manifest.tensors if name.startswith(prefix)]
         if not names:
             return None
-        return {name.removeprefix(prefix): self.read(name).view(self.shape(name)) for name in names}
+        return {name.removeprefix(prefix): read_whole(self, name) for name in names}
 
     def check_digests(self, part: int = 0, parts: int = 1) -> None:
-        """Read every ``parts``-th file from the ``part``-th on; ``DataError`` if one is not whole."""
+        """Read every ``parts``-th file from ``part`` on; ``DataError`` if one is not whole."""
         for name in sorted(self.manifest.files)[part::parts]:
             self._verified(name)
 
@@ -153,9 +154,9 @@ def newest(
 
     Attempts above ``attempt_limit`` are ignored. A commit is taken if its manifest's digest, every
     file's size and, with ``digests``, every file's SHA-256 are right; the reason for passing over
-    any other goes to ``on_skip`` on rank 0. With an ``exchange`` all ranks call this together, share
-    the reading and return the same commit. Raises ``TryAgainError`` and ``ConfigurationError`` of
-    the storage, on all ranks alike.
+    any other goes to ``on_skip`` on rank 0. With an ``exchange`` all ranks call this together,
+    share the reading and return the same commit. Raises the storage's ``TryAgainError`` and
+    ``ConfigurationError``, on all ranks alike.
     """
     exchange = exchange or SingleProcess()
     candidates = whole_commits(storage, attempt_limit, on_skip)
@@ -206,4 +207,5 @@ def _digest_fault(checkpoint: Checkpoint, exchange: Exchange) -> str | None:
 
     faults = from_every_rank(exchange, fault)
     found = next((message for message in faults if message), None) if faults else None
-    return exchange.broadcast(found)
+    agreed: str | None = exchange.broadcast(found)
+    return agreed

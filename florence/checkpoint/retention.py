@@ -24,15 +24,13 @@ UNCOMMITTED_SECONDS = 24 * 3600.0
 _log = logging.getLogger(__name__)
 
 
-def retain(
-    storage: Storage, *, attempt: int, keep: int, now: float, writing: str | None = None
-) -> None:
+def retain(storage: Storage, *, attempt: int, keep: int, now: float) -> None:
     """Keep the ``keep`` newest whole commits; delete older ones, and saves that died long ago.
 
     A commit goes before its data, so that no commit ever names missing data; data whose commit is
-    gone counts as a save that died. Commits that are not whole do not count as kept, so damage never
-    costs the last good state. An attempt with a successor deletes nothing. ``now`` is in unix
-    seconds; ``writing`` is a prefix to leave alone.
+    gone counts as a save that died. It runs between saves, so its own attempt writes nothing
+    meanwhile. Commits that are not whole do not count as kept, so damage never costs the last good
+    state. An attempt with a successor deletes nothing. ``now`` is in unix seconds.
     """
     if successor_of(storage, attempt) is not None:
         return
@@ -42,7 +40,7 @@ def retain(
     for commit_id in _superfluous(storage, commits, keep):
         _delete_commit(storage, commit_id)
     committed = {prefix for commit in commits if (prefix := _data_of(storage, commit))}
-    for prefix in _abandoned(data, committed | {writing or ""}, attempt, now):
+    for prefix in _abandoned(data, committed, attempt, now):
         _log.info("swept uncommitted data prefix=%s", storage.url(prefix))
         _delete_data(storage, prefix)
     storage.sweep_unfinished(before=now - UNCOMMITTED_SECONDS)

@@ -1,4 +1,4 @@
-"""Fragments as safetensors files. Encoding is ours so that each byte is copied once and hashed once."""
+"""Fragments as safetensors files; encoded here so that each byte is copied once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dtype_named(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def packed(fragments: Iterable[Fragment], capacity: int = SHARD_BYTES) -> Iterator[list[Fragment]]:
+def packed(fragments: Iterable[Fragment], capacity: int) -> Iterator[list[Fragment]]:
     """The fragments in groups of at most ``capacity`` bytes, cut where a group is full."""
     group: list[Fragment] = []
     room = capacity
@@ -106,4 +106,4 @@ def _part(fragment: Fragment, first: int, last: int) -> Fragment:
 
 
 def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(values.contiguous().view(torch.uint8).numpy())
+    return values.contiguous().view(torch.uint8).numpy().data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import threading
@@ -27,11 +26,12 @@ from florence.checkpoint.manifest import (
     Run,
     TensorEntry,
     attempt_key,
+    json_values,
     new_prefix,
 )
 from florence.checkpoint.reader import RANK_STATE, begin_attempt
 from florence.checkpoint.retention import retain
-from florence.checkpoint.shard import dtype_name, encode, packed
+from florence.checkpoint.shard import SHARD_BYTES, dtype_name, encode, packed
 from florence.errors import DataError, FlorenceError, TryAgainError
 from florence.storage import Storage
 
@@ -83,6 +83,7 @@ class CheckpointWriter:
         exchange: Exchange,
         clock: Callable[[], float] = time.time,
         keep: int = 3,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self._storage = storage
         self._attempt = attempt
@@ -90,6 +91,7 @@ class CheckpointWriter:
         self._exchange = exchange
         self._clock = clock
         self._keep = keep
+        self._shard_bytes = shard_bytes
         self._thread: threading.Thread | None = None
         self._error: FlorenceError | None = None
         self._commit: Commit | None = None
@@ -109,7 +111,7 @@ class CheckpointWriter:
         rank; then nothing is saved. Raises ``ValueError`` for metadata that is not JSON.
         """
         self.wait()
-        described = json.loads(json.dumps(dict(metadata), allow_nan=False))
+        described = json_values(metadata)
         copies = [_copied(fragment) for fragment in fragments]
         copies += self._rank_fragments(rank_state)
         self._thread = threading.Thread(
@@ -130,6 +132,11 @@ class CheckpointWriter:
             raise error
         return self._commit
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether a save still runs in the background."""
+        return self._thread is not None and self._thread.is_alive()
+
     def _rank_fragments(self, state: Mapping[str, Tensor]) -> list[Fragment]:
         prefix = f"{RANK_STATE}{self._world.rank}/"
         return [
@@ -142,7 +149,7 @@ class CheckpointWriter:
             self._commit = self._save(step, fragments, metadata)
         except FlorenceError as error:
             self._error = error
-        except Exception as error:  # whatever it is, the training thread has to hear of it
+        except BaseException as error:  # whatever it is, the training thread has to hear of it
             self._error = TryAgainError(
                 f"{self._storage.uri}: the checkpoint of step {step} failed: "
                 f"{type(error).__name__}: {error}"
@@ -159,7 +166,7 @@ class CheckpointWriter:
         return commit
 
     def _begin(self, step: int) -> str:
-        """The prefix of a new save. Commits of an attempt without a record would be off the line."""
+        """The prefix of a new save. The attempt is recorded first, if nobody did that yet."""
         if self._storage.size(attempt_key(self._attempt)) is None:
             begin_attempt(self._storage, attempt=self._attempt, digests=False, clock=self._clock)
         self._refuse_if_succeeded()
@@ -167,7 +174,7 @@ class CheckpointWriter:
 
     def _upload(self, prefix: str, fragments: list[Fragment]) -> Report:
         report = Report({}, [])
-        for number, group in enumerate(packed(fragments)):
+        for number, group in enumerate(packed(fragments, self._shard_bytes)):
             name = f"rank-{self._world.rank:05d}-{number:03d}.safetensors"
             body, placed = encode(name, group)
             self._storage.write(f"{prefix}/{name}", body)
@@ -194,9 +201,7 @@ class CheckpointWriter:
         try:
             check_sizes(self._storage, prefix, manifest)
         except DataError as error:
-            raise TryAgainError(
-                f"the checkpoint of step {step} is not committed: {error}"
-            ) from None
+            raise TryAgainError(f"the checkpoint of step {step} is incomplete: {error}") from None
         body = manifest.to_bytes()
         self._storage.write(f"{prefix}/{MANIFEST}", body)
         self._refuse_if_succeeded()

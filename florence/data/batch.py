@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -46,7 +47,7 @@ class Batch:
                 self.bad if a == 0 else 0,
                 self.position + a,
             )
-            for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+            for a, b in pairwise(bounds)
         ]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:

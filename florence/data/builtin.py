@@ -7,22 +7,17 @@ each write their own and the first rename wins.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from florence.errors import ConfigurationError, TryAgainError
+from florence.home import florence_home
 
 SCHEME = "builtin:"
 DATA_SETS = {"digits": ("train", "test")}
 # A part of the folder's name: raise it when what is written changes.
 _EDITION = 1
-
-
-def florence_home() -> Path:
-    """``$FLORENCE_HOME``, or ``~/.florence``."""
-    return Path(os.environ.get("FLORENCE_HOME") or "~/.florence").expanduser()
 
 
 def resolve(uri: str, home: Path | None = None) -> str:
@@ -52,7 +47,8 @@ def _make(folder: Path) -> None:
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise ConfigurationError(
-            f"{folder.parent} cannot be written ({error.strerror}): set FLORENCE_HOME to a folder that can"
+            f"{folder.parent} cannot be written ({error.strerror}): "
+            "set FLORENCE_HOME to a folder that can"
         ) from error
     try:
         write_digits(str(draft))
@@ -63,6 +59,8 @@ def _make(folder: Path) -> None:
             if not folder.is_dir():  # else another process was faster, with the same content
                 raise
     except OSError as error:
-        raise TryAgainError(f"{folder} cannot be written ({error.strerror}): free space there") from error
+        raise TryAgainError(
+            f"{folder} cannot be written ({error.strerror}): free space there"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -108,9 +108,7 @@ def write_shard(
     storage.write(name, buffer.getvalue())
 
 
-def _sample(
-    index: int, scan: NDArray[Any], digit: int, side: int
-) -> tuple[str, dict[str, bytes]]:
+def _sample(index: int, scan: NDArray[Any], digit: int, side: int) -> tuple[str, dict[str, bytes]]:
     image = _png(scan, side)
     text = caption(index, WORDS[digit])
     meta = {

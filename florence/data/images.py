@@ -22,7 +22,7 @@ def open_image(data: bytes) -> Image.Image:
     """
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as error:  # Pillow's parsers raise anything: OSError, SyntaxError, struct.error, …
+    except Exception as error:  # Pillow's parsers raise anything
         raise _broken(error, empty=not data) from error
 
 

@@ -74,12 +74,17 @@ class ShardIndex:
             "problems": [[p.member, p.reason] for p in self.problems],
         }
         return b"".join(
-            [json.dumps(header).encode(), b"\n", self.records.tobytes(), "\n".join(self.keys).encode()]
+            [
+                json.dumps(header).encode(),
+                b"\n",
+                self.records.tobytes(),
+                "\n".join(self.keys).encode(),
+            ]
         )
 
     @staticmethod
     def from_bytes(data: bytes, shard: str, url: str) -> ShardIndex:
-        """Read an index file. Raises :class:`DataError` when it is not a whole one of this version."""
+        """Read an index file. Raises :class:`DataError` unless it is whole and of this version."""
         try:
             end = data.index(b"\n")
             header = json.loads(data[:end])
@@ -95,7 +100,8 @@ class ShardIndex:
             size, modified = int(header["shardSize"]), float(header["shardModified"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{url} is not an index this version reads ({error}): run 'florencectl data index' again"
+                f"{url} is not an index this version reads ({error}): "
+                "run 'florencectl data index' again"
             ) from error
         return ShardIndex(shard, size, modified, records, keys, problems)
 
@@ -104,7 +110,7 @@ def build_index(
     storage: Storage,
     entry: Entry,
     *,
-    on_image: Callable[[bytes], None] | None = None,
+    on_image: Callable[[bytes], object] | None = None,
 ) -> ShardIndex:
     """Read a shard from front to back and index it.
 
@@ -129,7 +135,7 @@ def build_index(
 
 
 def _record(
-    archive: Archive, sample: RawSample, on_image: Callable[[bytes], None] | None
+    archive: Archive, sample: RawSample, on_image: Callable[[bytes], object] | None
 ) -> tuple[int | float, ...] | None:
     image = sample.image
     if image is None:

@@ -1,25 +1,22 @@
 """The stream of training batches: decoded in worker processes, the same for any number of them.
 
 Row ``i`` of global step ``s`` is the sample at position ``s * batch_size + i`` of the order
-(:mod:`florence.data.order`); its crop and its template depend on that sample, the epoch and the seed.
-Rank ``r`` of ``W`` takes rows ``r * b … (r + 1) * b`` with ``b = batch_size / W``. Nothing depends on
-the number of ranks or workers, or on where a run began: a resume is the step.
+(:mod:`florence.data.order`); its crop and its template depend on that sample, the epoch and the
+seed. Rank ``r`` of ``W`` takes rows ``r * b … (r + 1) * b`` with ``b = batch_size / W``. Nothing
+depends on the number of ranks or workers, or on where a run began: a resume is the step.
 """
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from florence.config import Pretrain
 from florence.data.batch import Batch
@@ -29,7 +26,8 @@ from florence.data.order import Order
 from florence.data.readahead import ReadAhead
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
 from florence.data.transforms import Pixels, normalise, train_pixels
-from florence.errors import ConfigurationError, DataError, FlorenceError, TryAgainError
+from florence.data.workers import WorkerPool
+from florence.errors import ConfigurationError, DataError
 from florence.text.identity import hash_key
 from florence.text.templates import draw, load_templates, render
 from florence.text.tokenizer import CONTEXT, PAD, tokenize_lists
@@ -44,7 +42,7 @@ _CROP = 11
 
 @dataclass(frozen=True)
 class RawBatch:
-    """What a worker hands over: pixels are still uint8 ``(b, 3, R, R)``; ``broken`` was replaced."""
+    """What a worker hands over: pixels are uint8 ``(b, 3, R, R)``; ``broken`` was replaced."""
 
     pixels: torch.Tensor
     ids: torch.Tensor
@@ -65,7 +63,7 @@ class RawBatch:
         )
 
 
-class BatchSource(Dataset[RawBatch | FlorenceError]):
+class BatchMaker:
     """Makes one rank's part of any step. Every worker process has its own copy."""
 
     def __init__(
@@ -99,13 +97,6 @@ class BatchSource(Dataset[RawBatch | FlorenceError]):
         start = self.position(step)
         ids: list[int] = self.order.samples(start, start + self.rows).tolist()
         return ids
-
-    def __getitem__(self, step: int) -> RawBatch | FlorenceError:
-        """The batch, or the failure: torch would wrap a raised one's message in a traceback."""
-        try:
-            return self.make(step)
-        except FlorenceError as error:
-            return error
 
     def make(self, step: int) -> RawBatch:
         """Read, decode, crop and tokenize one step's rows."""
@@ -211,8 +202,9 @@ class BrokenLedger:
             return
         (shard, count), *_ = self._by_shard.most_common(1)
         raise DataError(
-            f"{self.uri}: {self.bad} of {self.seen} samples are broken, more than loader.maxBadFraction="
-            f"{self.max_fraction:g} allows; worst is shard {shard} with {count} ({self._example[shard]}): "
+            f"{self.uri}: {self.bad} of {self.seen} samples are broken, more than "
+            f"loader.maxBadFraction={self.max_fraction:g} allows; worst is shard {shard} "
+            f"with {count} ({self._example[shard]}): "
             f"run 'florencectl data check {self.uri}'"
         )
 
@@ -256,7 +248,7 @@ class TrainingLoader:
         self.settings = settings
         self.start_step = start_step
         self.device = torch.device(device)
-        self.source = BatchSource(
+        self.maker = BatchMaker(
             shards,
             settings,
             rank=rank,
@@ -268,21 +260,25 @@ class TrainingLoader:
         self.ledger = BrokenLedger(
             shards.uri,
             settings.loader.max_bad_fraction,
-            min(BAD_FRACTION_AFTER, steps * self.source.rows),
+            min(BAD_FRACTION_AFTER, steps * self.maker.rows),
         )
-        self._raw: Iterator[RawBatch | FlorenceError] | None = None
-        self._processes: list[Any] = []
+        self._pool: WorkerPool[RawBatch] | None = None
 
     def __len__(self) -> int:
         return max(0, self.settings.steps - self.start_step)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._start()
-        for _ in range(len(self)):
-            raw = self._next()
-            self.ledger.add(len(raw.labels), raw.broken)
-            yield self._delivered(raw)
-        self.close()
+        if self._pool is not None:
+            raise RuntimeError("a TrainingLoader can be iterated once")
+        loader = self.settings.loader
+        self._pool = WorkerPool(
+            self.maker,
+            range(self.start_step, self.settings.steps),
+            workers=loader.workers,
+            prefetch=loader.prefetch,
+            pin_memory=self.device.type == "cuda",
+        )
+        return self._batches(self._pool)
 
     def __enter__(self) -> Self:
         return self
@@ -297,55 +293,17 @@ class TrainingLoader:
 
     def close(self) -> None:
         """End the worker processes."""
-        self._raw = None  # torch stops its workers when nobody refers to the iterator
-        for process in self._processes:
-            if process.is_alive():  # stuck in a read, or its parent is on the way out
-                process.kill()
-            process.join()
-        self._processes = []
-        self.source.close()
-        atexit.unregister(self.close)
+        if self._pool is not None:
+            self._pool.close()
+        self.maker.close()
 
-    def _start(self) -> None:
-        if self._raw is not None:
-            raise RuntimeError("a TrainingLoader can be iterated once")
-        loader = self.settings.loader
-        workers = min(loader.workers, max(1, len(self))) if loader.workers else 0
-        options: dict[str, Any] = {}
-        if workers:
-            # Forked workers share the index's memory and need no second import of torch.
-            options = {"prefetch_factor": loader.prefetch, "multiprocessing_context": "fork"}
-        batches: DataLoader[RawBatch | FlorenceError] = DataLoader(
-            self.source,
-            batch_size=None,
-            sampler=range(self.start_step, self.settings.steps),
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=ignore_signals,
-            **options,
-        )
-        before = set(multiprocessing.active_children())
-        self._raw = iter(batches)
-        self._processes = [p for p in multiprocessing.active_children() if p not in before]
-        atexit.register(self.close)  # after torch's own, so before it: workers ignore its SIGTERM
-
-    def _next(self) -> RawBatch:
-        assert self._raw is not None
+    def _batches(self, pool: WorkerPool[RawBatch]) -> Iterator[Batch]:
         try:
-            raw = next(self._raw)
-        except RuntimeError as error:
-            dead = [p for p in self._processes if not p.is_alive()]
-            if not dead:
-                raise
+            for raw in pool:
+                self.ledger.add(len(raw.labels), raw.broken)
+                yield self._delivered(raw)
+        finally:
             self.close()
-            raise TryAgainError(
-                f"a data loader process ended with code {dead[0].exitcode}: it ran out of memory or of "
-                "/dev/shm, or was killed; lower loader.workers, loader.prefetch or loader.cacheBytes"
-            ) from error
-        if isinstance(raw, FlorenceError):
-            self.close()
-            raise raw
-        return raw
 
     def _delivered(self, raw: RawBatch) -> Batch:
         augmentation = self.settings.augmentation
@@ -355,12 +313,3 @@ class TrainingLoader:
         )
         images = normalise(pixels, augmentation.mean, augmentation.std)
         return Batch(images, ids, labels, raw.keys, len(raw.broken), raw.position)
-
-
-def ignore_signals(worker: int) -> None:
-    """Let the training process finish its step when the whole process group is told to stop.
-
-    Ctrl-C and SIGTERM reach workers too; without them there would be no step to finish.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

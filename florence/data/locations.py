@@ -29,6 +29,7 @@ def list_shards(storage: Storage, only: str | None = None) -> list[Entry]:
     packed = [e.key for e in entries if e.key.endswith((".tar.gz", ".tgz", ".tar.zst"))]
     if packed:
         raise DataError(
-            f"{where} holds compressed shards ({packed[0]}), which cannot be read by ranges: unpack them to .tar"
+            f"{where} holds compressed shards ({packed[0]}), which cannot be read by ranges: "
+            "unpack them to .tar"
         )
     raise DataError(f"{where} holds no shards (*.tar): check the URI")

@@ -205,13 +205,15 @@ def check_data(
 
 
 def read_manifest(storage: Storage) -> dict[str, ShardSummary] | None:
-    """The shards that ``manifest.json`` lists, by name; None when there is none or it is another version."""
+    """What ``manifest.json`` lists by shard; None without one, or when it is another version's."""
     try:
         document = json.loads(storage.read(NAME))
     except MissingKeyError:
         return None
     except ValueError as error:
-        raise DataError(f"{storage.url(NAME)} is not JSON: run 'florencectl data index' again") from error
+        raise DataError(
+            f"{storage.url(NAME)} is not JSON: run 'florencectl data index' again"
+        ) from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         return None
     return {
@@ -253,7 +255,7 @@ def _storage_and_shards(uri: str, s3: S3Settings | None) -> tuple[str, list[Entr
 
 
 def _executor(workers: int, shards: int) -> Any:
-    """A pool of processes, or nothing when one would do. Workers import neither torch nor our parent."""
+    """A pool of processes, or nothing when one would do."""
     if min(workers, shards) <= 1:
         return nullcontext()
     pool: Executor = ProcessPoolExecutor(min(workers, shards), get_context("forkserver"))
@@ -280,7 +282,7 @@ def _check_shard(
     from florence.data.images import decode
 
     storage = open_storage(root, s3)
-    index = build_index(storage, entry, on_image=lambda data: decode(data) and None)
+    index = build_index(storage, entry, on_image=decode)
     try:
         known = storage.read(entry.key + SUFFIX)
     except MissingKeyError:

@@ -1,9 +1,9 @@
 """Which sample stands at which position: a pure function of (seed, epoch, position).
 
-Two levels keep the shuffle near-global and the reads sequential. The samples, in shard order, are cut
-into blocks; an epoch permutes the blocks; a window of that sequence is then permuted sample by
-sample. A window therefore touches a few hundred long runs of bytes, and any process can compute any
-part of the order without having seen the rest: a resume is one integer.
+Two levels keep the shuffle near-global and the reads sequential. The samples, in shard order, are
+cut into blocks; an epoch permutes the blocks; a window of that sequence is then permuted sample by
+sample. A window therefore touches a few hundred long runs of bytes, and any process can compute
+any part of the order without having seen the rest: a resume is one integer.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class ReadAhead:
         self._samples_of = samples_of
         self._stride = stride
         self._half = max(1, budget // 2)
-        self._kept: dict[int, bytes] | None = {} if shards.bytes <= budget else None
+        self._kept: dict[int, bytes] | None = {} if shards.size <= budget else None
         self._groups: deque[_Group] = deque()
         self._next_step = -1
         self._group_bytes = min(_FIRST_GROUP, self._half)
@@ -109,7 +109,9 @@ class ReadAhead:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _start_group(self) -> None:
-        steps, wanted, size = [], {}, 0
+        steps: list[int] = []
+        wanted: dict[int, Place] = {}
+        size = 0
         while samples := self._samples_of(self._next_step):
             fresh = {s: self._shards.place(s) for s in samples if s not in wanted}
             added = sum(place.length for place in fresh.values())

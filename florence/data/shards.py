@@ -62,8 +62,8 @@ class Place:
 class Sample:
     """One sample as stored.
 
-    ``label_id`` is y of the triplet (x, t, y), ``text`` the raw description; ``class_index`` is None
-    without a ``.cls`` number, ``short`` says whether the text gets a template.
+    ``label_id`` is y of the triplet (x, t, y), ``text`` the raw description; ``class_index`` is
+    None without a ``.cls`` number, ``short`` says whether the text gets a template.
     """
 
     key: str
@@ -175,7 +175,7 @@ class ShardSet:
         self._selected = lru_cache(_OPEN_INDEXES)(self._select)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """The size of all shards together."""
         return sum(summary.size for summary in self.summaries)
 
@@ -204,7 +204,7 @@ class ShardSet:
         return self.storage.read_range(name, place.offset, place.length)
 
     def read(self, i: int) -> Sample:
-        """Read sample ``i``. Raises :class:`BrokenSampleError`, ``IndexError``, and the storage's errors."""
+        """Read sample ``i``. Raises :class:`BrokenSampleError` and the storage's errors."""
         return self.parse(i, self.read_place(self.place(i)))
 
     def parse(self, i: int, run: bytes) -> Sample:
@@ -220,7 +220,9 @@ class ShardSet:
         text = _part(run, record, "text")
         if zlib.crc32(text, zlib.crc32(image)) != record["crc"]:
             raise BrokenSampleError(
-                name, key, "its bytes are not those that were indexed: the shard changed or is damaged"
+                name,
+                key,
+                "its bytes are not those that were indexed: the shard changed or is damaged",
             )
         words, class_index = int(record["words"]), int(record["class_index"])
         return Sample(

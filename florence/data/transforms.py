@@ -27,9 +27,7 @@ Box = tuple[float, float, float, float]
 _CROP_ATTEMPTS = 10
 
 
-def random_box(
-    width: int, height: int, augmentation: Augmentation, draw: Iterator[float]
-) -> Box:
+def random_box(width: int, height: int, augmentation: Augmentation, draw: Iterator[float]) -> Box:
     """A random (left, top, right, bottom) of the wanted share of area and aspect ratio.
 
     When ten attempts do not fit into the image, the largest central box of an allowed ratio.

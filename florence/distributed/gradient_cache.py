@@ -102,7 +102,9 @@ def _loss_pass(
     mean_over_ranks: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, list[tuple[Tensor, ...]], Tensor]:
     """The loss over ranks, its gradient by the rows of each chunk, and by the log-scale."""
-    rows = [torch.cat(parts).requires_grad_() for parts in zip(*(c.rows for c in chunks), strict=True)]
+    rows = [
+        torch.cat(parts).requires_grad_() for parts in zip(*(c.rows for c in chunks), strict=True)
+    ]
     log_scale = chunks[0].log_scale.detach().requires_grad_()
     loss = objective.loss(tuple(rows), log_scale, batch)
     value = mean_over_ranks(loss)

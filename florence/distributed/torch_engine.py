@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -59,12 +60,7 @@ class TorchEngine:
         self._steps = 0
         self._forward: nn.Module = PrecisionModule(self.model, settings.precision)
         if world.size > 1:
-            self._forward = DistributedDataParallel(
-                self._forward,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                broadcast_buffers=False,  # no buffer changes during training
-                gradient_as_bucket_view=True,
-            )
+            self._forward = _distributed(self._forward, world)
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
@@ -131,3 +127,15 @@ class TorchEngine:
         log_scale = getattr(self.model, "log_scale", None)
         if isinstance(log_scale, Tensor):
             log_scale.clamp_(max=self._log_scale_limit)
+
+
+def _distributed(module: nn.Module, world: World) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Newer versions of torch prefer a name that older ones do not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,  # no buffer changes during training
+            gradient_as_bucket_view=True,
+        )

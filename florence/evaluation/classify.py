@@ -19,7 +19,7 @@ from florence.text.templates import render
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """Accuracies are fractions of 1; ``confusion[t, p]`` counts images of class t predicted as p."""
+    """Accuracies are fractions of 1; ``confusion[t, p]`` counts images of t predicted as p."""
 
     top1: float
     top5: float
@@ -53,7 +53,7 @@ def class_embeddings(
 
 
 def ensemble(embeddings: Tensor) -> Tensor:
-    """``(C, T, D)`` to ``(C, D)``: each to unit length, averaged over T, and to unit length again."""
+    """``(C, T, D)`` to ``(C, D)``: each to unit length, averaged over T, to unit length again."""
     mean = F.normalize(embeddings.float(), dim=-1).mean(dim=1)
     return F.normalize(mean, dim=-1)
 
@@ -63,7 +63,7 @@ def zero_shot(
 ) -> ClassificationResult:
     """Classify every image as the class whose embedding is nearest by cosine.
 
-    Top-k counts an image as right when fewer than k other classes score at least as high as its own.
+    An image is right at k when fewer than k other classes score at least as high as its own.
 
     Args:
         image_embeddings: ``(N, D)``, of unit length.
@@ -110,7 +110,7 @@ def _in_blocks(images: Tensor, classes: Tensor, labels: Tensor) -> tuple[Tensor,
     ranks, predicted = [], []
     columns = torch.arange(len(classes))
     block = rows_per_block(len(classes))
-    for rows, own_class in zip(images.split(block), labels.split(block), strict=True):
+    for rows, own_class in zip(torch.split(images, block), torch.split(labels, block), strict=True):
         scores = rows.float() @ classes.float().T
         own = scores.gather(1, own_class[:, None])[:, 0]
         ranks.append(pessimistic_ranks(scores, own, columns != own_class[:, None]))

@@ -12,7 +12,7 @@ from florence.config import Precision
 from florence.models.two_tower import TwoTower
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
-"""``(texts, context) -> (B, context)`` int64 ids, padded with 0: ``florence.text.tokenizer.tokenize``."""
+"""``florence.text.tokenizer.tokenize``: texts to int64 ``(B, context)``, padded with 0."""
 
 _AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 

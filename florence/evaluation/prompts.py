@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
+from florence.data.digits import WORDS
 from florence.errors import ConfigurationError
 from florence.text.templates import DIGITS, GAP
-
-DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def load_prompts(source: str) -> Prompts:
         ConfigurationError: the file is missing, no YAML, or not of that form.
     """
     if source == "digits":
-        return Prompts(DIGIT_NAMES, DIGITS)
+        return Prompts(WORDS, DIGITS)
     try:
         document = yaml.safe_load(Path(source).read_text("utf-8"))
     except OSError as error:
@@ -69,7 +68,7 @@ def parse_prompts(document: Any, source: str) -> Prompts:
     for index, template in enumerate(templates):
         if GAP not in template:
             raise ConfigurationError(
-                f"prompts: '{source}' templates[{index}] '{template}' has no {GAP} for the class name"
+                f"prompts: '{source}' templates[{index}] '{template}' has no {GAP} for the name"
             )
     return Prompts(classes, templates)
 

@@ -77,7 +77,9 @@ def _ranks_of_images(images: Tensor, texts: Tensor, image_of_text: Tensor, budge
     columns = torch.arange(len(images))
     block = rows_per_block(len(images), budget)
     ranks = []
-    for rows, own_image in zip(texts.split(block), image_of_text.split(block), strict=True):
+    for rows, own_image in zip(
+        torch.split(texts, block), torch.split(image_of_text, block), strict=True
+    ):
         scores = rows @ images.T
         own = scores.gather(1, own_image[:, None])[:, 0]
         ranks.append(pessimistic_ranks(scores, own, columns != own_image[:, None]))
@@ -88,7 +90,7 @@ def _ranks_of_captions(images: Tensor, texts: Tensor, image_of_text: Tensor, bud
     """Per image, how many foreign captions come before the best of its own."""
     block = rows_per_block(len(texts), budget)
     ranks = []
-    for start, rows in zip(range(0, len(images), block), images.split(block), strict=True):
+    for start, rows in zip(range(0, len(images), block), torch.split(images, block), strict=True):
         scores = rows @ texts.T
         own_image = torch.arange(start, start + len(rows))
         foreign = image_of_text != own_image[:, None]

@@ -43,11 +43,9 @@ class WindowAttention(nn.Module):
         """Attend within windows: (B, W * N, C) in the grid's window order, to the same."""
         batch = x.shape[0]
         qkv = self.qkv(x).view(batch, grid.windows, grid.tokens, 3, self.heads, -1)
-        if resolve_attention(self.implementation, x.device, self.training) is Attention.SDPA:
-            out = attend_sdpa(qkv, self.bias(grid))
-        else:
-            out = attend_math(qkv, self.bias(grid))
-        return cast(Tensor, self.proj(out))
+        chosen = resolve_attention(self.implementation, x.device, qkv.dtype, self.training)
+        attend = attend_sdpa if chosen is Attention.SDPA else attend_math
+        return cast(Tensor, self.proj(attend(qkv, self.bias(grid))))
 
     def bias(self, grid: WindowGrid) -> Tensor:
         """What is added to the scores, relative bias and the shift's mask: (1 or W, h, N, N)."""
@@ -59,15 +57,20 @@ class WindowAttention(nn.Module):
         return bias + region_mask(grid, bias.device, bias.dtype).unsqueeze(1)
 
 
-def resolve_attention(implementation: Attention, device: torch.device, training: bool) -> Attention:
+def resolve_attention(
+    implementation: Attention, device: torch.device, dtype: torch.dtype, training: bool
+) -> Attention:
     """The implementation that ``auto`` stands for: a rule, so that a resumed run repeats itself.
 
-    On CUDA the fused kernel, which never stores the scores. On the CPU the fused kernel has no
-    gradient for a bias, so ``math`` trains there; it also leads in evaluation.
+    On CUDA the fused kernel, which never stores the scores. On the CPU, ``bench_image_tower.py``
+    decided: the fused kernel has no gradient for a bias there and loses to ``math`` in training,
+    and in bfloat16; in float32 evaluation it wins, two-fold with windows of 12.
     """
     if implementation is not Attention.AUTO:
         return implementation
-    return Attention.SDPA if device.type == "cuda" else Attention.MATH
+    if device.type == "cuda" or (dtype is torch.float32 and not training):
+        return Attention.SDPA
+    return Attention.MATH
 
 
 def attend_math(qkv: Tensor, bias: Tensor) -> Tensor:

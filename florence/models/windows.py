@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Added to the scores of tokens that only the cyclic shift made neighbours (the value of Swin's
-# released code): e^-100 vanishes beside any other term of a softmax in every precision used here.
-MASKED_SCORE = -100.0
+# Added to the scores of tokens that only the cyclic shift made neighbours. Swin's released code
+# adds -100, whose exponential is a denormal number: not quite zero, and slow on a CPU. This one's
+# is zero, and it fits into float16.
+MASKED_SCORE = -1e4
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def reorder(source: WindowGrid, target: WindowGrid, device: torch.device) -> Per
 
 
 def region_mask(grid: WindowGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of a shifted grid: (windows, tokens, tokens), 0 or -100."""
+    """What to add to the scores of a shifted grid: (windows, tokens, tokens), 0 or -1e4."""
     build = _region_mask if torch.compiler.is_compiling() else _cached_region_mask
     return build(grid, device, dtype)
 

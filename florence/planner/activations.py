@@ -91,7 +91,8 @@ def image_units(
     """The image tower's units in the order of its forward pass; the images are not counted."""
     units: list[Unit] = []
     ratio = architecture.image.mlp_ratio
-    previous = 0.0  # bytes of the map that the embedding reads
+    # Bytes of the map that an embedding's convolution reads; of the images, only autocast's copy.
+    previous = 3.0 * resolution**2 * numbers.product if numbers.product != FP32 else 0.0
     for stage in image_stages(architecture.image, resolution, window):
         units.append(_embedding_unit(stage, previous, numbers))
         for number in range(stage.depth):
@@ -115,7 +116,7 @@ def text_units(
     attention = n * (5 * w * numbers.product + text.heads * FP32)
     mlp = n * (w + activation * f) * numbers.product
     saved = 2 * norm + attention + mlp
-    gradients = n * (2 * f * numbers.product + w * FP32)
+    gradients = n * (f * numbers.product + 2 * w * FP32)
     if checkpointing is Checkpointing.NONE:
         block = Unit(kept=saved, working=gradients)
     else:
@@ -142,16 +143,23 @@ def _swin_unit(
     norm = stream + 2 * tokens * FP32
     attention = norm + _attention_bytes(stage, shifted, numbers)
     mlp = norm + tokens * channels * (1 + 2 * ratio) * numbers.product
-    gradients = stream + 2 * ratio * tokens * channels * numbers.product
+    # The MLP comes first: one gradient of its hidden layer at a time, and those of the stream.
+    # By the time of the attention, what the MLP kept is freed.
+    mlp_gradients = 2 * stream + ratio * tokens * channels * numbers.product
     scores = stage.heads * stage.padded_tokens * stage.window**2
-    attention_gradients = 2 * stream + 2 * scores * (numbers.product if numbers.fused else FP32)
+    score_bytes = numbers.product if numbers.fused else FP32
+    attention_gradients = 2 * stream + 2 * scores * score_bytes
     if checkpointing is Checkpointing.NONE:
-        return Unit(kept=attention + mlp, working=max(gradients, attention_gradients))
+        return Unit(
+            kept=attention + mlp, working=max(mlp_gradients, attention_gradients - mlp)
+        )
     if checkpointing is Checkpointing.SELECTIVE:
-        recomputed = attention - stream + attention_gradients
-        return Unit(kept=stream + mlp, working=max(gradients, recomputed))
+        recomputed = attention - stream + attention_gradients - mlp
+        return Unit(kept=stream + mlp, working=max(mlp_gradients, recomputed))
     recomputed = attention + mlp - stream
-    return Unit(kept=stream, working=recomputed + max(gradients, attention_gradients))
+    return Unit(
+        kept=stream, working=recomputed + max(mlp_gradients, attention_gradients - mlp)
+    )
 
 
 def _attention_bytes(stage: ImageStage, shifted: bool, numbers: Numerics) -> float:
@@ -166,7 +174,9 @@ def _attention_bytes(stage: ImageStage, shifted: bool, numbers: Numerics) -> flo
         rows = stage.heads * stage.padded_tokens / area * (-(-area // 32) * 32)
         return ends + (3 + shifted) * matrix * numbers.product + rows * FP32
     if numbers.decomposed:
-        return ends + (3 + 2 * shifted) * matrix * FP32 + scores * FP32
+        # Scaled q, scaled k, v; where windows are heads, v is a part of the copy of all three.
+        parts = 5 if shifted and numbers.product == FP32 else 3
+        return ends + parts * matrix * FP32 + scores * FP32
     # The copy of q, k and v, the scaled q, and the softmax.
     return ends + 4 * matrix * numbers.product + scores * numbers.scores
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from florence.config import Architecture, Embedding, ImageTower, TextTower
+from florence.config import Architecture, Checkpointing, Embedding, ImageTower
 from florence.config.base import Settings, setting
 
 TRAINING_FLOPS_PER_MAC = 6
@@ -118,6 +118,25 @@ def training_flops(
     return TowerCounts(image=image, text=text, total=image + text)
 
 
+def recomputed_macs(
+    architecture: Architecture,
+    checkpointing: Checkpointing,
+    *,
+    resolution: int,
+    window: int | None = None,
+) -> int:
+    """Forward MACs of a sample that the backward pass repeats to save memory."""
+    if checkpointing is Checkpointing.NONE:
+        return 0
+    text = architecture.text
+    total = _text_macs(architecture, text.context) - text.width * architecture.embed_dim
+    for stage in image_stages(architecture.image, resolution, window):
+        total += stage.depth * _attention_macs(stage)
+        if checkpointing is Checkpointing.FULL:
+            total += stage.depth * _mlp_macs(stage, architecture.image.mlp_ratio)
+    return total
+
+
 def _kernel(index: int, embedding: Embedding) -> int:
     if embedding is Embedding.SWIN:
         return 4 if index == 0 else 2
@@ -159,18 +178,25 @@ def _text_parameters(architecture: Architecture) -> int:
 
 
 def _image_macs(architecture: Architecture, resolution: int, window: int | None) -> int:
-    total = 0
+    total = 8 * architecture.image.width * architecture.embed_dim
     for stage in image_stages(architecture.image, resolution, window):
-        c = stage.channels
-        embedding = stage.tokens * stage.kernel**2 * stage.in_channels * c
-        attention = stage.padded_tokens * (4 * c * c + 2 * stage.window**2 * c)
-        mlp = stage.tokens * 2 * architecture.image.mlp_ratio * c * c
-        total += embedding + stage.depth * (attention + mlp)
-    return total + 8 * architecture.image.width * architecture.embed_dim
+        total += stage.tokens * stage.kernel**2 * stage.in_channels * stage.channels
+        block = _attention_macs(stage) + _mlp_macs(stage, architecture.image.mlp_ratio)
+        total += stage.depth * block
+    return total
+
+
+def _attention_macs(stage: ImageStage) -> int:
+    c = stage.channels
+    return stage.padded_tokens * (4 * c * c + 2 * stage.window**2 * c)
+
+
+def _mlp_macs(stage: ImageStage, ratio: int) -> int:
+    return stage.tokens * 2 * ratio * stage.channels**2
 
 
 def _text_macs(architecture: Architecture, tokens: int) -> int:
-    text: TextTower = architecture.text
+    text = architecture.text
     w, f = text.width, text.hidden
     layer = tokens * (4 * w * w + 2 * w * f) + 2 * tokens * tokens * w
     return text.layers * layer + w * architecture.embed_dim

@@ -10,7 +10,6 @@ from florence.checkpoint import read_final_model
 from florence.config import Evaluate
 from florence.errors import ConfigurationError
 from florence.evaluation.report import EvaluationReport, run_evaluation
-from florence.models.model_file import load_model_from
 from florence.stages.context import StageContext, StageProgress
 
 log = logging.getLogger(__name__)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,8 +11,9 @@ import torch
 from florence.checkpoint import (
     Checkpoint,
     CheckpointWriter,
-    newest,
-    open_exchange,
+    GlooExchange,
+    SingleProcess,
+    begin_attempt,
     read_final_model,
     write_final_model,
 )
@@ -25,7 +23,9 @@ from florence.data.shards import ShardSet
 from florence.distributed.engine import Engine, make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.errors import ConfigurationError
+from florence.models.image import SwinBlock
 from florence.models.model_file import ModelCard, model_bytes, read_model
+from florence.models.text import TextBlock
 from florence.models.two_tower import TwoTower, build_model
 from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext, StageProgress
@@ -46,33 +46,45 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
         DivergedError, StoppedError, TryAgainError: see :class:`florence.stages.trainer.Trainer`.
     """
     context.report(StageProgress(phase="start", total=settings.steps))
-    shards = ShardSet.open(
-        settings.data, context.s3, text=settings.text, exclude_short=settings.exclude_augmented
-    )
+    world = context.world
+    exchange = GlooExchange() if world.size > 1 else SingleProcess()
+    shards = ShardSet.for_pretraining(settings, context.s3)
     plan = trajectory(context.architecture, settings, shards.fingerprint)
-    checkpoint = newest(context.output, on_skip=log.warning, attempt=context.attempt)
+    checkpoint = begin_attempt(
+        context.output,
+        attempt=context.attempt,
+        on_skip=log.warning,
+        exchange=exchange,
+        clock=context.clock,
+    )
     if checkpoint is not None:
         _refuse_other_settings(checkpoint, plan)
     model = starting_model(context, settings, fresh=checkpoint is None)
     engine = make_engine(
-        settings.engine, model, settings, ContrastiveObjective(settings.loss), context.world
+        settings.engine, model, settings, ContrastiveObjective(settings.loss), world
     )
     _describe(context, settings, shards, engine)
+    writer = CheckpointWriter(
+        context.output,
+        attempt=context.attempt,
+        world=world,
+        exchange=exchange,
+        clock=context.clock,
+        keep=settings.checkpoints.keep,
+    )
     metadata = {"trajectory": plan, "digest": digest(plan), "engine": engine.name, **context.facts}
-    with _writer(context, settings) as writer:
-        trainer = Trainer(context, settings, engine, writer, metadata)
-        start = trainer.restore(checkpoint)
-        with contextlib.closing(
-            TrainingLoader(
-                shards,
-                settings,
-                rank=context.world.rank,
-                world_size=context.world.size,
-                start_step=start,
-                context=context.architecture.text.context,
-            )
-        ) as loader:
-            trainer.run(iter(loader), start)
+    trainer = Trainer(context, settings, engine, writer, metadata)
+    start = trainer.restore(checkpoint)
+    with TrainingLoader(
+        shards,
+        settings,
+        rank=world.rank,
+        world_size=world.size,
+        start_step=start,
+        context=context.architecture.text.context,
+        device=engine.device,
+    ) as loader:
+        trainer.run(iter(loader), start)
     _export(context, settings, engine)
 
 
@@ -91,21 +103,27 @@ def starting_model(context: StageContext, settings: Pretrain, *, fresh: bool) ->
         temperature=settings.loss.temperature,
     )
     if context.input_model is not None and fresh:
-        state, card = read_model(read_final_model(context.input_model))
-        if card.architecture.wire() != context.architecture.wire():
-            raise ConfigurationError(
-                f"spec.model: {context.input_model.uri} holds a model of another architecture"
-            )
-        model.load_state_dict(resize_windows(state, model))
+        stored = read_final_model(context.input_model)
+        source, card = read_model(stored.read, source=stored.uri)
+        if card.architecture != context.architecture:
+            raise ConfigurationError(f"spec.model: {stored.uri} is a model of another architecture")
+        model.load_state_dict(resize_windows(source.state_dict(), model))
     if settings.compile:
         compile_blocks(model)
     return model
 
 
 def compile_blocks(model: TwoTower) -> None:
-    """Compile every transformer block in place: blocks of one shape share their compiled code."""
-    for block in model.blocks():
-        block.compile(fullgraph=True, dynamic=False)
+    """Compile every transformer block in place: blocks of one shape share their compiled code.
+
+    Whole models would compile longer and gain little. Image blocks see one shape each; texts are
+    as long as their batch's longest one.
+    """
+    for module in model.modules():
+        if isinstance(module, SwinBlock):
+            module.compile(fullgraph=True, dynamic=False)
+        elif isinstance(module, TextBlock):
+            module.compile(fullgraph=True)
 
 
 def _refuse_other_settings(checkpoint: Checkpoint, plan: dict[str, Any]) -> None:
@@ -115,23 +133,6 @@ def _refuse_other_settings(checkpoint: Checkpoint, plan: dict[str, Any]) -> None
             f"{checkpoint.uri} was trained with other settings ({'; '.join(changed)}): "
             "put them back, or give the job another name"
         )
-
-
-@contextlib.contextmanager
-def _writer(context: StageContext, settings: Pretrain) -> Iterator[CheckpointWriter]:
-    exchange = open_exchange(context.world, timeout=timedelta(minutes=30))
-    writer = CheckpointWriter(
-        context.output,
-        attempt=context.attempt,
-        world=context.world,
-        exchange=exchange,
-        clock=context.clock,
-        keep=settings.checkpoints.keep,
-    )
-    try:
-        yield writer
-    finally:
-        writer.close()
 
 
 def _describe(context: StageContext, settings: Pretrain, shards: ShardSet, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from florence.checkpoint import Checkpoint, CheckpointWriter, Commit
+from florence.checkpoint import Checkpoint, CheckpointWriter
 from florence.config import Pretrain
 from florence.data.batch import Batch
 from florence.distributed.engine import Engine, StepResult
@@ -180,19 +180,20 @@ class Trainer:
 
     def _note_commit(self) -> None:
         """Tell about a checkpoint whose commit was written meanwhile."""
-        if self._saving is not None and self._writer.done():
+        if self._saving is not None and not self._writer.in_flight:
             self._commit()
 
     def _commit(self) -> None:
         """Wait for the checkpoint in flight, if there is one."""
         if self._saving is None:
             return
-        commit: Commit | None = self._writer.wait()
+        commit = self._writer.wait()
         step, self._saving = self._saving, None
         if commit is None or not self._context.world.is_first:
             return
-        self._tell(checkpoint=commit.uri, checkpoint_step=step)
-        self._context.recorder.checkpoint(commit.uri, step, {})
+        uri = self._context.output.url(commit.prefix)
+        self._tell(checkpoint=uri, checkpoint_step=step)
+        self._context.recorder.checkpoint(uri, step, {})
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop; all ranks answer alike."""

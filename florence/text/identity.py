@@ -25,7 +25,7 @@ def canonical(text: str) -> str:
     Mojibake repaired, entities unescaped twice (web pages escape them twice), NFC, runs of white
     space collapsed, ends stripped, lower case. Punctuation stays. May return the empty string.
     """
-    # Printable ASCII without entities is what all the repairs would return; they cost 20 times more.
+    # Printable ASCII without entities is what the repairs would return, at 20 times the cost.
     if not (text.isascii() and text.isprintable()) or "&" in text:
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
         text = unicodedata.normalize("NFC", text)

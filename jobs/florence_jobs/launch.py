@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import uuid
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -28,7 +29,11 @@ def launch(arguments: Sequence[str]) -> int:
         0 when every process ended with 0; 143 after SIGTERM or SIGINT; 128 + n for a process that
         signal n ended.
     """
-    config, command, command_arguments = config_from_args(parse_args(list(arguments)))
+    options = parse_args(list(arguments))
+    if options.standalone:  # what torchrun itself does with it: a rendezvous of one node
+        options.rdzv_backend, options.rdzv_endpoint = "c10d", "localhost:0"
+        options.rdzv_id = str(uuid.uuid4())
+    config, command, command_arguments = config_from_args(options)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         launch_agent(config, command, list(command_arguments))

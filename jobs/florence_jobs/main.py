@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from florence.errors import FlorenceError
-from florence.stages.context import Recorder, StageContext, StageProgress, Stop
+from florence.stages.context import StageContext, StageProgress, Stop
 from florence_operator.api.stage import StagePlan, load_plan
 from florence_operator.api.v1alpha1 import StageKind
 
@@ -24,6 +24,8 @@ log = logging.getLogger("florence")
 
 
 TRY_AGAIN = 75
+COLLECTIVE_TIMEOUT_SECONDS = 600.0
+"""After this long without an answer the other processes are taken for lost."""
 FAILED = 1
 
 
@@ -71,7 +73,7 @@ def run(plan: StagePlan, stop: Stop) -> None:
     from florence_jobs.progress import ProgressReporter
     from florence_jobs.tracking import make_recorder
 
-    world = join()
+    world = join(COLLECTIVE_TIMEOUT_SECONDS)
     recorder = make_recorder(plan, world)
     reporter = ProgressReporter(plan.progress, plan) if plan.progress and world.rank == 0 else None
     context = StageContext(
@@ -100,7 +102,7 @@ def run(plan: StagePlan, stop: Stop) -> None:
         recorder.close(status)
         if reporter:
             reporter.close()
-        leave(world)
+        leave()
 
 
 def _run_stage(plan: StagePlan, context: StageContext) -> None:

@@ -1,7 +1,7 @@
 """The final model as MLflow serves it: images in, labels or embeddings out.
 
-MLflow calls :func:`_load_pyfunc` of this module, which comes from the installed package: the model's
-folder holds ``model.safetensors`` and ``config.json`` and no code and no pickle.
+MLflow calls :func:`_load_pyfunc` of this module, which comes from the installed package: the
+model's folder holds ``model.safetensors`` and ``config.json``, no code and no pickle.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class ServedModel:
         """Answer for every row of a table.
 
         Args:
-            model_input: column ``image``: base64 of a JPEG, PNG or WebP, also as a data URI; optional
-                column ``labels``: a list of texts per row, which goes before the parameter's.
-            params: ``labels``: class names for all rows; ``templates``: sentences with ``{}``, averaged
-                over. Without labels the answer is the embedding.
+            model_input: column ``image``: base64 of a JPEG, PNG or WebP, also as a data URI;
+                optional column ``labels``: a list of texts per row, which wins over the parameter.
+            params: ``labels``: class names for all rows; ``templates``: sentences with ``{}``,
+                averaged over. Without labels the answer is the embedding.
 
         Returns:
             Per row ``{"label", "probability", "probabilities"}``, or ``{"embedding"}``.

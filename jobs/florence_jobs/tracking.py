@@ -1,9 +1,9 @@
 """A stage's results in MLflow, delivered by a thread that training never waits for.
 
-Every method of :class:`Tracker` puts something into a queue and returns. A background thread imports
-MLflow, finds or makes the run, and delivers. What cannot be delivered goes to a file and is delivered
-when the server is back, in this attempt or the next on this machine. Whatever goes wrong is one
-warning line; a stage never fails because of it.
+Every method of :class:`Tracker` puts something into a queue and returns. A background thread
+imports MLflow, finds or makes the run, and delivers. What cannot be delivered goes to a file and is
+delivered when the server is back, in this attempt or the next on this machine. Whatever goes wrong
+is one warning line; a stage never fails because of it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class ClosableRecorder(Recorder, Protocol):
 class NullTracker:
     """Records nothing: ranks other than 0, and runs that are not tracked."""
 
+    run_id: str | None = None
+
     def parameters(self, parameters: Mapping[str, Any]) -> None: ...
 
     def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None: ...
@@ -80,6 +82,7 @@ class Tracker:
         sample_every_s: float = 10.0,
         clock_ms: Callable[[], int] = milliseconds,
     ) -> None:
+        self._sink = sink
         self._attempt = attempt
         self._close_timeout = close_timeout_s
         self._clock = clock_ms
@@ -92,6 +95,11 @@ class Tracker:
         self._delivery = Delivery(
             sink, spill, self._queue, where=where, interval_s=interval_s, sample=self._sample
         )
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, once the server has answered."""
+        return self._sink.run_id
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record settings under dotted names. What a later attempt changes becomes a tag
@@ -117,10 +125,8 @@ class Tracker:
             self._put("metrics", step=step, time=self._clock(), values=finite)
         if broken:
             self._broken.update(broken)
-            texts = {
-                f"nonfinite.{name}": f"{self._broken[name]} in attempt {self._attempt}, last at step {step}"
-                for name in broken
-            }
+            where = f"in attempt {self._attempt}, last at step {step}"
+            texts = {f"nonfinite.{name}": f"{self._broken[name]} {where}" for name in broken}
             self._put("tags", values=texts)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

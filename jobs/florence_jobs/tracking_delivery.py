@@ -21,6 +21,8 @@ LONGEST_BACKOFF = 60.0
 class RunSink(Protocol):
     """Where events go: :class:`florence_jobs.tracking_mlflow.MlflowRun`."""
 
+    run_id: str | None
+
     def open(self) -> str:
         """Find or make the run; its id. Cheap when it is open already."""
 
@@ -82,11 +84,13 @@ class Delivery:
         )  # fmt: skip
 
     def _run(self) -> None:
+        interval = 0.0
         while True:
             with self._wake:
                 if not self._closing:
-                    self._wake.wait(self._interval)
+                    self._wake.wait(interval)
                 closing = self._closing
+            interval = self._interval
             events = self._queue.take()
             if dropped := self._queue.take_dropped():
                 log.warning("Tracking fell behind: the %d oldest metric records are lost", dropped)

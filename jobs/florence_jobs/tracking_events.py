@@ -1,4 +1,4 @@
-"""What is to be tracked, as data that can wait in memory, in a file, and for a server to come back."""
+"""What is to be tracked, as data that can wait in memory or in a file for a server to come back."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ class Spill:
         refused = 0
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                # A process killed while it wrote leaves half a line: end it, so that it spoils itself only.
+            with self.path.open("a", encoding="ascii") as file:
+                # A process killed while it wrote leaves half a line: end it, it spoils itself only.
                 if file.tell() and not _ends_with_newline(self.path):
                     file.write("\n")
                 for event in events:
                     if event.kind == "metrics" and file.tell() > self._limit:
                         refused += 1
                         continue
-                    file.write(json.dumps(self._record(event), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(self._record(event)) + "\n")
         return refused
 
     def read(self) -> list[Event]:
@@ -96,7 +96,7 @@ class Spill:
         with self._lock:
             if not self.path.exists():
                 return []
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self.path.read_text(encoding="ascii", errors="replace").split("\n")
             return [event for line in lines if (event := self._event(line)) is not None]
 
     def replace(self, events: Sequence[Event]) -> None:
@@ -104,8 +104,8 @@ class Spill:
         with self._lock:
             if events:
                 temporary = self.path.with_suffix(".new")
-                lines = (json.dumps(self._record(e), ensure_ascii=False) + "\n" for e in events)
-                temporary.write_text("".join(lines), encoding="utf-8")
+                lines = (json.dumps(self._record(e)) + "\n" for e in events)
+                temporary.write_text("".join(lines), encoding="ascii")
                 temporary.replace(self.path)
                 return
             self.path.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names and texts; lists as JSON. None and empty groups are left out."""
+    """Nested settings as dotted names and texts; lists as JSON; without None and empty groups."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
         key = f"{prefix}{name}"
@@ -156,11 +156,12 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def metric_key(name: str) -> str:
-    """The name with what MLflow refuses replaced: ``R@1`` becomes ``R_at_1``. At most 250 characters."""
+    """The name as MLflow takes it: ``R@1`` becomes ``R_at_1``; at most 250 characters."""
     name = name.replace("@", "_at_")
     name = re.sub(r"[^\w./: -]", "_", name, flags=re.ASCII)
-    name = re.sub(r"/+", "/", name).strip("/")
-    return name[:250] or "unnamed"
+    parts = name[:250].split("/")
+    name = "/".join(part for part in parts if part not in ("", ".", ".."))
+    return name.lstrip("./") or "unnamed"
 
 
 def split_finite(values: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,15 @@ MOST_TAGS = 100
 
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
+
+_IMPORTING = threading.Lock()
+# A process forked while this thread is inside an import inherits half-made modules and their locks,
+# and a data loader's worker may then wait for ever. So a fork waits for the import (seconds).
+os.register_at_fork(
+    before=_IMPORTING.acquire,
+    after_in_parent=_IMPORTING.release,
+    after_in_child=_IMPORTING.release,
+)
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -88,7 +98,7 @@ def redacted(uri: str) -> str:
 
 
 class MlflowRun:
-    """One run of an MLflow server. Imports MLflow (seconds) when it is first used; one thread only."""
+    """One run of an MLflow server, for one thread. Imports MLflow (seconds) when first used."""
 
     def __init__(self, target: RunTarget) -> None:
         check_uri(target.uri)
@@ -99,7 +109,7 @@ class MlflowRun:
         self.run_id: str | None = None
 
     def open(self) -> str:
-        """Find the run, or make it, and mark it as running; its id. Does nothing when it is open."""
+        """Find the run, or make it, and mark it as running; its id. Nothing when it is open."""
         if self.run_id is not None:
             return self.run_id
         with _translated():
@@ -331,7 +341,9 @@ def silence_mlflow() -> None:
         "MLFLOW_DISABLE_AGENT_HINT": "true",
     }.items():
         os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  (its import sets the levels below)
+    with _IMPORTING:
+        import mlflow.models
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     # urllib3 warns of every retry; an outage is one line of ours.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

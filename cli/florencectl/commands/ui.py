@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,15 +25,31 @@ def ui(
     """Serve the metrics of the runs on this machine until interrupted."""
     if find_spec("mlflow") is None:
         raise MissingExtraError("mlflow", "train")
+    from florence.home import florence_home
+
     database = florence_home() / "mlflow.db"
     if not database.is_file():
         raise ConfigurationError(
             f"{database}: no runs yet; run a job with 'florencectl submit -f JOB.yaml --local' first, or set FLORENCE_HOME"
         )
+    if not is_free(port):
+        raise ConfigurationError(f"port {port} is taken: choose another one with --port")
     note(f"MLflow on http://{HOST}:{port} (Ctrl-C stops it)")
-    code = subprocess.call(server_command(database, port))
-    if code:
-        raise typer.Exit(1)
+    command = server_command(database, port)
+    # In place of this process, so that whoever stops it stops the server.
+    os.execv(command[0], command)
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing on this machine listens on the port."""
+    with socket.socket() as probe:
+        # As the server does: a port whose last connection just ended is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def server_command(database: Path, port: int) -> list[str]:
@@ -44,8 +60,3 @@ def server_command(database: Path, port: int) -> list[str]:
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)),
         *("--backend-store-uri", store, "--default-artifact-root", artifacts),
     ]
-
-
-def florence_home() -> Path:
-    """The folder of local runs: ``$FLORENCE_HOME``, or ``~/.florence``."""
-    return Path(os.environ.get("FLORENCE_HOME") or "~/.florence").expanduser().resolve()

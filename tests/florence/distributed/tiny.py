@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from florence.checkpoint.fragment import Fragment
 from florence.config import Loss, Optimizer, Pretrain
+from florence.errors import DataError
 
 
 class TinyTwoTower(nn.Module):
@@ -82,3 +85,51 @@ def tiny_settings(**changes: Any) -> Pretrain:
         "loss": Loss(),
     }
     return Pretrain(**(defaults | changes))
+
+
+class MemoryReader:
+    """A checkpoint in memory, put together from the fragments of any number of ranks.
+
+    Refuses elements that two fragments hold, or none.
+    """
+
+    def __init__(self, fragments: Sequence[tuple[str, tuple[int, ...], int, Any]]) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        written: dict[str, Tensor] = {}
+        for name, shape, offset, values in fragments:
+            size = math.prod(shape)
+            whole = self._tensors.setdefault(name, torch.zeros(shape))
+            count = written.setdefault(name, torch.zeros(size, dtype=torch.int64))
+            assert whole.shape == shape
+            run = slice(offset, offset + len(values))
+            whole.view(-1)[run] = torch.as_tensor(values)
+            count[run] += 1
+        for name, count in written.items():
+            assert bool((count == 1).all()), f"{name}: elements written {count.tolist()} times"
+
+    def names(self) -> list[str]:
+        return sorted(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._tensors:
+            raise DataError(f"no tensor {name}")
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
+        flat = self._tensors[name].view(-1)
+        return flat[offset : None if length is None else offset + length].clone()
+
+
+def portable(fragments: Sequence[Fragment]) -> list[tuple[str, tuple[int, ...], int, Any]]:
+    """Fragments as a process can send them to another: copies, as numpy."""
+    return [(f.name, f.shape, f.offset, f.values.clone().numpy()) for f in fragments]
+
+
+def relative_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """The largest over tensors of max|a - b| / max|b|; names must agree."""
+    assert one.keys() == other.keys()
+    differences = []
+    for name in one:
+        a, b = torch.as_tensor(one[name]), torch.as_tensor(other[name])
+        differences.append(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)))
+    return max(differences)

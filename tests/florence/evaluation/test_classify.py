@@ -122,7 +122,7 @@ def words(texts: Sequence[str], context: int) -> Tensor:
     """A tokenizer for tests: a character is a token, "!" is 0 as in CLIP's vocabulary."""
     ids = torch.zeros(len(texts), context, dtype=torch.int64)
     for row, text in zip(ids, texts, strict=True):
-        tokens = [49_406, *(0 if c == "!" else ord(c) for c in text)][: context - 1] + [49_407]
+        tokens = [49_406, *(0 if c == "!" else ord(c) for c in text[: context - 2]), 49_407]
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
 

@@ -86,7 +86,9 @@ def test_gradient_by_logits_is_softmax_minus_positives() -> None:
     logits = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 0, 2, 1, 0])
     u = logits.clone().requires_grad_()
-    paper_sum(u, torch.eye(n, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), labels).backward()
+    paper_sum(
+        u, torch.eye(n, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), labels
+    ).backward()
     same = (labels[:, None] == labels[None, :]).double()
     target = same / same.sum(1, keepdim=True)
     expected = logits.softmax(1) - target + logits.softmax(0) - target.T

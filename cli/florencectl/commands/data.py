@@ -1,0 +1,159 @@
+"""``florencectl data``: write, index and check shards of image-text pairs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from florencectl.output import DocumentFormat, note, print_document, print_table
+
+if TYPE_CHECKING:
+    from florence.config.storage import S3Settings
+    from florence.data.manifest import Indexed
+
+app = typer.Typer(
+    name="data",
+    help="Build and inspect training data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Uri = Annotated[
+    str, typer.Argument(help="Folder of WebDataset shards, s3://bucket/prefix, or builtin:….")
+]
+Output = Annotated[DocumentFormat, typer.Option("-o", "--output", help="How results are printed.")]
+Endpoint = Annotated[str | None, typer.Option(help="Address of an S3 server that is not Amazon's.")]
+Region = Annotated[str | None, typer.Option(help="Region that S3 requests are signed for.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes. Default: one per processor."),
+]
+
+_SHOWN_PROBLEMS = 20
+_NAMES = {
+    "images": "images",
+    "texts": "texts",
+    "uniqueTexts": "unique texts",
+    "pairsWithSharedText": "pairs with shared text",
+    "uniqueQueries": "unique queries",
+    "tokens": "tokens",
+    "shortTexts": "short texts",
+    "labelled": "labelled images",
+    "classes": "classes",
+    "shards": "shards",
+    "bytes": "bytes",
+    "problems": "problems",
+}
+
+
+@app.command()
+def digits(
+    out: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix to write to.")],
+    side: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 32,
+    output: Output = DocumentFormat.TABLE,
+    endpoint: Endpoint = None,
+    region: Region = None,
+) -> None:
+    """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test."""
+    from florence.data.digits import write_digits
+
+    counts = write_digits(out, _s3(endpoint, region), side=side)
+    if output is not DocumentFormat.TABLE:
+        print_document({"uri": out, "samples": counts}, output)
+        return
+    base = out.rstrip("/")
+    print_table(["split", "samples", "uri"], [[s, n, f"{base}/{s}"] for s, n in counts.items()])
+
+
+@app.command()
+def index(
+    uri: Uri,
+    output: Output = DocumentFormat.TABLE,
+    force: Annotated[bool, typer.Option("--force", help="Read unchanged shards again.")] = False,
+    workers: Workers = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+) -> None:
+    """Write a byte index beside each shard and a manifest, and print what the data holds."""
+    from florence.data.manifest import index_data
+
+    found = index_data(
+        uri,
+        _s3(endpoint, region),
+        workers=workers or os.cpu_count() or 1,
+        force=force,
+        on_shard=_progress("indexed"),
+    )
+    _print(found, output)
+    if found.problems:
+        _note_problems(found)
+        note(f"{len(found.problems)} problems; 'florencectl data check' also decodes the images")
+
+
+@app.command()
+def check(
+    uri: Uri,
+    output: Output = DocumentFormat.TABLE,
+    workers: Workers = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+) -> None:
+    """Decode everything and name every broken member; exits with code 3 if there is one."""
+    from florence.data.manifest import check_data
+    from florence.errors import DataError
+
+    found = check_data(
+        uri,
+        _s3(endpoint, region),
+        workers=workers or os.cpu_count() or 1,
+        on_shard=_progress("checked"),
+    )
+    if output is DocumentFormat.TABLE and found.problems:
+        print_table(
+            ["shard", "member", "reason"],
+            [[p.shard, p.member or None, p.reason] for p in found.problems],
+        )
+    else:
+        _print(found, output)
+    if found.problems:
+        raise DataError(
+            f"{uri}: {len(found.problems)} broken members in {found.statistics.shards} shards: "
+            "replace or remove them, then run 'florencectl data index' again"
+        )
+
+
+def _s3(endpoint: str | None, region: str | None) -> S3Settings | None:
+    if endpoint is None and region is None:
+        return None
+    from florence.config.storage import S3Settings
+
+    return S3Settings(endpoint=endpoint, region=region)
+
+
+def _print(found: Indexed, output: DocumentFormat) -> None:
+    statistics = found.statistics.wire()
+    if output is DocumentFormat.TABLE:
+        print_table(["what", "count"], [[_NAMES[name], n] for name, n in statistics.items()])
+        return
+    problems = [{"shard": p.shard, "member": p.member, "reason": p.reason} for p in found.problems]
+    print_document({"uri": found.uri, "statistics": statistics, "problems": problems}, output)
+
+
+def _note_problems(found: Indexed) -> None:
+    for problem in found.problems[:_SHOWN_PROBLEMS]:
+        note(f"{problem}")
+    if len(found.problems) > _SHOWN_PROBLEMS:
+        note("…")
+
+
+def _progress(verb: str) -> Any:
+    """A line per shard on a terminal's stderr when there are several."""
+
+    def report(done: int, total: int, shard: str) -> None:
+        if total > 1 and os.isatty(2):
+            note(f"{verb} {done}/{total} {shard}")
+
+    return report

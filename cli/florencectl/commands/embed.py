@@ -1,0 +1,80 @@
+"""``florencectl embed``: embeddings of image and text files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from florence.errors import ConfigurationError, DataError
+from florencectl.output import note
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TEXT_SUFFIX = ".txt"
+
+
+def embed(
+    model: Annotated[str, typer.Argument(help="Folder or s3:// URI of a model or of a stage.")],
+    files: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP and .txt files.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+) -> None:
+    """Write the embeddings of images and texts to a file.
+
+    A .txt file holds one text. The .npz holds 'names', the files as given, and 'embeddings', one
+    fp32 row of unit length for each: the dot product of two rows is their similarity.
+    """
+    check_target(output)
+    embeddings = embeddings_of(model, files)
+    write_npz(output, [str(path) for path in files], embeddings)
+    note(f"{len(files)} embeddings of length {embeddings.shape[1]} written to {output}")
+
+
+def check_target(output: Path) -> None:
+    """Refuse a target that cannot be written, before the work that would be lost."""
+    if output.suffix != ".npz":
+        raise ConfigurationError(f"{output}: the name of the output must end in .npz")
+    if output.is_dir():
+        raise ConfigurationError(f"{output}: is a folder: give the name of a file")
+    if not output.absolute().parent.is_dir():
+        raise ConfigurationError(f"{output.absolute().parent}: no such folder: create it first")
+
+
+def embeddings_of(model_uri: str, files: list[Path]) -> NDArray[np.float32]:
+    """Embeddings (len(files), D) fp32 in the order of the files."""
+    import numpy as np
+
+    from florence.evaluation.embed import embed_images, embed_texts
+    from florence.text.tokenizer import tokenize
+    from florencectl.inference import image_batches, open_model, read_file
+
+    is_text = np.array([path.suffix.lower() == TEXT_SUFFIX for path in files])
+    texts = []
+    for path in (path for path in files if path.suffix.lower() == TEXT_SUFFIX):
+        try:
+            texts.append(read_file(path).decode("utf-8").strip())
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: not a UTF-8 text") from None
+    model, card = open_model(model_uri)
+    images = [path for path in files if path.suffix.lower() != TEXT_SUFFIX]
+    result = np.empty((len(files), card.architecture.embed_dim), np.float32)
+    result[~is_text] = embed_images(model, image_batches(images, card)).numpy()
+    if texts:
+        result[is_text] = embed_texts(model, tokenize, texts).numpy()
+    return result
+
+
+def write_npz(output: Path, names: list[str], embeddings: NDArray[np.float32]) -> None:
+    """Write the file whole or not at all."""
+    import numpy as np
+
+    from florence.storage import FolderStorage
+
+    buffer = io.BytesIO()
+    np.savez(buffer, names=np.array(names), embeddings=embeddings)
+    target = output.absolute()
+    FolderStorage(target.parent).write(target.name, buffer.getvalue())

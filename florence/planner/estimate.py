@@ -1,0 +1,220 @@
+"""What a training run needs and how long it takes, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from florence.config import Architecture, Pretrain
+from florence.config.base import Settings, setting
+from florence.errors import ConfigurationError
+from florence.planner.memory import (
+    MemoryOption,
+    MemoryPerGpu,
+    memory_options,
+    memory_per_gpu,
+    recommend,
+    samples_per_process,
+)
+from florence.planner.sizes import (
+    TowerCounts,
+    forward_macs,
+    parameters,
+    recomputed_macs,
+    training_flops,
+)
+from florence.planner.speed import SECONDS_PER_DAY, Gpu, samples_per_second
+
+DEFAULT_MFU = 0.4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRequest:
+    """A pretraining stage and what it runs on; no ``gpu`` means processes on CPUs."""
+
+    name: str
+    settings: Pretrain
+    processes: int
+    gpu: Gpu | None
+
+
+class Pace(Settings):
+    """How fast a stage runs and how long it takes."""
+
+    mfu: float = setting(description="useful FLOP/s over the GPUs' peak")
+    samples_per_second: float = setting(description="on all GPUs")
+    samples_per_second_per_gpu: float = setting(description="on one GPU")
+    step_seconds: float = setting(description="one optimizer step", unit="seconds")
+    days: float = setting(description="the whole stage", unit="days")
+    gpu_hours: float = setting(description="the whole stage", unit="hours")
+
+
+class StageEstimate(Settings):
+    """What one stage needs and how long it takes."""
+
+    name: str = setting(description="name of the stage")
+    processes: int = setting(description="GPUs, or processes on CPUs")
+    gpu: str | None = setting(None, description="kind of GPU")
+    resolution: int = setting(description="side of the images", unit="pixels")
+    batch_size: int = setting(description="samples of a step")
+    batch_per_gpu: int = setting(description="samples of a step on each GPU")
+    steps: int = setting(description="optimizer steps")
+    samples: int = setting(description="samples of the whole stage")
+    flops_per_sample: TowerCounts = setting(description="forward and backward, no recomputation")
+    flops: float = setting(description="useful FLOPs of the whole stage")
+    recompute: float = setting(description="executed FLOPs over useful ones")
+    memory_per_gpu: MemoryPerGpu = setting(description="peak of one process", unit="bytes")
+    capacity: float | None = setting(None, description="memory of the GPU", unit="bytes")
+    fits: bool | None = setting(None, description="whether the memory suffices")
+    options: tuple[MemoryOption, ...] = setting(description="memory under other settings")
+    recommendation: MemoryOption | None = setting(
+        None, description="the fastest settings that fit; absent when none do"
+    )
+    pace: Pace | None = setting(None, description="absent without GPUs")
+
+
+class JobEstimate(Settings):
+    """What a job needs and how long it takes: its stages one after the other."""
+
+    parameters: TowerCounts = setting(description="trained parameters")
+    flops_per_sample: TowerCounts = setting(description="mean over the job's samples")
+    flops: float = setting(description="useful FLOPs of the whole job")
+    memory_per_gpu: MemoryPerGpu = setting(description="of the stage that needs most")
+    samples_per_second: float | None = setting(None, description="mean over the job")
+    days: float | None = setting(None, description="all stages", unit="days")
+    gpu_hours: float | None = setting(None, description="all stages", unit="hours")
+    stages: tuple[StageEstimate, ...] = setting(description="the stages that train")
+
+
+def estimate_job(
+    architecture: Architecture,
+    requests: Sequence[StageRequest],
+    *,
+    mfu: float = DEFAULT_MFU,
+    days: float | None = None,
+) -> JobEstimate:
+    """Estimate stages that train one model.
+
+    Args:
+        architecture: the model.
+        requests: at least one stage.
+        mfu: fraction of the peak that executed FLOPs reach; recomputed ones count here, so a
+            stage with checkpointing is as much slower as it computes more.
+        days: how long all stages take; instead of ``mfu``, which is then implied.
+
+    Raises:
+        ConfigurationError: a batch does not divide over the processes, or days are given for CPUs.
+    """
+    stages = tuple(estimate_stage(architecture, request, mfu=mfu) for request in requests)
+    total = _total_days(stages)
+    if days is not None:
+        if total is None:
+            raise ConfigurationError("days can only be planned for GPUs: name their kind")
+        implied = mfu * total / days
+        stages = tuple(estimate_stage(architecture, request, mfu=implied) for request in requests)
+        total = days
+    samples = sum(stage.samples for stage in stages)
+    return JobEstimate(
+        parameters=parameters(architecture, window=requests[0].settings.window),
+        flops_per_sample=_mean_flops(stages),
+        flops=sum(stage.flops for stage in stages),
+        memory_per_gpu=max((stage.memory_per_gpu for stage in stages), key=lambda m: m.total),
+        samples_per_second=samples / (total * SECONDS_PER_DAY) if total else None,
+        days=total,
+        gpu_hours=sum(s.pace.gpu_hours for s in stages if s.pace) if total else None,
+        stages=stages,
+    )
+
+
+def estimate_stage(
+    architecture: Architecture, request: StageRequest, *, mfu: float = DEFAULT_MFU
+) -> StageEstimate:
+    """Estimate one stage; ``mfu`` as in :func:`estimate_job`."""
+    settings, processes, gpu = request.settings, request.processes, request.gpu
+    resolution, window = settings.resolution, settings.window
+    capacity = gpu.memory if gpu else None
+    memory = memory_per_gpu(
+        architecture, settings, processes=processes, cuda=gpu is not None
+    )
+    flops = training_flops(architecture, resolution=resolution, window=window)
+    samples = settings.batch_size * settings.steps
+    recompute = executed_over_useful(architecture, settings)
+    return StageEstimate(
+        name=request.name,
+        processes=processes,
+        gpu=gpu.name if gpu else None,
+        resolution=resolution,
+        batch_size=settings.batch_size,
+        batch_per_gpu=samples_per_process(settings, processes),
+        steps=settings.steps,
+        samples=samples,
+        flops_per_sample=flops,
+        flops=float(flops.total) * samples,
+        recompute=recompute,
+        memory_per_gpu=memory,
+        capacity=capacity,
+        fits=memory.total <= capacity if capacity else None,
+        options=tuple(
+            memory_options(
+                architecture,
+                settings,
+                processes=processes,
+                cuda=gpu is not None,
+                capacity=capacity,
+            )
+        ),
+        recommendation=recommend(
+            architecture, settings, processes=processes, capacity=capacity
+        )
+        if capacity
+        else None,
+        pace=_pace(request, flops.total, mfu / recompute) if gpu else None,
+    )
+
+
+def executed_over_useful(architecture: Architecture, settings: Pretrain) -> float:
+    """How much more a step computes than without checkpointing and gradient cache."""
+    resolution, window = settings.resolution, settings.window
+    forward = forward_macs(architecture, resolution=resolution, window=window).total
+    repeated = recomputed_macs(
+        architecture, settings.activation_checkpointing, resolution=resolution, window=window
+    )
+    if settings.gradient_cache_chunks > 1:
+        repeated += forward
+    return 1 + repeated / (3 * forward)
+
+
+def _pace(request: StageRequest, flops_per_sample: float, useful_mfu: float) -> Pace:
+    assert request.gpu is not None
+    settings, gpus = request.settings, request.processes
+    rate = samples_per_second(
+        flops_per_sample,
+        gpus=gpus,
+        peak=request.gpu.peak(settings.precision),
+        mfu=useful_mfu,
+    )
+    days = settings.batch_size * settings.steps / rate / SECONDS_PER_DAY
+    return Pace(
+        mfu=useful_mfu,
+        samples_per_second=rate,
+        samples_per_second_per_gpu=rate / gpus,
+        step_seconds=settings.batch_size / rate,
+        days=days,
+        gpu_hours=days * 24 * gpus,
+    )
+
+
+def _total_days(stages: Sequence[StageEstimate]) -> float | None:
+    """Days of all stages in a row; None when one of them runs on CPUs."""
+    paces = [stage.pace for stage in stages]
+    days = [pace.days for pace in paces if pace is not None]
+    return sum(days) if len(days) == len(paces) else None
+
+
+def _mean_flops(stages: Sequence[StageEstimate]) -> TowerCounts:
+    samples = sum(stage.samples for stage in stages)
+    image, text = (
+        round(sum(getattr(s.flops_per_sample, tower) * s.samples for s in stages) / samples)
+        for tower in ("image", "text")
+    )
+    return TowerCounts(image=image, text=text, total=image + text)

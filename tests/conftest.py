@@ -1,0 +1,62 @@
+"""Storages that tests of every package may use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from florence.config.storage import S3Settings
+from florence.storage import Storage, open_storage
+
+BUCKET = "florence-tests"
+
+# At import, so that processes forked later have them too. A real server's come from outside.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing-secret")
+
+
+@pytest.fixture(scope="session")
+def s3_settings() -> Iterator[S3Settings]:
+    """A server with the bucket ``florence-tests``: $FLORENCE_S3_ENDPOINT, or moto in a thread."""
+    import boto3
+
+    endpoint, server = os.environ.get("FLORENCE_S3_ENDPOINT"), None
+    if not endpoint:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    assert urlsplit(endpoint).hostname
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket=BUCKET)
+    yield S3Settings(endpoint=endpoint, attempts=3)
+    if server:
+        server.stop()
+
+
+@pytest.fixture
+def s3_storage(s3_settings: S3Settings) -> Storage:
+    """An empty storage on S3."""
+    return open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}", s3_settings)
+
+
+@pytest.fixture
+def folder_storage(tmp_path: Path) -> Storage:
+    """An empty storage in a folder."""
+    return open_storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_storage(request: pytest.FixtureRequest) -> Storage:
+    """An empty storage, of each kind in turn."""
+    storage: Storage = request.getfixturevalue(f"{request.param}_storage")
+    return storage

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from florence.stages.context import StageProgress
+from florence_jobs.local.progress_server import ProgressServer
+from florence_jobs.progress import ProgressReporter
+from florence_operator.api import Progress, StagePlan
+from florence_operator.api.stage import ProgressTarget
+
+PLAN = StagePlan.model_validate(
+    {
+        "job": "j",
+        "namespace": "n",
+        "uid": "u",
+        "stage": "mixed",
+        "attempt": 3,
+        "kind": "pretrain",
+        "config": {"data": "d", "batchSize": 1, "steps": 1},
+        "model": {},
+        "output": "/o",
+    }
+)
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.reports: list[tuple[str, int, Progress]] = []
+        self.arrived = threading.Condition()
+
+    def __call__(self, stage: str, attempt: int, progress: Progress) -> None:
+        with self.arrived:
+            self.reports.append((stage, attempt, progress))
+            self.arrived.notify()
+
+    def wait_for(self, step: int) -> None:
+        with self.arrived:
+            assert self.arrived.wait_for(
+                lambda: bool(self.reports) and self.reports[-1][2].step == step, timeout=20
+            )
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("secret\n")
+    return path
+
+
+def test_reports_travel_over_a_real_socket(token_file: Path) -> None:
+    inbox = Inbox()
+    server = ProgressServer("secret", inbox)
+    target = ProgressTarget(url=server.url, token_file=str(token_file), interval_seconds=0.05)
+    reporter = ProgressReporter(target, PLAN)
+    reporter.report(StageProgress(phase="train", step=7, total=9, loss=0.5, samples=70))
+    inbox.wait_for(7)
+    reporter.report(StageProgress(phase="train", step=8, total=9))
+    reporter.close()
+    inbox.wait_for(8)
+    server.close()
+    assert inbox.reports[0][:2] == ("mixed", 3)
+    assert inbox.reports[0][2] == Progress(phase="train", step=7, total=9, loss=0.5, samples=70)
+
+
+def test_only_the_newest_report_is_sent_after_a_slow_delivery(token_file: Path) -> None:
+    sent: list[int] = []
+    first_is_under_way, go_on = threading.Event(), threading.Event()
+
+    def post(url: str, body: bytes, token: str | None) -> None:
+        sent.append(json.loads(body)["progress"]["step"])
+        first_is_under_way.set()
+        assert go_on.wait(20)
+
+    target = ProgressTarget(url="http://x", token_file=str(token_file), interval_seconds=5)
+    reporter = ProgressReporter(target, PLAN, post=post)
+    reporter.report(StageProgress(phase="train", step=1))
+    assert first_is_under_way.wait(20)
+    for step in range(2, 100):  # none of these calls waits for the delivery
+        reporter.report(StageProgress(phase="train", step=step))
+    go_on.set()
+    reporter.close()
+    assert sent == [1, 99]
+
+
+def test_a_receiver_that_is_away_is_tolerated_and_told_once(
+    caplog: pytest.LogCaptureFixture, token_file: Path
+) -> None:
+    tries = threading.Semaphore(0)
+
+    def post(url: str, body: bytes, token: str | None) -> None:
+        tries.release()
+        raise urllib.error.URLError("connection refused")
+
+    target = ProgressTarget(url="http://x", token_file=str(token_file), interval_seconds=0.01)
+    reporter = ProgressReporter(target, PLAN, post=post)
+    reporter.report(StageProgress(phase="train", step=1))
+    for _ in range(3):
+        assert tries.acquire(timeout=20)
+    reporter.close()
+    assert len([r for r in caplog.records if "cannot be reported" in r.message]) == 1
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("token", "body", "status"),
+    [
+        ("wrong", b"{}", 401),
+        ("secret", b"not json", 400),
+        ("secret", b'{"stage": "s", "attempt": 1, "progress": {"step": -1}}', 400),
+        ("secret", b"x" * 70_000, 413),
+    ],
+)
+def test_anything_but_a_report_of_ours_is_refused(token: str, body: bytes, status: int) -> None:
+    inbox = Inbox()
+    server = ProgressServer("secret", inbox)
+    request = urllib.request.Request(
+        server.url, data=body, headers={"Authorization": f"Bearer {token}"}
+    )
+    try:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=20)
+        assert caught.value.code == status
+    finally:
+        server.close()
+    assert inbox.reports == []
