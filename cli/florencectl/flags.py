@@ -18,7 +18,7 @@ _PLAIN = (str, int, float, bool)
 
 
 def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
-    """A keyword parameter for Typer per plain field of the model: ``batch_size`` becomes ``--batch-size``.
+    """A keyword parameter for Typer per plain field: ``batch_size`` becomes ``--batch-size``.
 
     Groups of settings get no flag of their own: ``--set group.field=value`` reaches them. Every
     flag defaults to ``None``, so that only what the user typed is set.
@@ -33,7 +33,7 @@ def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
 
 
 def with_flags(function: Callable[..., None], model: type[Settings]) -> Callable[..., None]:
-    """``function`` with its ``**fields`` parameter replaced by the model's flags, for Typer to read."""
+    """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags_of(model)
@@ -54,7 +54,7 @@ def assign(assignments: Sequence[str]) -> dict[str, Any]:
     Values are read as YAML, so numbers, true, false and [lists] are what they look like.
 
     Raises:
-        ConfigurationError: an assignment has no ``=`` or no valid value, or sets a field of a value.
+        ConfigurationError: an assignment has no ``=``, no valid value, or sets a field of a value.
     """
     settings: dict[str, Any] = {}
     for assignment in assignments:

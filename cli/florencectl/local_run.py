@@ -77,7 +77,8 @@ def _forget(records: Any, job: FlorenceJob) -> None:
 def _refuse_other(known: FlorenceJob, job: FlorenceJob) -> None:
     if known.spec != job.spec:
         raise ConfigurationError(
-            f"job '{job.metadata.name}' was run here with other settings: give this one another name, "
+            f"job '{job.metadata.name}' was run here with other settings: give this one "
+            "another name, "
             f"run it with --again, or delete the old one (florencectl delete {job.metadata.name})"
         )
 
@@ -111,7 +112,7 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
 
 
 def _use(job: FlorenceJob, model: str) -> str:
-    """The command that classifies a picture with the model; runs as it stands where there is one."""
+    """The command that classifies a picture with the model; runs as it stands if there is one."""
     from florence_jobs.local.outcome import example_of
 
     example = example_of(job, str(florence_home() / "artifacts"))
@@ -119,7 +120,8 @@ def _use(job: FlorenceJob, model: str) -> str:
         return f'florencectl predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
     labels = shlex.quote(",".join(example.labels))
     templates = f" --templates {example.prompts}" if example.prompts else ""
-    return f"florencectl predict {shlex.quote(model)} {shlex.quote(example.image)} --labels {labels}{templates}"
+    image = shlex.quote(example.image)
+    return f"florencectl predict {shlex.quote(model)} {image} --labels {labels}{templates}"
 
 
 def shown(result: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""Show a local run while it goes: one line a stage, rewritten on a terminal, plain lines elsewhere."""
+"""Show a local run: one line a stage, rewritten on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunDisplay:
         self._write(f"{stage.name}: starting {stage.kind.value}{again} (log: {log})")
 
     def stage_progress(self, stage: Stage, progress: Progress) -> None:
-        """Rewrite the stage's line, or print one when the phase changes or ten seconds have passed."""
+        """Rewrite the stage's line, or print one with a new phase or after ten seconds."""
         line = progress_line(stage.name, progress)
         if self._terminal:
             self._write(line, keep_open=True)

@@ -1,4 +1,4 @@
-"""The base of every settings model: camelCase on the wire, snake_case in Python, nothing unknown."""
+"""The base of every settings model: camelCase on the wire, snake_case here, nothing unknown."""
 
 from __future__ import annotations
 

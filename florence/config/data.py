@@ -15,7 +15,7 @@ class TextIdentity(StrEnum):
 
 
 class CaptionLabel(StrEnum):
-    """Whether equal captions are positives of each other (Florence) or every pair stands alone (CLIP)."""
+    """Whether equal captions are positives of each other (Florence) or no pairs are (CLIP)."""
 
     HASH = "hash"
     UNIQUE = "unique"
@@ -37,7 +37,8 @@ class Loader(Settings):
     )
     shuffle_window: int = setting(
         32_768,
-        description="samples that are permuted together after the order of blocks; part of the data order",
+        description="samples that are permuted together after the order of blocks; part of "
+        "the data order",
         unit="samples",
         ge=1,
     )
@@ -93,5 +94,6 @@ class Text(Settings):
     )
     templates: str = setting(
         "imagenet",
-        description="templates for short texts: 'imagenet' (80), 'digits', 'none', or the path of a text file with one per line, {} where the text goes",
+        description="templates for short texts: 'imagenet' (80), 'digits', 'none', or the "
+        "path of a text file with one per line, {} where the text goes",
     )

@@ -33,11 +33,13 @@ class ZeroShot(Settings):
         description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
     )
     data: str = setting(
-        description="URI of labelled shards (.cls members), or of a folder with one sub-folder per class",
+        description="URI of labelled shards (.cls members), or of a folder with one "
+        "sub-folder per class",
         min_length=1,
     )
     prompts: str = setting(
-        description="class names and templates: 'digits', or the path of a YAML file with lists 'classes' and 'templates'",
+        description="class names and templates: 'digits', or the path of a YAML file with "
+        "lists 'classes' and 'templates'",
         min_length=1,
     )
     baseline: Baseline = setting(
@@ -61,7 +63,8 @@ class Retrieval(Settings):
         description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
     )
     data: str = setting(
-        description="URI of the shards, of the Karpathy json, or of the folder of images with .txt files",
+        description="URI of the shards, of the Karpathy json, or of the folder of images with "
+        ".txt files",
         min_length=1,
     )
     format: RetrievalFormat = setting(
@@ -69,7 +72,8 @@ class Retrieval(Settings):
     )
     images: str | None = setting(
         None,
-        description="folder of the images that a Karpathy json names. Default: the json's own folder",
+        description="folder of the images that a Karpathy json names. Default: the json's own "
+        "folder",
     )
     split: str = setting("test", description="split of the Karpathy json")
     captions_per_image: int = setting(

@@ -68,7 +68,8 @@ class ImageTower(Settings):
     )
     attention: Attention = setting(
         Attention.AUTO,
-        description="implementation of window attention; changes speed and memory, never the result",
+        description="implementation of window attention; changes speed and memory, never the "
+        "result",
     )
 
     @model_validator(mode="after")
@@ -76,7 +77,8 @@ class ImageTower(Settings):
         for stage, heads in enumerate(self.heads):
             if heads < 1 or (self.width << stage) % heads:
                 raise ValueError(
-                    f"heads[{stage}]={heads} does not divide the {self.width << stage} channels of stage {stage + 1}"
+                    f"heads[{stage}]={heads} does not divide the {self.width << stage} "
+                    f"channels of stage {stage + 1}"
                 )
         if min(self.depths) < 1:
             raise ValueError("depths must be at least 1 each")

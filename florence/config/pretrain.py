@@ -43,7 +43,7 @@ class Reduction(StrEnum):
 
 
 class Optimizer(Settings):
-    """AdamW with linear warm-up and a cosine to a fraction of the peak (paper: Adam with decoupled decay)."""
+    """AdamW (paper: Adam with decoupled decay), linear warm-up, cosine to a part of the peak."""
 
     lr: float = setting(5e-4, description="peak learning rate", gt=0)
     min_lr_fraction: float = setting(
@@ -55,7 +55,8 @@ class Optimizer(Settings):
     eps: float = setting(1e-6, description="added to the root of the second moment", gt=0)
     weight_decay: float = setting(
         0.1,
-        description="decoupled weight decay of matrices; never of norms, biases, bias tables, positions and temperature",
+        description="decoupled weight decay of matrices; never of norms, biases, bias tables, "
+        "positions and temperature",
         ge=0,
     )
     clip_norm: float = setting(
@@ -94,7 +95,8 @@ class Pretrain(Settings):
     """One pretraining stage."""
 
     data: str = setting(
-        description="URI of WebDataset shards: a folder, s3://bucket/prefix, or builtin:digits/train",
+        description="URI of WebDataset shards: a folder, s3://bucket/prefix, or "
+        "builtin:digits/train",
         min_length=1,
     )
     batch_size: int = setting(
@@ -104,13 +106,15 @@ class Pretrain(Settings):
     resolution: int = setting(224, description="side of the square images", unit="pixels", ge=8)
     window: int | None = setting(
         None,
-        description="side of an attention window in this stage; bias tables are resized. Default: the model's",
+        description="side of an attention window in this stage; bias tables are resized. "
+        "Default: the model's",
         unit="tokens",
         ge=1,
     )
     exclude_augmented: bool = setting(
         False,
-        description="drop the samples whose text is short and would get a template (second stage of the paper)",
+        description="drop the samples whose text is short and would get a template (second "
+        "stage of the paper)",
     )
     seed: int = setting(
         0, description="decides initialisation, data order, crops and templates", ge=0
@@ -131,7 +135,8 @@ class Pretrain(Settings):
     )
     zero_stage: int = setting(
         1,
-        description="what DeepSpeed shards: 0 nothing, 1 optimizer states, 2 also gradients, 3 also parameters",
+        description="what DeepSpeed shards: 0 nothing, 1 optimizer states, 2 also gradients, "
+        "3 also parameters",
         ge=0,
         le=3,
     )
@@ -140,7 +145,8 @@ class Pretrain(Settings):
     )
     gradient_cache_chunks: int = setting(
         1,
-        description="chunks of a rank's batch; peak activation memory falls by this factor for one more forward pass",
+        description="chunks of a rank's batch; peak activation memory falls by this factor "
+        "for one more forward pass",
         ge=1,
     )
     compile: bool = setting(
@@ -160,7 +166,8 @@ class Pretrain(Settings):
     )
     nan_budget: int = setting(
         10,
-        description="steps in a row with a non-finite loss or gradient that are skipped before the stage stops with exit code 4",
+        description="steps in a row with a non-finite loss or gradient that are skipped "
+        "before the stage stops with exit code 4",
         unit="steps",
         ge=0,
     )
@@ -176,6 +183,7 @@ class Pretrain(Settings):
             and "warmup_steps" in self.optimizer.model_fields_set
         ):
             raise ValueError(
-                f"optimizer.warmupSteps={self.optimizer.warmup_steps} leaves none of the {self.steps} steps: lower it"
+                f"optimizer.warmupSteps={self.optimizer.warmup_steps} leaves none of the "
+                f"{self.steps} steps: lower it"
             )
         return self

@@ -156,7 +156,7 @@ def index_data(
     force: bool = False,
     on_shard: Progress = lambda done, total, shard: None,
 ) -> Indexed:
-    """Write an index beside every shard and then ``manifest.json``.
+    """Write an index beside every shard and then, unless the URI is one shard, ``manifest.json``.
 
     A shard whose index is newer and names its present size and date is not read again unless
     ``force``. ``workers`` processes read shards side by side.
@@ -164,8 +164,7 @@ def index_data(
     Raises:
         DataError: there is no shard at the URI.
     """
-    root, shards = _storage_and_shards(uri, s3)
-    storage = open_storage(root, s3)
+    root, only, shards = _storage_and_shards(uri, s3)
     task = partial(_index_shard, root, s3, force)
     indexes: list[ShardIndex] = []
     with _executor(workers, len(shards)) as executor:
@@ -174,7 +173,8 @@ def index_data(
             indexes.append(index)
             on_shard(len(indexes), len(shards), index.shard)
     statistics = Statistics.of(indexes)
-    storage.write(NAME, _manifest(statistics, indexes))
+    if only is None:  # one shard is not the folder's manifest
+        open_storage(root, s3).write(NAME, _manifest(statistics, indexes))
     return Indexed(uri, statistics, tuple(p for index in indexes for p in index.problems))
 
 
@@ -190,7 +190,7 @@ def check_data(
     Raises:
         DataError: there is no shard at the URI. (What is broken is returned, not raised.)
     """
-    root, shards = _storage_and_shards(uri, s3)
+    root, _, shards = _storage_and_shards(uri, s3)
     indexes: list[ShardIndex] = []
     stale: list[Problem] = []
     with _executor(workers, len(shards)) as executor:
@@ -249,9 +249,11 @@ def _manifest(statistics: Statistics, indexes: Sequence[ShardIndex]) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _storage_and_shards(uri: str, s3: S3Settings | None) -> tuple[str, list[Entry]]:
+def _storage_and_shards(
+    uri: str, s3: S3Settings | None
+) -> tuple[str, str | None, list[Entry]]:
     root, only = locate(uri)
-    return root, list_shards(open_storage(root, s3), only)
+    return root, only, list_shards(open_storage(root, s3), only)
 
 
 def _executor(workers: int, shards: int) -> Any:

@@ -171,7 +171,7 @@ class DeepSpeedEngine:
         for shard in self._shards():
             shard.fill(read)
             if self._stage == 3:
-                partition = self._parameters[shard.parameter].ds_tensor
+                partition = _zero3(self._parameters[shard.parameter]).ds_tensor
                 partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
         for name, parameter in self._parameters.items():
             if self._is_whole(parameter):
@@ -239,7 +239,7 @@ class DeepSpeedEngine:
 
     def _is_whole(self, parameter: nn.Parameter) -> bool:
         """Whether this process holds all of the parameter beside its shard."""
-        return self._stage < 3 or parameter.ds_status.name == "AVAILABLE"
+        return self._stage < 3 or _zero3(parameter).ds_status.name == "AVAILABLE"
 
     @torch.no_grad()
     def _clamp_log_scale(self) -> None:
@@ -263,7 +263,7 @@ class _Run(NamedTuple):
 
 
 def _stage12_runs(zero: Any, group: int, rank: int) -> Iterator[_Run]:
-    """ZeRO 1 and 2 lay a group's parameters end to end and cut that buffer into equal partitions."""
+    """ZeRO 1 and 2 lay a group's parameters end to end and cut the buffer into equal partitions."""
     flat = zero.bit16_groups_flat[group]
     begin = rank * zero.partition_size[group]
     end = begin + zero.partition_size[group]
@@ -287,6 +287,11 @@ def _stage3_runs(zero: Any, sub_group: int, rank: int) -> Iterator[_Run]:
         start += partition
 
 
+def _zero3(parameter: nn.Parameter) -> Any:
+    """The parameter with the attributes ZeRO 3 gave it, which no type knows."""
+    return parameter
+
+
 def _always(is_last: bool) -> AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
@@ -303,7 +308,7 @@ def _prepare(world: World) -> None:
         # It insists on a process group even for one process.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
-            store=dist.HashStore(),
+            store=dist.HashStore(),  # type: ignore[attr-defined]
             rank=0,
             world_size=1,
         )

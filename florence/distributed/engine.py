@@ -57,7 +57,11 @@ class Engine(Protocol):
         ...
 
     def restore(self, read: TensorReader) -> None:
-        """Take model and moments from a checkpoint; a missing or misshaped tensor is a DataError."""
+        """Take model and moments from a checkpoint.
+
+        Raises:
+            DataError: a tensor is missing or has another shape.
+        """
         ...
 
     def counters(self) -> dict[str, float | int]:
@@ -76,7 +80,7 @@ class Engine(Protocol):
 def resolve_engine(
     kind: EngineKind, world: World, cuda: bool, deepspeed_installed: bool
 ) -> EngineKind:
-    """Which engine ``auto`` means: torch for one process without CUDA, else deepspeed if installed."""
+    """What ``auto`` means: torch for one process without CUDA, else deepspeed if installed."""
     if kind is not EngineKind.AUTO:
         return kind
     if world.size == 1 and not cuda:

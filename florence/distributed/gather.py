@@ -47,7 +47,7 @@ def all_gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Ten
 
 
 def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """:func:`all_gather_rows` whose backward returns the **sum** over ranks of the own rows' gradient.
+    """:func:`all_gather_rows` whose backward **sums** over ranks the gradient of the own rows.
 
     A plain all-gather would lose the gradient that reaches these rows through other ranks' losses.
     """

@@ -110,11 +110,11 @@ def _loss_pass(
     value = mean_over_ranks(loss)
     *grads, scale_grad = torch.autograd.grad(loss * _one_if_finite(value), [*rows, log_scale])
     lengths = [len(c.rows[0]) for c in chunks]
-    return value, [grad.split(lengths) for grad in grads], scale_grad
+    return value, [torch.split(grad, lengths) for grad in grads], scale_grad
 
 
 class RandomState(NamedTuple):
-    """The state of torch's generators on the CPU and on the current accelerator, if there is one."""
+    """The state of torch's generators on the CPU and on the current GPU, if there is one."""
 
     cpu: Tensor
     cuda: Tensor | None

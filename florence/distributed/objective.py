@@ -1,4 +1,4 @@
-"""What a step minimises, split where the gradient cache cuts: features of samples, loss of features."""
+"""What a step minimises, cut where the gradient cache needs it: features, then their loss."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Objective(Protocol[ContravariantBatchT]):
     """A loss that depends on the parameters only through per-sample features and the log-scale."""
 
     def features(self, model: Callable[..., Any], chunk: ContravariantBatchT) -> Features:
-        """One forward pass through ``model``; the features of a sample depend on that sample only."""
+        """One forward pass; the features of a sample depend on that sample only."""
         ...
 
     def loss(

@@ -17,7 +17,8 @@ def parameter_groups(
     model: nn.Module, settings: Optimizer, no_decay: set[str]
 ) -> list[dict[str, Any]]:
     """AdamW's groups: parameters with weight decay, and those named in ``no_decay`` without."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if name in no_decay else decayed).append(parameter)
@@ -43,7 +44,7 @@ def _arguments(settings: Optimizer) -> dict[str, Any]:
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW for gradients that are the same on every rank, reduced but neither unscaled nor clipped.
+    """AdamW for gradients that are reduced over ranks, but neither unscaled nor clipped.
 
     ``step`` divides the gradients by ``loss_scale``, clips their global norm, and does nothing when
     that norm is not finite. Afterwards ``grad_norm`` is the norm before clipping and ``skipped``
@@ -139,7 +140,7 @@ class LossScale:
         return {"loss_scale": self.value, "loss_scale_good_steps": self.good_steps}
 
     def restore(self, counters: Mapping[str, float | int]) -> None:
-        """Continue from :meth:`counters`; a checkpoint of another precision leaves the start value."""
+        """Continue from :meth:`counters`; those of another precision leave the start value."""
         if self.dynamic and float(counters["loss_scale"]) > 1.0:
             self.value = float(counters["loss_scale"])
             self.good_steps = int(counters["loss_scale_good_steps"])

@@ -1,4 +1,4 @@
-"""Model and AdamW moments under canonical names, held whole or in shards, and back from a checkpoint.
+"""Model and AdamW moments under canonical names, whole or in shards, and back from a checkpoint.
 
 Three tensors belong to a parameter p: ``model/p``, ``exp_avg/p`` and ``exp_avg_sq/p``.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -108,7 +108,8 @@ def _integer(environment: Mapping[str, str], name: str, default: int | None = No
         return int(text)
     except ValueError:
         raise ConfigurationError(
-            f"environment variable {name}='{text}' is not a number: start the processes with torchrun"
+            f"environment variable {name}='{text}' is not a number: "
+            "start the processes with torchrun"
         ) from None
 
 

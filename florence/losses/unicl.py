@@ -46,12 +46,12 @@ def unicl_loss(
     with torch.autocast(u.device.type, enabled=False):
         u, v, log_scale = _at_least_fp32(u), _at_least_fp32(v), _at_least_fp32(log_scale)
         rows, width = u.shape
-        all_u, all_v = gather_rows(torch.cat([u, v], dim=1), group).split(width, dim=1)
+        all_u, all_v = torch.split(gather_rows(torch.cat([u, v], dim=1), group), width, dim=1)
         all_labels = all_gather_rows(labels, group)
         scale = log_scale.reshape(()).exp()
 
         own, groups, counts = _groups(labels, all_labels)
-        total = (
+        total: Tensor = (
             _direction(u, all_v, scale, row_chunk)
             + _direction(v, all_u, scale, row_chunk)
             - scale * (u * _group_means(all_v, groups, counts)[own]).sum()
@@ -94,7 +94,7 @@ def _direction(rows: Tensor, columns: Tensor, scale: Tensor, row_chunk: int) -> 
             use_reentrant=False,
             preserve_rng_state=False,  # nothing in it is random
         )
-        for part in rows.split(row_chunk)
+        for part in torch.split(rows, row_chunk)
     ]
     return torch.stack(sums).sum()
 

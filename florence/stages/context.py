@@ -1,4 +1,4 @@
-"""What a stage is given and what it reports to: the seam between the science and its surroundings."""
+"""What a stage is given and what it reports to: the seam between science and surroundings."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from florence.checkpoint import read_final_model
 from florence.config import Evaluate
 from florence.errors import ConfigurationError
 from florence.evaluation.report import EvaluationReport, run_evaluation
+from florence.models.model_file import read_model
 from florence.stages.context import StageContext, StageProgress
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,8 @@ def evaluate(context: StageContext, settings: Evaluate) -> None:
         raise ConfigurationError("dependsOn: an evaluation needs a stage that trains a model")
     total = len(settings.zero_shot) + len(settings.retrieval)
     context.report(StageProgress(phase="evaluate", total=total))
-    model, card = load_model_from(
-        read_final_model(context.input_model), device=context.world.device
-    )
+    stored = read_final_model(context.input_model)
+    model, card = read_model(stored.read, source=stored.uri, device=str(context.world.device))
     report = run_evaluation(
         model,
         card,

@@ -41,7 +41,7 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
     Leaves ``model/`` and ``metrics.json`` in the stage's artifacts.
 
     Raises:
-        ConfigurationError: the settings differ from those of the checkpoint, or do not fit the model.
+        ConfigurationError: the settings differ from the checkpoint's, or do not fit the model.
         DataError: the data is missing or too much of it is unreadable.
         DivergedError, StoppedError, TryAgainError: see :class:`florence.stages.trainer.Trainer`.
     """

@@ -125,8 +125,10 @@ class Trainer:
         log.warning("Skipped step %d: its loss or gradient was not finite", step + 1)
         if self._counts.skipped_in_a_row > self._settings.nan_budget:
             raise DivergedError(
-                f"step {step + 1}: loss or gradient not finite {self._counts.skipped_in_a_row} times in "
-                f"a row (nanBudget {self._settings.nan_budget}): lower optimizer.lr or use precision bf16"
+                f"step {step + 1}: loss or gradient not finite "
+                f"{self._counts.skipped_in_a_row} times in "
+                f"a row (nanBudget {self._settings.nan_budget}): lower optimizer.lr or use "
+                "precision bf16"
             )
 
     def _record(self, step: int, result: StepResult, rate: float) -> None:

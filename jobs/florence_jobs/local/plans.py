@@ -48,7 +48,7 @@ def build_plan(
 
 
 def local_processes(stage: Stage, available: int) -> int:
-    """How many ranks to start: as many as asked for, as this machine has, and as share the batch evenly.
+    """How many ranks to start: as asked for, as this machine has, and as share the batch evenly.
 
     The result of training does not depend on it (the data order and the loss are those of the
     global batch), so fewer than asked for is a matter of speed only.

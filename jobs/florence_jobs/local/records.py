@@ -112,13 +112,15 @@ class Records:
             file = (folder / f".{name}.lock").open("w")
         except OSError as error:
             raise ConfigurationError(
-                f"{folder}: cannot be written: {error.strerror}; set FLORENCE_HOME to a folder that can"
+                f"{folder}: cannot be written: {error.strerror}; set FLORENCE_HOME to a "
+                "folder that can"
             ) from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigurationError(
-                    f"job '{name}' is being run by another process of this machine: wait for it or stop it"
+                    f"job '{name}' is being run by another process of this machine: wait for "
+                    "it or stop it"
                 ) from None
             yield

@@ -9,7 +9,7 @@ from florence_operator.api import FlorenceJob
 
 
 def delete_artifacts(job: FlorenceJob, default_artifacts: str) -> None:
-    """Delete checkpoints, models and results of every stage; commits first, so that no reader is torn."""
+    """Delete every stage's checkpoints, models and results; commits first: readers trust them."""
     artifacts = job.spec.artifacts
     s3 = S3Settings(endpoint=artifacts.endpoint, region=artifacts.region)
     for stage in job.spec.stages:

@@ -1,4 +1,4 @@
-"""Run a FlorenceJob's stages one after another on this machine, as the operator runs them in pods."""
+"""Run a FlorenceJob's stages one after another on this machine, as an operator does in pods."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class LocalRunner:
             f"--shutdown-timeout={int(plan.grace_seconds)}",
             *("-m", "florence_jobs.main", str(path)),
         ]
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the stage to stop.
+        # A session of its own: Ctrl-C reaches this process alone, which asks the stage to stop.
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,

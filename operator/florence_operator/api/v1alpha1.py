@@ -51,7 +51,8 @@ class Tracking(Settings):
 
     mlflow_uri: str | None = setting(
         None,
-        description="MLflow tracking server; a local run's default is a SQLite file in its home folder",
+        description="MLflow tracking server; a local run's default is a SQLite file in its "
+        "home folder",
     )
     experiment: str | None = setting(None, description="MLflow experiment; default: the job's name")
 
@@ -218,7 +219,7 @@ class JobSpec(Settings):
     def model_source(self, stage: Stage) -> Stage | None:
         """The stage whose final model ``stage`` starts from, or ``None`` when it starts afresh.
 
-        That is its first dependency, or where that one trains nothing, the one it took its model from.
+        That is its first dependency or, where that one trains nothing, that one's own source.
         """
         while stage.depends_on:
             stage = self.stage(stage.depends_on[0])

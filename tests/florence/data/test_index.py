@@ -228,14 +228,23 @@ def test_check_notices_a_shard_exchanged_behind_its_index(tmp_path: Path) -> Non
 
 
 def test_the_same_on_every_storage(any_storage: Storage, s3_settings, tmp_path: Path) -> None:
-    write_shards(tmp_path, 5, 2)
-    for path in sorted(tmp_path.glob("*.tar")):
+    source = tmp_path / "source"
+    write_shards(source, 5, 2)
+    for path in sorted(source.glob("*.tar")):
         any_storage.write(path.name, path)
-    index_data(str(tmp_path))
+    index_data(str(source))
     found = index_data(any_storage.uri, s3_settings)
     assert found.statistics.images == 5
-    assert any_storage.read(NAME) == (tmp_path / NAME).read_bytes()
+    assert any_storage.read(NAME) == (source / NAME).read_bytes()
     assert not check_data(any_storage.uri, s3_settings).problems
+
+
+def test_one_shard_is_indexed_without_touching_the_manifest(tmp_path: Path) -> None:
+    write_shards(tmp_path, 4, 2)
+    index_data(str(tmp_path))
+    before = (tmp_path / NAME).read_bytes()
+    assert index_data(f"{tmp_path}/00001.tar", force=True).statistics.images == 2
+    assert (tmp_path / NAME).read_bytes() == before
 
 
 @pytest.mark.parametrize(

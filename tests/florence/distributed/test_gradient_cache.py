@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from florence.config import Checkpointing, Loss, architecture_of
-from florence.config.model import Architecture
+from florence.config import Checkpointing, Loss
 from florence.distributed.gradient_cache import RandomState, accumulate_gradients
 from florence.distributed.objective import ContrastiveObjective
 from florence.models.two_tower import build_model
-from tests.florence.distributed.tiny import TinyBatch, TinyTwoTower, tiny_batch
+from tests.florence.distributed.tiny import (
+    TinyBatch,
+    TinyTwoTower,
+    pairs,
+    peak_saved_bytes,
+    small_coswin,
+    tiny_batch,
+)
 
 OBJECTIVE = ContrastiveObjective(Loss())
 
@@ -159,37 +165,6 @@ def test_only_the_last_chunk_synchronises() -> None:
     assert calls == [False, False, False, True]
 
 
-def small_coswin() -> Architecture:
-    """coswin-nano, cut down to a CPU test's size, with drop-path."""
-    nano = architecture_of("coswin-nano")
-    return nano.model_copy(
-        update={
-            "image": nano.image.model_copy(
-                update={
-                    "width": 16,
-                    "heads": (1, 2, 4, 8),
-                    "depths": (1, 1, 2, 1),
-                    "drop_path": 0.4,
-                }
-            ),
-            "text": nano.text.model_copy(
-                update={"width": 32, "heads": 2, "hidden": 64, "layers": 2}
-            ),
-            "embed_dim": 24,
-        }
-    )
-
-
-def pairs(size: int, side: int = 32) -> TinyBatch:
-    """Images of the side and short texts for a real two-tower model."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, 49_000, (size, 8), generator=generator)
-    ids[:, 0], ids[:, -1] = 49_406, 49_407
-    return TinyBatch(
-        torch.randn(size, 3, side, side, generator=generator), ids, torch.arange(size) // 2
-    )
-
-
 @pytest.mark.parametrize("checkpointing", [Checkpointing.NONE, Checkpointing.FULL])
 def test_coswin_with_drop_path(checkpointing: Checkpointing) -> None:
     model = build_model(small_coswin(), seed=0, checkpointing=checkpointing)
@@ -208,38 +183,6 @@ def test_saved_activations_fall_with_the_number_of_chunks() -> None:
     """
     model = build_model(small_coswin(), seed=0)
     batch = pairs(16)
-    plain, cached = (peak_saved_bytes(model, batch, chunks) for chunks in (1, 8))
+    plain = peak_saved_bytes(model, lambda: gradients(model, batch, 1))
+    cached = peak_saved_bytes(model, lambda: gradients(model, batch, 8))
     assert cached < plain / 5
-
-
-def peak_saved_bytes(model: nn.Module, batch: TinyBatch, chunks: int) -> int:
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    alive: dict[int, list[int]] = {}
-    peak = total = 0
-
-    class Saved:
-        def __init__(self, tensor: Tensor) -> None:
-            nonlocal peak, total
-            storage = tensor.untyped_storage()
-            self.tensor, self.key = tensor, storage.data_ptr()
-            if self.key in parameters:
-                return
-            entry = alive.setdefault(self.key, [0, storage.nbytes()])
-            entry[0] += 1
-            if entry[0] == 1:
-                total += entry[1]
-                peak = max(peak, total)
-
-        def __del__(self) -> None:
-            nonlocal total
-            entry = alive.get(self.key)
-            if entry is None:
-                return
-            entry[0] -= 1
-            if entry[0] == 0:
-                total -= entry[1]
-                del alive[self.key]
-
-    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        gradients(model, batch, chunks)
-    return peak

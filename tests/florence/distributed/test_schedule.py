@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ def test_warms_up_to_the_peak_then_falls_to_the_floor() -> None:
     assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert rates[4] == pytest.approx(2.0)
     assert rates[-1] == pytest.approx(0.2)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     middle = 4 + 9.5
     expected = 2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (14 - 4) / 19)))
     assert rates[math.ceil(middle)] == pytest.approx(expected)

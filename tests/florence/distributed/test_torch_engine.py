@@ -15,12 +15,13 @@ from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World, join
 from florence.errors import ConfigurationError, DataError, MissingExtraError
 from florence.models.two_tower import build_model
-from tests.florence.distributed.test_gradient_cache import pairs, small_coswin
 from tests.florence.distributed.tiny import (
     MemoryReader,
     TinyTwoTower,
+    pairs,
     portable,
     relative_difference,
+    small_coswin,
     tiny_batch,
     tiny_settings,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence.checkpoint.fragment import Fragment
-from florence.config import Loss, Optimizer, Pretrain
+from florence.config import Architecture, Loss, Optimizer, Pretrain, architecture_of
 from florence.errors import DataError
 
 
@@ -133,3 +133,68 @@ def relative_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> flo
         a, b = torch.as_tensor(one[name]), torch.as_tensor(other[name])
         differences.append(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)))
     return max(differences)
+
+
+def small_coswin() -> Architecture:
+    """coswin-nano, cut down to a CPU test's size, with drop-path."""
+    nano = architecture_of("coswin-nano")
+    return nano.model_copy(
+        update={
+            "image": nano.image.model_copy(
+                update={
+                    "width": 16,
+                    "heads": (1, 2, 4, 8),
+                    "depths": (1, 1, 2, 1),
+                    "drop_path": 0.4,
+                }
+            ),
+            "text": nano.text.model_copy(
+                update={"width": 32, "heads": 2, "hidden": 64, "layers": 2}
+            ),
+            "embed_dim": 24,
+        }
+    )
+
+
+def pairs(size: int, side: int = 32) -> TinyBatch:
+    """Images of the side and short texts for a real two-tower model."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 49_000, (size, 8), generator=generator)
+    ids[:, 0], ids[:, -1] = 49_406, 49_407
+    return TinyBatch(
+        torch.randn(size, 3, side, side, generator=generator), ids, torch.arange(size) // 2
+    )
+
+
+def peak_saved_bytes(model: nn.Module, step: Callable[[], object]) -> int:
+    """Most bytes that autograd held at once for backward passes of ``step``, without parameters."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    alive: dict[int, list[int]] = {}
+    peak = total = 0
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal peak, total
+            storage = tensor.untyped_storage()
+            self.tensor, self.key = tensor, storage.data_ptr()
+            if self.key in parameters:
+                return
+            entry = alive.setdefault(self.key, [0, storage.nbytes()])
+            entry[0] += 1
+            if entry[0] == 1:
+                total += entry[1]
+                peak = max(peak, total)
+
+        def __del__(self) -> None:
+            nonlocal total
+            entry = alive.get(self.key)
+            if entry is None:
+                return
+            entry[0] -= 1
+            if entry[0] == 0:
+                total -= entry[1]
+                del alive[self.key]
+
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        step()
+    return peak

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from florence.data.workers import WorkerPool
+from florence.errors import DataError, TryAgainError
+
+
+class Squares:
+    """Makes n*n; does what ``special`` says at some numbers."""
+
+    def __init__(self, special: dict[int, str] | None = None) -> None:
+        self.special = special or {}
+
+    def make(self, number: int) -> torch.Tensor:
+        match self.special.get(number):
+            case "data":
+                raise DataError("s3://bucket/7.tar is gone: restore it")
+            case "bug":
+                raise ZeroDivisionError("a bug")
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stuck":
+                time.sleep(1000)
+            case "pid":
+                return torch.tensor(os.getpid())
+        return torch.tensor(number * number)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_items_come_in_order(workers: int) -> None:
+    pool = WorkerPool(Squares(), range(5, 30), workers=workers)
+    assert [int(item) for item in pool] == [n * n for n in range(5, 30)]
+    pool.close()
+    assert list(pool) == []
+
+
+def test_there_are_as_many_processes_as_asked_for_and_none_is_left() -> None:
+    pool = WorkerPool(Squares(dict.fromkeys(range(8), "pid")), range(8), workers=2)
+    pids = [int(item) for item in pool]
+    assert len(set(pids)) == 2
+    assert pids == pids[:2] * 4
+    assert os.getpid() not in pids
+    pool.close()
+    assert not any(alive(pid) for pid in pids)
+    assert WorkerPool(Squares(), range(1), workers=4).pids
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failure_keeps_its_one_line_and_ends_the_pool(workers: int) -> None:
+    pool = WorkerPool(Squares({2: "data"}), range(20), workers=workers)
+    pids = pool.pids
+    assert [int(next(pool)), int(next(pool))] == [0, 1]
+    with pytest.raises(DataError) as failure:
+        next(pool)
+    assert str(failure.value) == "s3://bucket/7.tar is gone: restore it"
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    pool = WorkerPool(Squares({0: "bug"}), range(3), workers=1)
+    with pytest.raises(ZeroDivisionError, match="in make"):
+        next(pool)
+    pool.close()
+
+
+def test_a_killed_worker_is_an_error_to_try_again_after() -> None:
+    pool = WorkerPool(Squares({3: "killed"}), range(20), workers=2, prefetch=1)
+    pids = pool.pids
+    with pytest.raises(TryAgainError, match="ended with code -9") as failure:
+        list(pool)
+    assert "\n" not in str(failure.value)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_workers_outlive_the_signals_that_ask_the_group_to_stop() -> None:
+    pool = WorkerPool(Squares(), range(40), workers=2)
+    assert int(next(pool)) == 0
+    for pid in pool.pids:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert [int(item) for item in pool] == [n * n for n in range(1, 40)]
+    pool.close()
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.florence.data.test_workers import Squares
+from florence.data.workers import WorkerPool
+pool = WorkerPool(Squares({{5: "stuck"}}), range(20), workers=2)
+print(int(next(pool)), *pool.pids, flush=True)
+{end}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "pool.close()", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), 9)"])
+def test_no_process_is_left_behind_however_the_main_one_ends(end: str) -> None:
+    """A worker is stuck in a read meanwhile."""
+    program = PROGRAM.format(root=os.getcwd(), end=end)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout, done.stderr
+    pids = [int(pid) for pid in done.stdout.split()[1:]]
+    assert len(pids) == 2
+    if "kill" in end:  # nobody is left to end it; torch's workers look for their parent
+        stuck = [pid for pid in pids if alive(pid)]
+        for pid in stuck:
+            os.kill(pid, signal.SIGKILL)
+        return
+    assert not any(alive(pid) for pid in pids)

@@ -1,0 +1,225 @@
+"""The final model as MLflow serves it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+import pandas as pd  # noqa: E402
+
+from florence.config import architecture_of  # noqa: E402
+from florence.data.transforms import eval_transform  # noqa: E402
+from florence.models.model_file import ModelCard, model_bytes  # noqa: E402
+from florence.models.two_tower import build_model  # noqa: E402
+from florence.text.tokenizer import tokenize  # noqa: E402
+from florence_jobs.tracking import Tracker  # noqa: E402
+from florence_jobs.tracking_events import Spill  # noqa: E402
+from florence_jobs.tracking_mlflow import MlflowRun, RunTarget  # noqa: E402
+from tests.gang import free_port  # noqa: E402
+
+ARCHITECTURE = architecture_of("coswin-nano")
+CARD = ModelCard(
+    architecture=ARCHITECTURE, window=4, resolution=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build_model(ARCHITECTURE, seed=7).eval()
+
+
+@pytest.fixture(scope="module")
+def logged(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The URI of a store and of the model that a tracker put there."""
+    folder = tmp_path_factory.mktemp("served")
+    store = f"sqlite:///{folder}/mlflow.db"
+    run = MlflowRun(RunTarget(uri=store, experiment="e", job="j", stage="s", attempt=1, name="n"))
+    tracker = Tracker(run, Spill(folder / "spill.jsonl"), attempt=1, where=store, interval_s=0.05)
+    tracker.metrics(12, {"loss": 1.0})
+    tracker.model(model_bytes(model.state_dict(), CARD), "s3://bucket/runs/j/s/model")
+    tracker.close("FINISHED")
+    client = mlflow.MlflowClient(tracking_uri=store)
+    (logged,) = client.search_logged_models(
+        [client.get_run(run.run_id).info.experiment_id], "name = 'model'"
+    )
+    assert logged.status == "READY"
+    assert logged.source_run_id == run.run_id
+    assert logged.tags["florence.uri"] == "s3://bucket/runs/j/s/model"
+    assert client.get_run(run.run_id).outputs.model_outputs[0].model_id == logged.model_id
+    return store, logged.artifact_location
+
+
+@pytest.fixture(scope="module")
+def served(logged: tuple[str, str]) -> Any:
+    return mlflow.pyfunc.load_model(logged[1])
+
+
+def picture(seed: int, form: str = "PNG", size: tuple[int, int] = (40, 32)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format=form)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def expected(
+    model: Any, images: list[Image.Image], labels: list[str], template: str
+) -> torch.Tensor:
+    transform = eval_transform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with torch.no_grad():
+        rows = model.encode_image(torch.stack([transform(i.convert("RGB")) for i in images]))
+        texts = model.encode_text(tokenize([template.replace("{}", name) for name in labels]))
+        return (model.log_scale.exp() * rows @ texts.T).softmax(dim=1)
+
+
+def test_labels_for_all_images(model: Any, served: Any) -> None:
+    images = [picture(n) for n in range(3)]
+    frame = pd.DataFrame({"image": [encoded(image) for image in images]})
+    labels = ["cat", "dog", "a bird"]
+    answers = served.predict(frame, params={"labels": labels, "templates": ["a photo of {}"]})
+    wanted = expected(model, images, labels, "a photo of {}")
+    for answer, row in zip(answers, wanted, strict=True):
+        assert answer["label"] == labels[int(row.argmax())]
+        assert answer["probability"] == pytest.approx(float(row.max()), abs=1e-4)
+        assert list(answer["probabilities"]) == labels
+        assert list(answer["probabilities"].values()) == pytest.approx(row.tolist(), abs=1e-4)
+
+
+def test_labels_of_each_image_and_embeddings_without(model: Any, served: Any) -> None:
+    images = [picture(1), picture(2)]
+    texts = [encoded(image) for image in images]
+    own = served.predict(
+        pd.DataFrame({"image": texts, "labels": [["x", "y"], ["one", "two", "3"]]})
+    )
+    assert [list(answer["probabilities"]) for answer in own] == [["x", "y"], ["one", "two", "3"]]
+    wanted = expected(model, [images[1]], ["one", "two", "3"], "{}")[0]
+    assert list(own[1]["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-4)
+    plain = served.predict(pd.DataFrame({"image": texts}))
+    transform = eval_transform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with torch.no_grad():
+        rows = model.encode_image(torch.stack([transform(i.convert("RGB")) for i in images]))
+    np.testing.assert_allclose([a["embedding"] for a in plain], rows.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_formats_and_data_uris(served: Any, form: str) -> None:
+    text = encoded(picture(3), form)
+    as_uri = f"data:image/{form.lower()};base64,{text}"
+    plain, uri = served.predict(pd.DataFrame({"image": [text, as_uri]}))
+    assert plain == uri
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("/etc/hostname", "row 0: image is not"),
+        ("file:///etc/hostname", "row 0: image is not base64"),
+        ("http://localhost/x.png", "row 0: image is not base64"),
+        (base64.b64encode(b"no image").decode(), "row 0: image is not a readable"),
+        (encoded(picture(1))[:400], "row 0: image is not a readable"),
+        ("", "row 0: image is not a readable"),
+    ],
+)
+def test_nothing_but_whole_images_is_taken(served: Any, image: str, message: str) -> None:
+    with pytest.raises(mlflow.exceptions.MlflowException, match=message):
+        served.predict(pd.DataFrame({"image": [image]}))
+
+
+def test_huge_images_and_wrong_labels_are_refused(served: Any) -> None:
+    huge = encoded(Image.new("1", (9000, 9000)))
+    with pytest.raises(mlflow.exceptions.MlflowException, match="9000 x 9000 pixels is larger"):
+        served.predict(pd.DataFrame({"image": [huge]}))
+    frame = pd.DataFrame({"image": [encoded(picture(1))]})
+    with pytest.raises(mlflow.exceptions.MlflowException, match="labels must differ"):
+        served.predict(frame, params={"labels": ["a", "a"]})
+    with pytest.raises(mlflow.exceptions.MlflowException, match="has no {}"):
+        served.predict(frame, params={"labels": ["a"], "templates": ["a photo"]})
+
+
+def test_the_folder_holds_no_code_and_no_pickle(logged: tuple[str, str]) -> None:
+    folder = Path(logged[1].removeprefix("file://"))
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {"data/model.safetensors", "data/config.json", "MLmodel", "input_example.json"} <= names
+    assert not [n for n in names if n.endswith((".pkl", ".py", ".pt", ".bin"))]
+    description = mlflow.models.Model.load(logged[1])
+    assert description.flavors["python_function"]["loader_module"] == "florence_jobs.served_model"
+    example = json.loads((folder / "serving_input_example.json").read_text())
+    assert example["params"]["labels"] == ["cat", "dog", "grey"]
+
+
+@pytest.fixture
+def server(logged: tuple[str, str], tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    command = ["models", "serve", "-m", logged[1], "--env-manager", "local", "-p", str(port)]
+    # One worker and a session of its own, so that all of it can be ended.
+    with (tmp_path / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command, "-h", "127.0.0.1", "--workers", "1"],
+            env=os.environ | {"MLFLOW_TRACKING_URI": logged[0], "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=log, stderr=log, start_new_session=True, cwd=tmp_path,
+        )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not _answers(f"{url}/ping"):
+            assert process.poll() is None, (tmp_path / "serve.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _ask(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{url}/invocations",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers_over_http(model: Any, server: str) -> None:
+    image = picture(5)
+    body = {
+        "dataframe_records": [{"image": encoded(image)}],
+        "params": {"labels": ["cat", "dog"], "templates": ["a {}"]},
+    }
+    (answer,) = _ask(server, body)["predictions"]
+    wanted = expected(model, [image], ["cat", "dog"], "a {}")[0]
+    assert list(answer["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-4)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        _ask(server, {"dataframe_records": [{"image": "/etc/hostname"}]})
+    assert refused.value.code == 400
+    assert "row 0" in json.load(refused.value)["message"]

@@ -1,0 +1,335 @@
+"""The tracker against real MLflow stores: SQLite, and servers that fail."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+
+from florence.config import Evaluate, ModelConfig, Pretrain, ZeroShot  # noqa: E402
+from florence.distributed.world import World  # noqa: E402
+from florence.errors import ConfigurationError  # noqa: E402
+from florence_jobs.system_metrics import SystemSampler  # noqa: E402
+from florence_jobs.tracking import NullTracker, Tracker, make_recorder  # noqa: E402
+from florence_jobs.tracking_events import Event, Spill  # noqa: E402
+from florence_jobs.tracking_mlflow import MlflowRun, RejectedError, RunTarget  # noqa: E402
+from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
+from florence_operator.api.v1alpha1 import StageKind  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SQLite store; making one takes seconds, so tests share it and use jobs of their own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/home/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(store: str) -> Any:
+    return mlflow.MlflowClient(tracking_uri=store)
+
+
+def target(uri: str, job: str, attempt: int = 1, **more: Any) -> RunTarget:
+    return RunTarget(
+        uri=uri, experiment="tests", job=job, stage="mixed", attempt=attempt, name=f"{job}/mixed", **more
+    )  # fmt: skip
+
+
+def start(uri: str, job: str, folder: Path, attempt: int = 1, **more: Any) -> Tracker:
+    sink = MlflowRun(target(uri, job, attempt))
+    spill = Spill(folder / f"{job}.jsonl")
+    return Tracker(sink, spill, attempt=attempt, where=uri, interval_s=0.05, **more)
+
+
+def test_a_run_holds_everything(store: str, client: Any, tmp_path: Path) -> None:
+    tracker = start(store, "whole", tmp_path, sampler=SystemSampler())
+    tracker.parameters({"optimizer": {"lr": 5e-4}, "data": "x" * 7000, "steps": 250})
+    tracker.dataset("s3://bucket/shards/", "0123456789abcdef", 1400, "pretrain")
+    for step in range(250):
+        tracker.metrics(step, {"train/loss": 1 / (step + 1), "coco/imageToText/R@1": 0.5})
+    tracker.table("results", [{"task": "digits", "top1": 0.98}])
+    tracker.picture("digits/confusion", b"\x89PNG")
+    tracker.artifact("config/plan.json", b"{}")
+    tracker.checkpoint("s3://bucket/runs/whole/mixed#200", 200, {"loss": 0.25})
+    tracker.close("FINISHED")
+    assert tracker.run_id is not None
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "whole/mixed"
+    assert run.data.params["optimizer.lr"] == "0.0005"
+    assert len(run.data.params["data"]) == 6000
+    history = client.get_metric_history(tracker.run_id, "train/loss")
+    assert sorted((m.step, m.value) for m in history) == [(s, 1 / (s + 1)) for s in range(250)]
+    assert run.data.metrics["coco/imageToText/R_at_1"] == 0.5
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("shards", "0123456789abcdef")
+    assert dataset.tags[0].value == "pretrain"
+    names = {file.path for folder in ("", "pictures/digits", "config")
+             for file in client.list_artifacts(tracker.run_id, folder)}  # fmt: skip
+    assert {"results.json", "pictures/digits/confusion.png", "config/plan.json"} <= names
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config/plan.json") == "{}"
+    # Artifacts lie beside the database, not in the working directory.
+    assert (
+        Path(store.removeprefix("sqlite:///")).parent
+        in Path(run.info.artifact_uri.removeprefix("file://")).parents
+    )
+    models = client.search_logged_models([run.info.experiment_id])
+    (linked,) = [model for model in models if model.source_run_id == tracker.run_id]
+    assert linked.name == "checkpoint-step-200-a1"
+    assert linked.tags["florence.uri"] == "s3://bucket/runs/whole/mixed#200"
+    assert linked.tags["florence.step"] == "200"
+    assert {m.key: m.value for m in linked.metrics} == {"loss": 0.25}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_attempt_continues_its_run(store: str, client: Any, tmp_path: Path) -> None:
+    first = start(store, "resumed", tmp_path)
+    first.parameters({"lr": 0.1, "batch": 64})
+    first.metrics(1, {"loss": 3.0})
+    first.close("FAILED")
+    assert client.get_run(first.run_id).info.status == "FAILED"
+    second = start(store, "resumed", tmp_path, attempt=2)
+    second.parameters({"lr": 0.2, "batch": 64, "new": True})
+    second.metrics(2, {"loss": 2.0})
+    second.close("FINISHED")
+    assert second.run_id == first.run_id
+    run = client.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    # A parameter cannot change, so the change is a tag; what is new is a parameter.
+    assert run.data.params == {"lr": "0.1", "batch": "64", "new": "true"}
+    restarts = {k: v for k, v in run.data.tags.items() if k.startswith("restart.")}
+    assert restarts == {"restart.2.lr": "0.2"}
+    assert run.data.tags["florence.attempt"] == "2"
+    assert [m.step for m in client.get_metric_history(first.run_id, "loss")] == [1, 2]
+    other = start(store, "other", tmp_path)
+    other.close("FINISHED")
+    assert other.run_id != first.run_id
+
+
+def test_a_run_id_of_the_plan_wins_and_a_lost_one_does_not_hurt(store: str, client: Any) -> None:
+    experiment = client.create_experiment("elsewhere")
+    made = client.create_run(experiment).info.run_id
+    assert MlflowRun(target(store, "named", run_id=made)).open() == made
+    lost = MlflowRun(target(store, "named", run_id="0" * 32))
+    assert lost.open() != made
+
+
+def test_replaying_records_changes_nothing(store: str, client: Any) -> None:
+    """What the spill file relies on: a record that is sent twice is there once."""
+    run = MlflowRun(target(store, "twice"))
+    run.open()
+    metric = Event("metrics", {"step": 1, "time": 5, "values": {"loss": 1.5}})
+    checkpoint = {"name": "checkpoint-step-1-a1", "step": 1, "time": 5, "values": {"loss": 1.5},
+                  "tags": {"florence.uri": "x"}}  # fmt: skip
+    for _ in range(2):
+        run.send(Event("parameters", {"attempt": 1, "values": {"a": "1"}}))
+        run.send_metrics([metric])
+        run.send(Event("artifact", {}, {"a/b.json": b"1"}))
+        run.send(Event("checkpoint", checkpoint))
+    assert len(client.get_metric_history(run.run_id, "loss")) == 1
+    models = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+    assert len([m for m in models if m.source_run_id == run.run_id]) == 1
+
+
+def test_many_parameters_and_metrics_fit_into_batches(store: str, client: Any) -> None:
+    run = MlflowRun(target(store, "many"))
+    run.open()
+    values = {f"p{n}": str(n) for n in range(250)}
+    run.send(Event("parameters", {"attempt": 1, "values": values}))
+    events = [
+        Event("metrics", {"step": s, "time": 1, "values": {f"m{n}": 1.0 for n in range(30)}})
+        for s in range(50)
+    ]
+    run.send_metrics(events)
+    assert client.get_run(run.run_id).data.params == values
+    assert len(client.get_metric_history(run.run_id, "m29")) == 50
+
+
+def test_a_deleted_experiment_comes_back(store: str, client: Any) -> None:
+    made = MlflowRun(
+        RunTarget(uri=store, experiment="gone", job="a", stage="s", attempt=1, name="n")
+    )
+    made.open()
+    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    again = MlflowRun(
+        RunTarget(uri=store, experiment="gone", job="b", stage="s", attempt=1, name="n")
+    )
+    again.open()
+    assert client.get_experiment_by_name("gone").lifecycle_stage == "active"
+
+
+def test_what_mlflow_refuses_for_good_is_told_apart(store: str) -> None:
+    run = MlflowRun(target(store, "refused"))
+    run.open()
+    with pytest.raises(RejectedError, match="Invalid value"):
+        run.send_metrics([Event("metrics", {"step": 1, "time": 1, "values": {"R@1": 1.0}})])
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A server that answers 500, or not at all while ``hang`` is set."""
+
+    hang: threading.Event | None = None
+    requests = 0
+
+    def answer(self) -> None:
+        type(self).requests += 1
+        if self.hang is not None:
+            self.hang.wait()
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = answer  # noqa: N815  (the names http.server looks for)
+
+    def log_message(self, *_: object) -> None:
+        """Tests need no access log."""
+
+
+@pytest.fixture
+def broken_server() -> Iterator[tuple[str, type[Broken]]]:
+    handler = type("Handler", (Broken,), {"hang": None, "requests": 0})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    if handler.hang is not None:
+        handler.hang.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("kind", ["closed", "500"])
+def test_nothing_is_lost_while_a_server_is_away(
+    kind: str,
+    broken_server: tuple[str, type[Broken]],
+    store: str,
+    client: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri, handler = broken_server if kind == "500" else (closed_port(), Broken)
+    job = f"away-{kind}"
+    tracker = start(uri, job, tmp_path)
+    tracker.parameters({"lr": 0.1})
+    for step in range(2000):
+        tracker.metrics(step, {"loss": float(step)})
+    tracker.picture("confusion", b"png")
+    tracker.close("FAILED")
+    assert handler.requests > 0 or kind == "closed"
+    warnings = [r.getMessage() for r in caplog.records if r.name.startswith("florence_jobs")]
+    assert len(warnings) == 1, warnings
+    assert uri in warnings[0]
+    kept = Spill(tmp_path / f"{job}.jsonl").read()
+    assert [e.data["step"] for e in kept if e.kind == "metrics"] == list(range(2000))
+    # The server is back for the next attempt.
+    again = start(store, job, tmp_path, attempt=2)
+    again.metrics(2000, {"loss": 2000.0})
+    again.close("FINISHED")
+    history = client.get_metric_history(again.run_id, "loss")
+    assert sorted(m.step for m in history) == list(range(2001))
+    assert all(m.value == m.step for m in history)
+    run = client.get_run(again.run_id)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_server_that_hangs_holds_up_nothing(
+    broken_server: tuple[str, type[Broken]], tmp_path: Path
+) -> None:
+    uri, handler = broken_server
+    handler.hang = threading.Event()
+    tracker = start(uri, "hangs", tmp_path)
+    while not handler.requests:
+        time.sleep(0.01)
+    # The request is in the server's hands until hang is set, and all this happens before.
+    for step in range(3000):
+        tracker.metrics(step, {"loss": 1.0})
+    tracker.close("KILLED", timeout_s=0.1)
+    assert handler.requests == 1
+    assert not handler.hang.is_set()
+    kept = Spill(tmp_path / "hangs.jsonl").read()
+    assert [e.data["step"] for e in kept if e.kind == "metrics"] == list(range(3000))
+
+
+def plan(uri: str | None, **changes: Any) -> StagePlan:
+    values: dict[str, Any] = {
+        "job": "digits",
+        "namespace": "team-a",
+        "uid": "0123-uid",
+        "stage": "mixed",
+        "attempt": 1,
+        "kind": StageKind.PRETRAIN,
+        "config": Pretrain(data="builtin:digits/train", batch_size=8, steps=10),
+        "model": ModelConfig(preset="coswin-nano"),
+        "output": "/runs/digits/mixed",
+        "tracking": PlanTracking(mlflow_uri=uri, experiment="tests"),
+    }
+    return StagePlan(**(values | changes))
+
+
+def test_rank_0_of_a_tracked_plan_records(
+    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
+    assert isinstance(make_recorder(plan(store), World(rank=1, size=2)), NullTracker)
+    assert isinstance(make_recorder(plan(None), World()), NullTracker)
+    assert isinstance(make_recorder(plan(store, tracking=None), World()), NullTracker)
+    recorder = make_recorder(plan(store), World())
+    recorder.close("FINISHED")
+    run = client.get_run(recorder.run_id)
+    assert run.data.tags["florence.job"] == "0123-uid"
+    assert run.data.tags["florence.stage"] == "mixed"
+    assert run.data.tags["florence.namespace"] == "team-a"
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/plan/attempt-1.json")
+    assert StagePlan.model_validate_json(text) == plan(store)
+    task = ZeroShot(name="digits", data="builtin:digits/test", prompts="digits")
+    changed = plan(
+        store, stage="score", kind=StageKind.EVALUATE, config=Evaluate(zero_shot=(task,))
+    )
+    other = make_recorder(changed, World())
+    other.close("FINISHED")
+    assert other.run_id != recorder.run_id
+
+
+def test_a_folder_as_address_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"use sqlite:///.*/mlflow\.db"):
+        make_recorder(plan(f"file://{tmp_path}"), World())
+
+
+def test_the_sampler_measures_this_machine() -> None:
+    values = SystemSampler()()
+    assert 0 <= values["system/cpu_utilization_percentage"] <= 100
+    assert values["system/process_memory_usage_megabytes"] > 1
+
+
+def test_mlflow_writes_nothing_to_the_log(
+    store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = start(store, "quiet", tmp_path)
+    tracker.metrics(1, {"loss": 1.0})
+    tracker.close("FINISHED")
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("mlflow").getEffectiveLevel() == logging.WARNING
