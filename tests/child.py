@@ -9,6 +9,11 @@ from typing import Any
 
 from tests.gang import _CONTEXT
 
+# What children import too, so that the server they are forked from has it already.
+_CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "tests.gang", "pytest", "boto3", "florence.checkpoint"]
+)
+
 
 def start_child(function: Callable[..., Any], *args: Any) -> tuple[Any, Connection]:
     """A process that calls ``function(*args)``, and the pipe its answer comes through.

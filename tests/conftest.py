@@ -16,6 +16,9 @@ from florence.storage import Storage, open_storage
 
 BUCKET = "florence-tests"
 
+# Test processes share the cores; threads that wait for each other's turn make them crawl.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # At import, so that processes forked later have them too. A real server's come from outside.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing-secret")

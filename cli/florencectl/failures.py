@@ -1,12 +1,17 @@
-"""How a failure is told: one line on stderr that says what, where and what to do, and an exit code."""
+"""How a failure is told: a line on stderr with what, where and what to do, and an exit code."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 INTERRUPTED = 130
 
@@ -25,6 +30,14 @@ _EXTRA_OF = {
     "deepspeed": "deepspeed",
     "kubernetes_asyncio": "operator",
     "kfp": "pipelines",
+}
+
+# Where the models are whose documents users write, by the title pydantic gives their errors.
+_MODEL_MODULES = {
+    "FlorenceJob": "florence_operator.api",
+    "Pretrain": "florence.config",
+    "Evaluate": "florence.config",
+    "ModelConfig": "florence.config",
 }
 
 
@@ -52,17 +65,25 @@ def describe(error: BaseException) -> tuple[list[str], int]:
             missing = MissingExtraError(package, _EXTRA_OF[package])
             return [str(missing)], missing.exit_code
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return [f"{where}{error.strerror}"], FlorenceError.exit_code
+        where = error.filename or "input or output"
+        return [f"{where}: {error.strerror}"], FlorenceError.exit_code
     if type(error).__module__.startswith("pydantic"):
         from pydantic import ValidationError
 
         from florencectl.validation import problems
 
         if isinstance(error, ValidationError):
-            return problems(error), ConfigurationError.exit_code
+            lines = problems(error, model=_model_titled(error.title))
+            return lines, ConfigurationError.exit_code
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return [f"{what} (run 'florencectl --debug …' for the traceback)"], FlorenceError.exit_code
+
+
+def _model_titled(title: str) -> type[BaseModel] | None:
+    if title not in _MODEL_MODULES:
+        return None
+    model: type[BaseModel] = getattr(importlib.import_module(_MODEL_MODULES[title]), title)
+    return model
 
 
 def silence_stdout() -> None:

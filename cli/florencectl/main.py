@@ -1,4 +1,4 @@
-"""The ``florencectl`` program: its commands, global options, and how a failure becomes an exit code.
+"""The ``florencectl`` program: its commands, global options, and the exit code of a failure.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unusable data, 75 try again,
 130 interrupted; :mod:`florence.errors` has the whole table.
@@ -15,14 +15,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from florencectl.failures import report, silence_stdout
 
-# name: (module, one line of help). A module holds a Typer group as `app`, or a function named as the
-# command; it is imported when the command is used, so that help and completion never wait for torch.
+# name: (module, one line of help). A module holds a Typer group as `app`, or a function named as
+# the command; it is imported when the command is used: help and completion never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("florencectl.commands.submit", "Run a job on a cluster, or on this machine."),
     "get": ("florencectl.commands.runs", "List jobs, or show one."),
     "logs": ("florencectl.commands.runs", "Print the log of a job's stage."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),
-    "plan": ("florencectl.commands.plan", "Memory, speed and days of a training job, before it runs."),
+    "plan": (
+        "florencectl.commands.plan",
+        "Memory, speed and days of a training job, before it runs.",
+    ),
     "predict": ("florencectl.commands.predict", "Classify images with words of your choice."),
     "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
     "data": ("florencectl.commands.data", "Build and inspect training data."),
@@ -33,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(TyperGroup):
-    """A group that lists its commands without importing them, and turns failures into exit codes."""
+    """Lists its commands without importing them, and turns failures into exit codes."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -92,7 +95,9 @@ app = typer.Typer(
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of a failure.")
+    ] = False,
 ) -> None:
     """Train vision foundation models on Kubernetes, or on this machine."""
 
@@ -100,7 +105,7 @@ def options(
 def main() -> None:
     """The console script."""
     if "_FLORENCECTL_COMPLETE" in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # no __all__
 
         completion_init()
     app(prog_name="florencectl")

@@ -1,4 +1,4 @@
-"""What commands print: data on stdout as a table, json, yaml or names; everything else on stderr."""
+"""What commands print: data on stdout as a table, json, yaml or names; all else on stderr."""
 
 from __future__ import annotations
 

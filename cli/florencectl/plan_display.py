@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from florence.planner import JobEstimate, MemoryOption, StageEstimate
-from florencectl.output import bold, count, byte_size, note, print_table
+from florencectl.output import bold, byte_size, count, note, print_table
 
 MEMORY_PARTS = {
     "model_states": "model states",
@@ -26,7 +26,10 @@ def print_estimate(estimate: JobEstimate, *, assumed: bool) -> None:
     print_table(
         ["", "image", "text", "total"],
         [
-            ["parameters", *(count(n) for n in (parameters.image, parameters.text, parameters.total))],
+            [
+                "parameters",
+                *(count(n) for n in (parameters.image, parameters.text, parameters.total)),
+            ],
             *(_flops_row(stage, len(estimate.stages) > 1) for stage in _distinct(estimate)),
         ],
     )

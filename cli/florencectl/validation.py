@@ -1,4 +1,4 @@
-"""Pydantic's findings as lines a user can act on: ``spec.stages[0].pretrain.batchSize: must be …``."""
+"""Pydantic's findings as lines to act on: ``spec.stages[0].pretrain.batchSize: must be …``."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ def problems(
         source: the file or flag the values came from, put before every line.
     """
     prefix = f"{source}: " if source else ""
-    return [f"{prefix}{_line(finding, model)}" for finding in error.errors(include_url=False)]
+    findings = error.errors(include_url=False)
+    return [f"{prefix}{_line(f, model)}" for f in findings if not _follows(f, findings)]
 
 
 def field_path(location: Sequence[int | str]) -> str:
-    """A path as users write it: ``('spec', 'stages', 0, 'batch_size')`` -> ``spec.stages[0].batchSize``."""
+    """A path as users write it: ``('stages', 0, 'batch_size')`` -> ``stages[0].batchSize``."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -54,6 +55,14 @@ def field_path(location: Sequence[int | str]) -> str:
         else:
             path += f".{part}"
     return path.lstrip(".")
+
+
+def _follows(finding: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is too short only because its items are wrong, which other findings say."""
+    at = finding["loc"]
+    return finding["type"] == "too_short" and any(
+        len(other["loc"]) > len(at) and other["loc"][: len(at)] == at for other in findings
+    )
 
 
 def _line(finding: ErrorDetails, model: type[BaseModel] | None) -> str:
@@ -76,6 +85,8 @@ def _message(finding: ErrorDetails) -> str:
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"must be {words} {context[bound]:g}{given}"
+    if kind == "too_short":
+        return f"must have at least {context['min_length']} of them"
     if kind in ("enum", "literal_error"):
         return f"must be {context['expected']}{given}"
     if kind == "string_pattern_mismatch":
@@ -94,7 +105,7 @@ def _suggestion(name: str, fields: Sequence[str]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """The wire names of the fields of the model that ``location`` leads to; empty when it is none."""
+    """The wire names of the fields at ``location``; empty when no model is there."""
     reached: type[BaseModel] | None = model
     for part in location:
         if isinstance(part, str) and reached is not None:

@@ -74,16 +74,19 @@ class GlooExchange:
         return box[0]
 
 
-def from_rank_zero(exchange: Exchange, function: Callable[[], T]) -> T:
-    """What ``function`` returns on rank 0, on every rank; what it raises there, all ranks raise."""
-    outcome = _attempted(function) if exchange.rank == 0 else None
+def from_rank_zero(exchange: Exchange, task: str, function: Callable[[], T]) -> T:
+    """What ``function`` returns on rank 0, on every rank; what it raises there, all ranks raise.
+
+    Errors other than ours become ``TryAgainError``; ``task`` tells what was being done, and where.
+    """
+    outcome = _attempted(task, function) if exchange.rank == 0 else None
     shared: T | _Raised = exchange.broadcast(outcome)
     return _returned(shared)
 
 
-def from_every_rank(exchange: Exchange, function: Callable[[], T]) -> list[T] | None:
+def from_every_rank(exchange: Exchange, task: str, function: Callable[[], T]) -> list[T] | None:
     """What ``function`` returns on each rank, on rank 0; what it raises on any, all ranks raise."""
-    outcomes = exchange.gather(_attempted(function))
+    outcomes = exchange.gather(_attempted(task, function))
     failed = next((o for o in outcomes if isinstance(o, _Raised)), None) if outcomes else None
     _returned(exchange.broadcast(failed))
     return outcomes
@@ -96,19 +99,25 @@ class _Raised:
         self.error = error
 
 
-def _attempted(function: Callable[[], T]) -> T | _Raised:
+def _attempted(task: str, function: Callable[[], T]) -> T | _Raised:
     try:
         return function()
     except FlorenceError as error:
         return _Raised(error)
     except Exception as error:  # a rank that stays silent would hang the others
-        return _Raised(TryAgainError(f"{type(error).__name__}: {error}"))
+        return _Raised(unexpected(task, error))
 
 
 def _returned(outcome: T | _Raised) -> T:
     if isinstance(outcome, _Raised):
         raise outcome.error
     return outcome
+
+
+def unexpected(task: str, error: BaseException) -> TryAgainError:
+    """One line about an error nobody foresaw: the same attempt may succeed later."""
+    reason = str(error).partition("\n")[0][:200]
+    return TryAgainError(f"{task} failed ({type(error).__name__}: {reason}): try again")
 
 
 def _lost(error: RuntimeError) -> TryAgainError:

@@ -79,7 +79,7 @@ def line_of(
         parent = began_from.get(attempt)
         if parent is None or parent.attempt >= attempt:
             break
-        attempt, newest_step = parent
+        newest_step, attempt = parent
     return line
 
 
@@ -148,7 +148,7 @@ def whole_commits(
         except DataError as error:
             on_skip(f"skipped the checkpoint of step {commit_id.step}: {error}")
             continue
-        if line and commit_id not in line:
+        if began_from and commit_id not in line:
             on_skip(
                 f"no commit of the newest attempt's line is whole: step {commit_id.step} comes "
                 f"from attempt {commit_id.attempt} after its successor began"

@@ -159,13 +159,14 @@ def newest(
     ``ConfigurationError``, on all ranks alike.
     """
     exchange = exchange or SingleProcess()
+    task = f"{storage.uri}: reading checkpoints"
     candidates = whole_commits(storage, attempt_limit, on_skip)
     while True:
-        found = from_rank_zero(exchange, lambda: next(candidates, None))
+        found = from_rank_zero(exchange, task, lambda: next(candidates, None))
         if found is None:
             return None
         checkpoint = Checkpoint(storage, *found)
-        fault = _digest_fault(checkpoint, exchange) if digests else None
+        fault = _digest_fault(checkpoint, exchange, task) if digests else None
         if fault is None:
             return checkpoint
         if exchange.rank == 0:
@@ -191,11 +192,15 @@ def begin_attempt(
         storage, attempt_limit=attempt, on_skip=on_skip, exchange=exchange, digests=digests
     )
     parent = checkpoint.id if checkpoint else None
-    from_rank_zero(exchange, lambda: record_attempt(storage, attempt, parent, clock()))
+    from_rank_zero(
+        exchange,
+        f"{storage.uri}: recording attempt {attempt}",
+        lambda: record_attempt(storage, attempt, parent, clock()),
+    )
     return checkpoint
 
 
-def _digest_fault(checkpoint: Checkpoint, exchange: Exchange) -> str | None:
+def _digest_fault(checkpoint: Checkpoint, exchange: Exchange, task: str) -> str | None:
     """The first damaged file of a checkpoint whose files are read by all ranks, each its part."""
 
     def fault() -> str | None:
@@ -205,7 +210,7 @@ def _digest_fault(checkpoint: Checkpoint, exchange: Exchange) -> str | None:
             return str(error)
         return None
 
-    faults = from_every_rank(exchange, fault)
+    faults = from_every_rank(exchange, task, fault)
     found = next((message for message in faults if message), None) if faults else None
     agreed: str | None = exchange.broadcast(found)
     return agreed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import florence
-from florence.checkpoint.exchange import Exchange, from_every_rank, from_rank_zero
+from florence.checkpoint.exchange import Exchange, from_every_rank, from_rank_zero, unexpected
 from florence.checkpoint.fragment import Fragment, coverage_fault
 from florence.checkpoint.lineage import check_sizes, read_commit, read_manifest, successor_of
 from florence.checkpoint.manifest import (
@@ -150,20 +150,21 @@ class CheckpointWriter:
         except FlorenceError as error:
             self._error = error
         except BaseException as error:  # whatever it is, the training thread has to hear of it
-            self._error = TryAgainError(
-                f"{self._storage.uri}: the checkpoint of step {step} failed: "
-                f"{type(error).__name__}: {error}"
-            )
+            self._error = unexpected(self._task(step), error)
 
     def _save(self, step: int, fragments: list[Fragment], metadata: dict[str, Any]) -> Commit:
-        prefix = from_rank_zero(self._exchange, lambda: self._begin(step))
-        reports = from_every_rank(self._exchange, lambda: self._upload(prefix, fragments))
+        exchange, task = self._exchange, self._task(step)
+        prefix = from_rank_zero(exchange, task, lambda: self._begin(step))
+        reports = from_every_rank(exchange, task, lambda: self._upload(prefix, fragments))
         commit = from_rank_zero(
-            self._exchange, lambda: self._finish(step, prefix, reports or [], metadata)
+            exchange, task, lambda: self._finish(step, prefix, reports or [], metadata)
         )
-        if self._exchange.rank == 0:
+        if exchange.rank == 0:
             self._clean()
         return commit
+
+    def _task(self, step: int) -> str:
+        return f"{self._storage.uri}: the checkpoint of step {step}"
 
     def _begin(self, step: int) -> str:
         """The prefix of a new save. The attempt is recorded first, if nobody did that yet."""

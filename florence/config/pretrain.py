@@ -49,7 +49,12 @@ class Optimizer(Settings):
     min_lr_fraction: float = setting(
         0.01, description="learning rate at the last step over the peak", ge=0, le=1
     )
-    warmup_steps: int = setting(2_000, description="steps of linear warm-up", unit="steps", ge=0)
+    warmup_steps: int = setting(
+        2_000,
+        description="steps of linear warm-up; in a stage of no more steps than this, a tenth of them",
+        unit="steps",
+        ge=0,
+    )
     beta1: float = setting(0.9, description="decay of the first moment", ge=0, lt=1)
     beta2: float = setting(0.98, description="decay of the second moment", ge=0, lt=1)
     eps: float = setting(1e-6, description="added to the root of the second moment", gt=0)
@@ -177,13 +182,4 @@ class Pretrain(Settings):
         a = self.augmentation
         if a.scale_min > a.scale_max or a.ratio_min > a.ratio_max:
             raise ValueError("augmentation: a minimum is above its maximum")
-        if (
-            self.optimizer.warmup_steps >= self.steps
-            and self.optimizer.warmup_steps > 0
-            and "warmup_steps" in self.optimizer.model_fields_set
-        ):
-            raise ValueError(
-                f"optimizer.warmupSteps={self.optimizer.warmup_steps} leaves none of the "
-                f"{self.steps} steps: lower it"
-            )
         return self

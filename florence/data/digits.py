@@ -32,31 +32,25 @@ _LEVELS = 16
 PHRASES = (
     "the digit {}",
     "a handwritten {}",
-    "the number {}",
-    "a {} on paper",
-    "a pencilled digit {}",
-    "one scanned {}",
+    "the number {} on paper",
 )
 SENTENCES = (
     "This is the digit {}.",
     "Somebody has written the number {} by hand.",
     "A small grey scan shows a handwritten {}.",
-    "The image shows the digit {}, written with a pen.",
-    "Here you can see a {} in white on black.",
-    "A form was filled in with the number {}.",
 )
 
 
 def caption(index: int, word: str) -> str:
     """The caption of a scan: a pure function of its index.
 
-    About half are one word, the rest phrases and sentences, so that short texts, shared texts and
-    the stage without short texts all occur for every class.
+    A third each are one word, phrases and sentences, so that short texts, shared texts and the
+    stage without short texts all occur for every class.
     """
     draw = mix(index, 0xD161)
-    if draw % 2 == 0:
+    if draw % 3 == 0:
         return word
-    choices = PHRASES if (draw >> 8) % 2 == 0 else SENTENCES
+    choices = PHRASES if draw % 3 == 1 else SENTENCES
     return choices[(draw >> 16) % len(choices)].format(word)
 
 

@@ -249,9 +249,7 @@ def _manifest(statistics: Statistics, indexes: Sequence[ShardIndex]) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _storage_and_shards(
-    uri: str, s3: S3Settings | None
-) -> tuple[str, str | None, list[Entry]]:
+def _storage_and_shards(uri: str, s3: S3Settings | None) -> tuple[str, str | None, list[Entry]]:
     root, only = locate(uri)
     return root, only, list_shards(open_storage(root, s3), only)
 

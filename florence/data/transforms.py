@@ -43,7 +43,8 @@ def random_box(width: int, height: int, augmentation: Augmentation, draw: Iterat
             left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
             return left, top, left + w, top + h
     ratio = min(max(width / height, a.ratio_min), a.ratio_max)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    w = max(1, min(width, round(height * ratio)))
+    h = max(1, min(height, round(width / ratio)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from florence.errors import FlorenceError, TryAgainError
@@ -71,17 +73,22 @@ class WorkerPool(Generic[T]):
         options: dict[str, Any] = {}
         if workers:
             options = {"prefetch_factor": prefetch, "multiprocessing_context": "fork"}
-        loader: DataLoader[Any] = DataLoader(
-            _Items(maker),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=_ignore_stop_signals,
-            **options,
-        )
         before = set(multiprocessing.active_children())
-        self._items: Iterator[Any] | None = iter(loader)
+        with warnings.catch_warnings():
+            # How many workers there are is the user's choice; torch remarks on it twice per rank.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader: DataLoader[Any] = DataLoader(
+                _Items(maker),
+                batch_size=None,
+                sampler=numbers,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=_ignore_stop_signals,
+                # Its own, or it would draw from the global one, and a resumed run differ.
+                generator=torch.Generator(),
+                **options,
+            )
+            self._items: Iterator[Any] | None = iter(loader)
         self._processes = [p for p in multiprocessing.active_children() if p not in before]
         # At exit torch ends its workers by SIGTERM, which they ignore, and waits. What is
         # registered last runs first, so ours are gone by then.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SCORES_PER_BLOCK = 1 << 25
-"""Similarities held at once (128 MiB of fp32): 25,000 captions by 5,000 images need four blocks."""
+SCORES_PER_BLOCK = 1 << 23
+"""Similarities held at once (32 MiB of fp32): 25,000 captions by 5,000 images are 15 blocks."""
 
 NEVER = torch.iinfo(torch.int64).max
 

@@ -1,7 +1,8 @@
-"""Bytes that autograd keeps between the forward and the backward pass, derived from the towers' code.
+"""Bytes that autograd keeps from the forward to the backward pass, derived from the towers' code.
 
-Each block is one :class:`Unit`. The backward pass visits units last to first and frees each one's
-bytes, so its peak is the largest sum of what earlier units keep and what the visited one works with.
+Each block is one :class:`Unit`. The backward pass visits units last to first and frees the bytes of
+each, so its peak is the largest sum of what earlier units keep and the visited one works with.
+A compiled model keeps less.
 
 N tokens, P tokens padded to windows, C channels, h heads of d channels, A tokens per window.
 """
@@ -50,7 +51,7 @@ class Numerics:
 def numerics(precision: Precision, attention: Attention, *, cuda: bool) -> Numerics:
     """How a precision and an attention implementation are computed on a kind of device.
 
-    CUDA's autocast keeps norms and softmax, and so the residual stream, in fp32; the CPU's does not.
+    CUDA's autocast keeps norms, softmax and so the residual stream in fp32; the CPU's does not.
     """
     half = precision is not Precision.FP32
     sdpa = attention is Attention.SDPA or (attention is Attention.AUTO and cuda)
@@ -150,16 +151,12 @@ def _swin_unit(
     score_bytes = numbers.product if numbers.fused else FP32
     attention_gradients = 2 * stream + 2 * scores * score_bytes
     if checkpointing is Checkpointing.NONE:
-        return Unit(
-            kept=attention + mlp, working=max(mlp_gradients, attention_gradients - mlp)
-        )
+        return Unit(kept=attention + mlp, working=max(mlp_gradients, attention_gradients - mlp))
     if checkpointing is Checkpointing.SELECTIVE:
         recomputed = attention - stream + attention_gradients - mlp
         return Unit(kept=stream + mlp, working=max(mlp_gradients, recomputed))
     recomputed = attention + mlp - stream
-    return Unit(
-        kept=stream, working=recomputed + max(mlp_gradients, attention_gradients - mlp)
-    )
+    return Unit(kept=stream, working=recomputed + max(mlp_gradients, attention_gradients - mlp))
 
 
 def _attention_bytes(stage: ImageStage, shifted: bool, numbers: Numerics) -> float:

@@ -64,7 +64,7 @@ class StageEstimate(Settings):
     flops: float = setting(description="useful FLOPs of the whole stage")
     recompute: float = setting(description="executed FLOPs over useful ones")
     memory_per_gpu: MemoryPerGpu = setting(description="peak of one process", unit="bytes")
-    capacity: float | None = setting(None, description="memory of the GPU", unit="bytes")
+    capacity: int | None = setting(None, description="memory of the GPU", unit="bytes")
     fits: bool | None = setting(None, description="whether the memory suffices")
     options: tuple[MemoryOption, ...] = setting(description="memory under other settings")
     recommendation: MemoryOption | None = setting(
@@ -133,9 +133,7 @@ def estimate_stage(
     settings, processes, gpu = request.settings, request.processes, request.gpu
     resolution, window = settings.resolution, settings.window
     capacity = gpu.memory if gpu else None
-    memory = memory_per_gpu(
-        architecture, settings, processes=processes, cuda=gpu is not None
-    )
+    memory = memory_per_gpu(architecture, settings, processes=processes, cuda=gpu is not None)
     flops = training_flops(architecture, resolution=resolution, window=window)
     samples = settings.batch_size * settings.steps
     recompute = executed_over_useful(architecture, settings)
@@ -163,9 +161,7 @@ def estimate_stage(
                 capacity=capacity,
             )
         ),
-        recommendation=recommend(
-            architecture, settings, processes=processes, capacity=capacity
-        )
+        recommendation=recommend(architecture, settings, processes=processes, capacity=capacity)
         if capacity
         else None,
         pace=_pace(request, flops.total, mfu / recompute) if gpu else None,

@@ -32,20 +32,20 @@ LIVE_PARAMETERS = 1_000_000_000
 class MemoryPerGpu(Settings):
     """Bytes that one process needs at its peak."""
 
-    model_states: float = setting(
+    model_states: int = setting(
         description="parameters, gradients and optimizer states", unit="bytes"
     )
-    activations: float = setting(
+    activations: int = setting(
         description="what the backward pass needs from the forward pass, and its own work",
         unit="bytes",
     )
-    batch: float = setting(description="images and token ids", unit="bytes")
-    features: float = setting(
+    batch: int = setting(description="images and token ids", unit="bytes")
+    features: int = setting(
         description="embeddings of the global batch and their gradients", unit="bytes"
     )
-    logits: float = setting(description="similarities and their softmax", unit="bytes")
-    overhead: float = setting(description="context, libraries and fragmentation", unit="bytes")
-    total: float = setting(description="the sum", unit="bytes")
+    logits: int = setting(description="similarities and their softmax", unit="bytes")
+    overhead: int = setting(description="context, libraries and fragmentation", unit="bytes")
+    total: int = setting(description="the sum", unit="bytes")
 
 
 class MemoryOption(Settings):
@@ -54,7 +54,7 @@ class MemoryOption(Settings):
     zero_stage: int = setting(description="what DeepSpeed shards")
     activation_checkpointing: Checkpointing = setting(description="what is recomputed")
     gradient_cache_chunks: int = setting(description="parts of a rank's batch")
-    total: float = setting(description="memory per GPU", unit="bytes")
+    total: int = setting(description="memory per GPU", unit="bytes")
     fits: bool | None = setting(None, description="whether the GPU has as much")
 
 
@@ -86,7 +86,7 @@ def model_state_bytes(
     casts = _cast_bytes(architecture, settings)
     if not uses_deepspeed(settings, processes, cuda=cuda) or settings.zero_stage == 0:
         return 4 * FP32 * psi + casts
-    bucket = FP32 * min(BUCKET_ELEMENTS, psi)
+    bucket = FP32 * BUCKET_ELEMENTS
     # A rank's partition: masters apart from the parameters, both moments, and its gradients.
     partition = 4 * FP32 * shared
     if settings.zero_stage == 1:
@@ -122,13 +122,13 @@ def memory_per_gpu(
     used = states + activations + batch + features + logits
     overhead = (CUDA_CONTEXT + FRAGMENTATION * used) if cuda else CPU_CONTEXT
     return MemoryPerGpu(
-        model_states=states,
-        activations=activations,
+        model_states=round(states),
+        activations=round(activations),
         batch=batch,
-        features=features,
-        logits=logits,
-        overhead=overhead,
-        total=used + overhead,
+        features=round(features),
+        logits=round(logits),
+        overhead=round(overhead),
+        total=round(used + overhead),
     )
 
 
@@ -158,7 +158,7 @@ def memory_options(
     *,
     processes: int,
     cuda: bool,
-    capacity: float | None,
+    capacity: int | None,
 ) -> list[MemoryOption]:
     """Every ZeRO stage with every checkpointing, the gradient cache as in ``settings``."""
     stages = range(4) if uses_deepspeed(settings, processes, cuda=cuda) else range(1)
@@ -176,7 +176,7 @@ def memory_options(
 
 
 def recommend(
-    architecture: Architecture, settings: Pretrain, *, processes: int, capacity: float
+    architecture: Architecture, settings: Pretrain, *, processes: int, capacity: int
 ) -> MemoryOption | None:
     """The fastest settings that fit on a GPU of ``capacity`` bytes; None when none do.
 
@@ -221,7 +221,7 @@ def _option(
     settings: Pretrain,
     processes: int,
     cuda: bool,
-    capacity: float | None,
+    capacity: int | None,
 ) -> MemoryOption:
     total = memory_per_gpu(architecture, settings, processes=processes, cuda=cuda).total
     return MemoryOption(
@@ -234,7 +234,7 @@ def _option(
 
 
 def _cast_bytes(architecture: Architecture, settings: Pretrain) -> float:
-    """Autocast's half-precision copies of weights that a graph holds; recomputed blocks hold none."""
+    """Autocast's half-precision copies of weights in the graph; recomputed blocks hold none."""
     if settings.precision is Precision.FP32:
         return 0.0
     counts = parameters(architecture, window=settings.window)

@@ -54,7 +54,7 @@ class ImageStage:
 def image_stages(
     image: ImageTower, resolution: int, window: int | None = None
 ) -> tuple[ImageStage, ...]:
-    """The four stages for square images of ``resolution`` pixels; ``window`` overrides the tower's."""
+    """The four stages for square images of ``resolution`` pixels, with ``window`` where given."""
     stages = []
     side, in_channels = resolution, 3
     for index in range(4):
@@ -112,7 +112,7 @@ def training_flops(
     window: int | None = None,
     tokens: int | None = None,
 ) -> TowerCounts:
-    """FLOPs of one sample's forward and backward pass; nothing is counted twice for recomputation."""
+    """FLOPs of one sample's forward and backward pass; recomputation is not counted."""
     macs = forward_macs(architecture, resolution=resolution, window=window, tokens=tokens)
     image, text = TRAINING_FLOPS_PER_MAC * macs.image, TRAINING_FLOPS_PER_MAC * macs.text
     return TowerCounts(image=image, text=text, total=image + text)
@@ -125,15 +125,23 @@ def recomputed_macs(
     resolution: int,
     window: int | None = None,
 ) -> int:
-    """Forward MACs of a sample that the backward pass repeats to save memory."""
+    """Forward MACs of a sample that the backward pass repeats to save memory.
+
+    A repetition stops at the last tensor it needs, so each one's last product is left out: the
+    attention's projection, or the MLP's second layer.
+    """
     if checkpointing is Checkpointing.NONE:
         return 0
     text = architecture.text
     total = _text_macs(architecture, text.context) - text.width * architecture.embed_dim
+    total -= text.layers * text.context * text.width * text.hidden
     for stage in image_stages(architecture.image, resolution, window):
-        total += stage.depth * _attention_macs(stage)
-        if checkpointing is Checkpointing.FULL:
-            total += stage.depth * _mlp_macs(stage, architecture.image.mlp_ratio)
+        square = stage.channels**2
+        if checkpointing is Checkpointing.SELECTIVE:
+            total += stage.depth * (_attention_macs(stage) - stage.padded_tokens * square)
+        else:
+            first_layer = stage.tokens * architecture.image.mlp_ratio * square
+            total += stage.depth * (_attention_macs(stage) + first_layer)
     return total
 
 

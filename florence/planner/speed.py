@@ -15,7 +15,7 @@ class Gpu:
     """A GPU: bytes of memory as sold, and peak dense FLOP/s of matrix products."""
 
     name: str
-    memory: float
+    memory: int
     half: float
     single: float
 
@@ -28,11 +28,11 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu(name="A100-40GB", memory=40e9, half=312e12, single=19.5e12),
-        Gpu(name="A100-80GB", memory=80e9, half=312e12, single=19.5e12),
-        Gpu(name="H100-80GB", memory=80e9, half=989.4e12, single=66.9e12),
-        Gpu(name="H200", memory=141e9, half=989.4e12, single=66.9e12),
-        Gpu(name="L40S", memory=48e9, half=362e12, single=91.6e12),
+        Gpu(name="A100-40GB", memory=40_000_000_000, half=312e12, single=19.5e12),
+        Gpu(name="A100-80GB", memory=80_000_000_000, half=312e12, single=19.5e12),
+        Gpu(name="H100-80GB", memory=80_000_000_000, half=989.4e12, single=66.9e12),
+        Gpu(name="H200", memory=141_000_000_000, half=989.4e12, single=66.9e12),
+        Gpu(name="L40S", memory=48_000_000_000, half=362e12, single=91.6e12),
     )
 }
 
@@ -70,5 +70,5 @@ def days_for(flops: float, *, gpus: int, peak: float, mfu: float) -> float:
 
 
 def implied_mfu(flops: float, *, gpus: int, peak: float, days: float) -> float:
-    """The utilisation at which ``flops`` useful FLOPs take ``days``: the inverse of :func:`days_for`."""
+    """The utilisation at which ``flops`` useful FLOPs take ``days``."""
     return flops / (gpus * peak * days * SECONDS_PER_DAY)

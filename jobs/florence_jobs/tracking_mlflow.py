@@ -25,7 +25,7 @@ MOST_TAGS = 100
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
 
-_IMPORTING = threading.Lock()
+_IMPORTING = threading.RLock()
 # A process forked while this thread is inside an import inherits half-made modules and their locks,
 # and a data loader's worker may then wait for ever. So a fork waits for the import (seconds).
 os.register_at_fork(
@@ -259,7 +259,7 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         data = event.data
-        if self._has_model(data["name"]):
+        if self._has_model(data):
             return
         mlflow.set_tracking_uri(self._target.uri)
         model = mlflow.create_external_model(
@@ -282,7 +282,7 @@ class MlflowRun:
 
         from florence_jobs.served_model import write_served_model
 
-        if self._has_model(event.data["name"]):
+        if self._has_model(event.data):
             return
         model = self._client.create_logged_model(
             self._experiment_id,
@@ -291,15 +291,15 @@ class MlflowRun:
             tags=event.data["tags"],
         )
         try:
-            with tempfile.TemporaryDirectory() as folder, _folder_of(event.files) as weights:
-                path = Path(folder) / "model"
+            with tempfile.TemporaryDirectory() as folder, _folder_of(event.files) as files:
+                path = Path(folder) / "served"
                 description = Model(
                     artifact_path=model.artifact_location,
                     model_uuid=model.model_id,
                     run_id=self.run_id,
                     model_id=model.model_id,
                 )
-                write_served_model(path, weights, description)
+                write_served_model(path, files, description)
                 self._client.log_model_artifacts(model.model_id, str(path))
         except BaseException:
             with contextlib.suppress(Exception):
@@ -308,13 +308,14 @@ class MlflowRun:
         self._client.finalize_logged_model(model.model_id, "READY")
         self._link(model.model_id, event.data["step"])
 
-    def _has_model(self, name: str) -> bool:
+    def _has_model(self, data: Mapping[str, Any]) -> bool:
+        """Whether this attempt recorded that model before: a replay must not make a second one."""
         found = self._client.search_logged_models(
             [self._experiment_id],
-            f"source_run_id = '{self.run_id}' and name = '{_quoted(name)}' and status = 'READY'",
-            max_results=1,
+            f"source_run_id = '{self.run_id}' and name = '{_quoted(data['name'])}'",
         )
-        return bool(found)
+        attempt = data["tags"].get("florence.attempt")
+        return any(m.status == "READY" and m.tags.get("florence.attempt") == attempt for m in found)
 
     def _link(self, model_id: str, step: int) -> None:
         from mlflow.entities import LoggedModelOutput
@@ -337,6 +338,7 @@ def silence_mlflow() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_DISABLE_AGENT_HINT": "true",
     }.items():
@@ -365,12 +367,14 @@ def _translated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _folder_of(files: Mapping[str, bytes]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        # The folder's own name shows up in a served model: data/files.
+        folder = Path(temporary) / "files"
         for name, content in files.items():
-            path = Path(folder) / PurePosixPath(name)
+            path = folder / PurePosixPath(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        yield Path(folder)
+        yield folder
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

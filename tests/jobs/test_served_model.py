@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -154,16 +155,21 @@ def test_huge_images_and_wrong_labels_are_refused(served: Any) -> None:
     frame = pd.DataFrame({"image": [encoded(picture(1))]})
     with pytest.raises(mlflow.exceptions.MlflowException, match="labels must differ"):
         served.predict(frame, params={"labels": ["a", "a"]})
-    with pytest.raises(mlflow.exceptions.MlflowException, match="has no {}"):
+    with pytest.raises(mlflow.exceptions.MlflowException, match=r"has no \{\}"):
         served.predict(frame, params={"labels": ["a"], "templates": ["a photo"]})
 
 
 def test_the_folder_holds_no_code_and_no_pickle(logged: tuple[str, str]) -> None:
     folder = Path(logged[1].removeprefix("file://"))
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert {"data/model.safetensors", "data/config.json", "MLmodel", "input_example.json"} <= names
+    assert {
+        "data/files/model.safetensors",
+        "data/files/config.json",
+        "MLmodel",
+        "input_example.json",
+    } <= names
     assert not [n for n in names if n.endswith((".pkl", ".py", ".pt", ".bin"))]
-    description = mlflow.models.Model.load(logged[1])
+    description = mlflow.models.Model.load(str(folder))
     assert description.flavors["python_function"]["loader_module"] == "florence_jobs.served_model"
     example = json.loads((folder / "serving_input_example.json").read_text())
     assert example["params"]["labels"] == ["cat", "dog", "grey"]
@@ -174,10 +180,13 @@ def server(logged: tuple[str, str], tmp_path: Path) -> Iterator[str]:
     port = free_port()
     command = ["models", "serve", "-m", logged[1], "--env-manager", "local", "-p", str(port)]
     # One worker and a session of its own, so that all of it can be ended.
+    # MLflow finds uvicorn by name, as it does in an activated environment.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    variables = {"MLFLOW_TRACKING_URI": logged[0], "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command, "-h", "127.0.0.1", "--workers", "1"],
-            env=os.environ | {"MLFLOW_TRACKING_URI": logged[0], "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=os.environ | variables,
             stdout=log, stderr=log, start_new_session=True, cwd=tmp_path,
         )  # fmt: skip
     try:
@@ -187,7 +196,8 @@ def server(logged: tuple[str, str], tmp_path: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import socket
 import threading
 import time
@@ -18,6 +20,7 @@ mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 from florence.config import Evaluate, ModelConfig, Pretrain, ZeroShot  # noqa: E402
 from florence.distributed.world import World  # noqa: E402
 from florence.errors import ConfigurationError  # noqa: E402
+from florence_jobs import tracking_mlflow  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
 from florence_jobs.tracking import NullTracker, Tracker, make_recorder  # noqa: E402
 from florence_jobs.tracking_events import Event, Spill  # noqa: E402
@@ -38,9 +41,10 @@ def client(store: str) -> Any:
 
 
 def target(uri: str, job: str, attempt: int = 1, **more: Any) -> RunTarget:
+    name = f"{job}/mixed"
     return RunTarget(
-        uri=uri, experiment="tests", job=job, stage="mixed", attempt=attempt, name=f"{job}/mixed", **more
-    )  # fmt: skip
+        uri=uri, experiment="tests", job=job, stage="mixed", attempt=attempt, name=name, **more
+    )
 
 
 def start(uri: str, job: str, folder: Path, attempt: int = 1, **more: Any) -> Tracker:
@@ -304,7 +308,7 @@ def test_rank_0_of_a_tracked_plan_records(
     assert run.data.tags["florence.stage"] == "mixed"
     assert run.data.tags["florence.namespace"] == "team-a"
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/plan/attempt-1.json")
-    assert StagePlan.model_validate_json(text) == plan(store)
+    assert json.loads(text) == plan(store).wire()
     task = ZeroShot(name="digits", data="builtin:digits/test", prompts="digits")
     changed = plan(
         store, stage="score", kind=StageKind.EVALUATE, config=Evaluate(zero_shot=(task,))
@@ -317,6 +321,29 @@ def test_rank_0_of_a_tracked_plan_records(
 def test_a_folder_as_address_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"use sqlite:///.*/mlflow\.db"):
         make_recorder(plan(f"file://{tmp_path}"), World())
+
+
+def test_a_fork_waits_for_the_import() -> None:
+    """Else a data loader's worker may inherit a half-imported module and its lock."""
+    order: list[str] = []
+    importing = threading.Event()
+
+    def import_slowly() -> None:
+        with tracking_mlflow._IMPORTING:
+            importing.set()
+            time.sleep(0.3)
+            order.append("imported")
+
+    thread = threading.Thread(target=import_slowly)
+    thread.start()
+    importing.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    order.append("forked")
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert order == ["imported", "forked"]
 
 
 def test_the_sampler_measures_this_machine() -> None:

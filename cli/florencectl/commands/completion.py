@@ -23,7 +23,9 @@ def completion(
 
     In bash: source <(florencectl completion bash)
     """
-    from typer.completion import get_completion_script
+    from typer.completion import (  # type: ignore[attr-defined]  # no __all__
+        get_completion_script,
+    )
 
     print(
         get_completion_script(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,8 +41,11 @@ def check_target(output: Path) -> None:
         raise ConfigurationError(f"{output}: the name of the output must end in .npz")
     if output.is_dir():
         raise ConfigurationError(f"{output}: is a folder: give the name of a file")
-    if not output.absolute().parent.is_dir():
-        raise ConfigurationError(f"{output.absolute().parent}: no such folder: create it first")
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: no such folder: create it first")
+    if not os.access(folder, os.W_OK):
+        raise ConfigurationError(f"{folder}: cannot be written to: choose another folder")
 
 
 def embeddings_of(model_uri: str, files: list[Path]) -> NDArray[np.float32]:

@@ -39,7 +39,8 @@ def plan(
     ] = 1,
     gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 8,
     gpu: Annotated[
-        str | None, typer.Option(help="Kind of GPU, such as A100-40GB; default: the job's, or that.")
+        str | None,
+        typer.Option(help="Kind of GPU, such as A100-40GB; default: the job's, or that."),
     ] = None,
     mfu: Annotated[
         float | None, typer.Option(help="Fraction of the peak that steps reach; assumed: 0.4.")
@@ -94,7 +95,7 @@ def check_fractions(mfu: float | None, days: float | None) -> None:
 
 
 def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[StageRequest]]:
-    """The model and the training stages of a FlorenceJob; ``gpu`` overrides its node pool's kind."""
+    """The model and the training stages of a FlorenceJob; ``gpu`` goes before its node pool."""
     from florence.planner import StageRequest, gpu_named
     from florence_operator.api import load_job
 

@@ -91,8 +91,7 @@ def classify(
     scale = model.log_scale.detach().exp()
     rows = (scale * pictures @ classes.T).softmax(dim=1).tolist()
     return [
-        sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True)
-        for row in rows
+        sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True) for row in rows
     ]
 
 

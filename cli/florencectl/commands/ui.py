@@ -30,7 +30,8 @@ def ui(
     database = florence_home() / "mlflow.db"
     if not database.is_file():
         raise ConfigurationError(
-            f"{database}: no runs yet; run a job with 'florencectl submit -f JOB.yaml --local' first, or set FLORENCE_HOME"
+            f"{database}: no runs yet; run a job with 'florencectl submit -f JOB.yaml --local' "
+            "first, or set FLORENCE_HOME"
         )
     if not is_free(port):
         raise ConfigurationError(f"port {port} is taken: choose another one with --port")

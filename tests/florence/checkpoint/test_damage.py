@@ -1,4 +1,4 @@
-"""Checkpoints that were whole once: truncated, flipped, lost, garbled. The next older one is taken."""
+"""Checkpoints that were whole once: truncated, flipped, lost, garbled. An older one is taken."""
 
 from __future__ import annotations
 
@@ -133,12 +133,15 @@ def test_damage_after_opening_is_found_before_use(folder_storage: Storage) -> No
     assert commit is not None
     _flip_a_bit(folder_storage, commit.prefix)
     with pytest.raises(DataError, match=r"-001\.safetensors differs"):
-        for name in found.names():
-            found.read(name)
+        _read_all(found)
     _lose_a_key(folder_storage, commit.prefix)
     with pytest.raises(TryAgainError, match="deleted while it was read"):
-        for name in unread.names():
-            unread.read(name)
+        _read_all(unread)
+
+
+def _read_all(checkpoint: Checkpoint) -> None:
+    for name in checkpoint.names():
+        checkpoint.read(name)
 
 
 def test_a_damaged_attempt_record_costs_nothing(folder_storage: Storage) -> None:

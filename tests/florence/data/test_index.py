@@ -64,7 +64,6 @@ TEXTS = st.sampled_from(["cat", "Cat ", "a dog", "big red cat", "é&amp;", " ", 
 )
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_statistics_equal_a_brute_force_count(tmp_path_factory, rows, per_shard) -> None:
@@ -159,7 +158,12 @@ def broken_shards(folder: Path) -> dict[str, str]:
     )
     write_samples(
         folder / "texts.tar",
-        [sample(0, txt=b"\xff\xfe"), sample(1, json=b"{"), sample(2, json=b"[1]"), sample(3, cls=b"-4")],
+        [
+            sample(0, txt=b"\xff\xfe"),
+            sample(1, json=b"{"),
+            sample(2, json=b"[1]"),
+            sample(3, cls=b"-4"),
+        ],
     )
     write_samples(folder / "twice.tar", [sample(0), sample(1), sample(0)])
     write_tar(folder / "again.tar", [("0.png", picture(0)), ("0.png", picture(1)), ("0.txt", b"a")])

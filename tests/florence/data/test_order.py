@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from florence.data.order import BLOCKS_PER_WINDOW, Order
 
-counts, windows, seeds = st.integers(1, 3000), st.integers(1, 1500), st.integers(0, 2**40)
+counts, windows, seeds = st.integers(1, 900), st.integers(1, 600), st.integers(0, 2**40)
 
 
 @given(counts, windows, seeds, st.integers(0, 3))
@@ -18,21 +20,18 @@ def test_an_epoch_holds_every_sample_once(count: int, window: int, seed: int, ep
     assert np.array_equal(np.sort(drawn), np.arange(count))
 
 
-@given(counts, windows, seeds, st.lists(st.integers(0, 9000), min_size=2, max_size=6))
-@settings(deadline=None)
-def test_any_cut_gives_the_same_stream(
-    count: int, window: int, seed: int, cuts: list[int]
-) -> None:
+@given(counts, windows, seeds, st.lists(st.integers(0, 4000), min_size=2, max_size=6))
+def test_any_cut_gives_the_same_stream(count: int, window: int, seed: int, cuts: list[int]) -> None:
     cuts.sort()
     whole = Order(count, seed, window).samples(cuts[0], cuts[-1])
-    pieces = [
-        Order(count, seed, window).samples(a, b) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    pieces = [Order(count, seed, window).samples(a, b) for a, b in pairwise(cuts)]
     assert np.array_equal(np.concatenate(pieces), whole)
 
 
 def test_seeds_and_epochs_differ() -> None:
-    streams = [Order(500, seed, 100).samples(e * 500, e * 500 + 500) for seed in (0, 1) for e in (0, 1)]
+    streams = [
+        Order(500, seed, 100).samples(e * 500, e * 500 + 500) for seed in (0, 1) for e in (0, 1)
+    ]
     for i, a in enumerate(streams):
         for b in streams[:i]:
             assert (a == b).mean() < 0.05
@@ -53,7 +52,7 @@ def test_shuffle_within_one_window_is_uniform() -> None:
 
 
 def test_shuffle_over_windows_is_near_global() -> None:
-    """Blocks go anywhere: judged by one sample of each block, since its neighbours travel with it."""
+    """Judged by one sample of each block, since its neighbours travel with it."""
     window = 4 * BLOCKS_PER_WINDOW
     count = 64 * window
     pairs = []
@@ -75,7 +74,9 @@ def test_a_window_reads_few_blocks() -> None:
 
 
 @given(counts, seeds, st.integers(0, 10**6))
-def test_spares_are_a_function_of_position_and_attempt(count: int, seed: int, position: int) -> None:
+def test_spares_are_a_function_of_position_and_attempt(
+    count: int, seed: int, position: int
+) -> None:
     order = Order(count, seed, 64)
     spares = [order.spare(position, attempt) for attempt in range(1, 30)]
     assert spares == [Order(count, seed, 7).spare(position, a) for a in range(1, 30)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_reads_go_forward_within_a_group(shards: ShardSet, monkeypatch) -> None:
     monkeypatch.setattr(readahead, "READERS", 1)  # so that they are recorded in order
     run_epochs(shards, 1 << 30, epochs=1)
     reads = shards.storage.reads
-    turns = sum(a >= b for a, b in zip(reads, reads[1:], strict=False))
+    turns = sum(a >= b for a, b in pairwise(reads))
     assert turns <= 2
 
 
@@ -102,7 +103,9 @@ def test_workers_read_only_their_share_when_samples_are_far_apart(shards, monkey
     for worker in range(4):
         run_epochs(shards, 1 << 30, epochs=1, share=(worker, 4))
     reads = shards.storage.reads
-    assert sum(length for _, _, length in reads) <= sum(shards.place(i).length for i in range(COUNT))
+    assert sum(length for _, _, length in reads) <= sum(
+        shards.place(i).length for i in range(COUNT)
+    )
 
 
 def test_an_unforeseen_step_is_only_slower(shards: ShardSet) -> None:
@@ -119,7 +122,9 @@ def test_an_unforeseen_step_is_only_slower(shards: ShardSet) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60 << 20), st.integers(1, 1 << 20)), max_size=40)
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 60 << 20), st.integers(1, 1 << 20)), max_size=40
+    )
 )
 def test_ranges_cover_their_samples_within_limits(places: list[tuple[int, int, int]]) -> None:
     wanted = {i: Place(*place) for i, place in enumerate(places)}
@@ -132,9 +137,7 @@ def test_ranges_cover_their_samples_within_limits(places: list[tuple[int, int, i
             assert place.shard == span.place.shard
             assert span.place.offset <= place.offset
             assert place.offset + place.length <= end
-        assert span.place.length <= max(
-            readahead.MAX_RANGE, max(p.length for _, p in span.samples)
-        )
+        assert span.place.length <= max(readahead.MAX_RANGE, max(p.length for _, p in span.samples))
         reached = span.place.offset
         for _, place in span.samples:
             assert place.offset - reached <= readahead.MAX_GAP

@@ -150,7 +150,9 @@ def test_an_index_that_is_not_the_manifests_is_an_error(folder: Path) -> None:
 def test_one_shard_of_a_folder(folder: Path) -> None:
     index_data(str(folder))
     shards = ShardSet.open(f"{folder}/00001.tar")
-    assert [shards.read(i).key[-5:] for i in range(len(shards))] == [f"{i:05d}" for i in range(6, 12)]
+    assert [shards.read(i).key[-5:] for i in range(len(shards))] == [
+        f"{i:05d}" for i in range(6, 12)
+    ]
     with pytest.raises(DataError, match=r"00007\.tar holds no shards"):
         ShardSet.open(f"{folder}/00007.tar")
 

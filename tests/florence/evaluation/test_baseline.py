@@ -47,7 +47,7 @@ def test_unusable_training_images_are_refused() -> None:
     labels = np.zeros(3, dtype=np.int64)
     with pytest.raises(DataError, match="all of one class"):
         svm_rbf(one, labels, one, labels)
-    with pytest.raises(DataError, match="4 pixels and test images 2"):
+    with pytest.raises(DataError, match="4 pixels, test images 2"):
         svm_rbf(one, labels, one[:, :2], labels)
     with pytest.raises(DataError, match="no images"):
         pixels([])

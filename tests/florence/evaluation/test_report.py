@@ -191,6 +191,7 @@ def test_what_a_report_holds(report: EvaluationReport) -> None:
     assert Image.open(io.BytesIO(report.example.png)).size == (SIZE, SIZE)
 
 
+@pytest.mark.slow
 def test_the_number_of_ranks_changes_nothing(data: Path, report: EvaluationReport) -> None:
     first, *others = run_gang(evaluate_as_rank, 3, str(data))
     assert first.metrics == pytest.approx(report.metrics)

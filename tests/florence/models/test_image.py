@@ -241,8 +241,14 @@ def test_mixed_precision_keeps_the_direction(dtype: torch.dtype) -> None:
             assert cosine.min() > 0.999
 
 
-@pytest.mark.parametrize("attention", [Attention.MATH, Attention.SDPA])
-@pytest.mark.parametrize("size", [64, 50])
+@pytest.mark.parametrize(
+    ("attention", "size"),
+    [
+        (Attention.MATH, 64),
+        pytest.param(Attention.MATH, 50, marks=pytest.mark.slow),
+        pytest.param(Attention.SDPA, 64, marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_as_one_graph_forward_and_backward(attention: Attention, size: int) -> None:
     """No graph break, and the same result; the backend needs no compiler."""
     torch.compiler.reset()

@@ -124,7 +124,9 @@ def timm_swin(size: int, window: int) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("attention", [Attention.MATH, Attention.SDPA])
+@pytest.mark.parametrize(
+    "attention", [Attention.MATH, pytest.param(Attention.SDPA, marks=pytest.mark.slow)]
+)
 def test_equals_timm_in_features_and_gradients(attention: Attention) -> None:
     theirs, model = timm_swin(224, 7), swin_tiny(7, attention)
     load(model, ours_from_timm(theirs.state_dict()))
@@ -178,7 +180,7 @@ def test_equals_timm_after_a_change_of_window_from_7_to_12() -> None:
         assert_close(model.features(images), theirs_out)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (240, 272)])
+@pytest.mark.parametrize("size", [pytest.param((224, 224), marks=pytest.mark.slow), (240, 272)])
 def test_equals_torchvision(size: tuple[int, int]) -> None:
     """Also on maps that windows do not tile, where torchvision pads them too."""
     models = reference("torchvision.models")

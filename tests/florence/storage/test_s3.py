@@ -165,7 +165,7 @@ def test_a_web_server_is_not_taken_for_s3(script: Script) -> None:
     script.say(405, b"<html>Welcome</html>", Content_Type="text/html")
     with pytest.raises(ConfigurationError) as caught:
         script.storage().write("key", b"x")
-    assert "check that the endpoint is an S3 server" in _one_line(caught.value)
+    assert "check the URI and the endpoint" in _one_line(caught.value)
 
 
 def test_a_silent_endpoint_may_be_tried_again() -> None:

@@ -12,7 +12,8 @@ from florence.text.tokenizer import CONTEXT, END, START, VOCABULARY, encode, tok
 
 PIECES = (
     "a photo of", "&amp;", "&lt;br&gt;", "&amp;amp;", "é", "e\u0301", "ß", "İ", "ΣΑΣ", "日本語",
-    "🙂", "👨‍👩‍👧", "\n", "\t", "\u00a0", "\u200b", "’", "“", "\x00", "\x1b[31m", "'s", "'LL", "12345",
+    "🙂", "👨‍👩‍👧", "\n", "\t", "\u00a0", "\u200b", "’", "“", "\x00", "\x1b[31m", "'s", "'LL",
+    "12345",
     "½", "²", "٣", "€", "ﬁ", "Ã©", "â€™", "\u2028", "_", "...", "!!!", "don't", "'S", "\ufeff",
 )  # fmt: skip
 

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from florencectl.main import app
+from tests.florence.data.making import sample, write_samples, write_shards
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["data", *arguments])
+
+
+def test_index_prints_the_statistics(tmp_path: Path) -> None:
+    write_shards(tmp_path, 10, 4)
+    result = run("index", str(tmp_path), "-o", "json", "--workers", "1")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["statistics"]["images"] == 10
+    assert document["statistics"]["uniqueQueries"] == 7
+    assert document["problems"] == []
+    assert len(list(tmp_path.glob("*.tar.idx"))) == 3
+    table = run("index", str(tmp_path), "--workers", "1").stdout
+    assert ["images", "10"] in [line.split() for line in table.splitlines()]
+
+
+def test_check_names_what_is_broken_and_exits_with_3(tmp_path: Path) -> None:
+    write_samples(tmp_path / "a.tar", [sample(0), sample(1, png=b"?"), sample(2, txt=b"\xff")])
+    for output in ("table", "json", "yaml"):
+        result = run("check", str(tmp_path), "-o", output, "--workers", "1")
+        assert result.exit_code == 3
+        assert str(tmp_path) in result.stderr
+        assert "2 broken members" in result.stderr
+        if output == "table":
+            assert "a.tar" in result.stdout
+            assert "00001.png" in result.stdout
+        else:
+            document = yaml.safe_load(result.stdout)
+            members = [(p["shard"], p["member"]) for p in document["problems"]]
+            assert members == [("a.tar", "00001.png"), ("a.tar", "00002.txt")]
+    write_samples(tmp_path / "a.tar", [sample(0)])
+    result = run("check", str(tmp_path), "--workers", "1")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["index", "check"])
+def test_a_folder_without_shards_is_one_line(tmp_path: Path, command: str) -> None:
+    result = run(command, str(tmp_path / "nothing"))
+    assert result.exit_code == 3
+    (line,) = result.stderr.splitlines()
+    assert f"{tmp_path}/nothing holds no shards" in line
+
+
+def test_digits_are_written(tmp_path: Path) -> None:
+    result = run("digits", str(tmp_path), "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["samples"] == {"train": 1400, "test": 397}
+    checked = run("check", str(tmp_path / "test"), "--workers", "1", "-o", "json")
+    assert json.loads(checked.stdout)["statistics"]["classes"] == 10

@@ -1,0 +1,161 @@
+"""Models as files: what is written comes back, and what is broken is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from florence.config import Attention, architecture_of
+from florence.errors import DataError
+from florence.models.model_file import ModelCard, load_model, model_bytes, read_model, save_model
+from florence.models.two_tower import TwoTower, build_model
+
+NANO = architecture_of("coswin-nano")
+NANO = NANO.model_copy(update={"text": NANO.text.model_copy(update={"vocabulary": 300})})
+CARD = ModelCard(
+    architecture=NANO,
+    window=6,
+    resolution=96,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+    templates="digits",
+    trained={"job": "default/digits", "stage": "mixed", "step": 1200, "loss": 0.25},
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> TwoTower:
+    return build_model(NANO, seed=0, window=6)
+
+
+@pytest.fixture
+def folder(model: TwoTower, tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", model, CARD)
+    return tmp_path / "model"
+
+
+def test_a_model_comes_back_as_it_was(model: TwoTower, folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    loaded, card = load_model(folder)
+    assert card == CARD
+    assert not loaded.training
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    images, ids = torch.randn(2, 3, 96, 96), torch.tensor([[298, 5, 299], [298, 299, 0]])
+    model.eval()
+    for expected, actual in zip(model(images, ids), loaded(images, ids), strict=True):
+        assert torch.equal(expected, actual)
+
+
+def test_a_loaded_model_can_be_trained(folder: Path) -> None:
+    loaded, _ = load_model(folder, attention=Attention.MATH)
+    loaded.train()
+    loaded.encode_image(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in loaded.image.parameters())
+    blocks = [block for stage in loaded.image.stages for block in stage.blocks]
+    assert {block.attention.implementation for block in blocks} == {Attention.MATH}
+
+
+def test_files_are_the_same_through_any_storage(model: TwoTower, folder: Path) -> None:
+    files = model_bytes(model.state_dict(), CARD)
+    assert files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    loaded, card = read_model(files.__getitem__, source="s3://bucket/model")
+    assert card == CARD
+    assert torch.equal(loaded.log_scale, model.log_scale)
+
+
+def test_saving_again_replaces_and_leaves_nothing_behind(folder: Path) -> None:
+    other = build_model(NANO, seed=1, window=6)
+    save_model(folder, other, CARD)
+    assert len(list(folder.iterdir())) == 2
+    loaded, _ = load_model(folder)
+    assert torch.equal(loaded.text.projection.weight, other.text.projection.weight)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=name):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_cut_file_is_named(folder: Path, name: str, keep: int) -> None:
+    content = (folder / name).read_bytes()
+    # The last byte of the json is a line break: take the bracket with it.
+    (folder / name).write_bytes(content[: keep - 1 if keep < 0 else keep])
+    with pytest.raises(DataError, match=name) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def change_card(folder: Path, **changes: Any) -> None:
+    card = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(card | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"window": 0}, "window"),
+        ({"colour": "red"}, "colour"),
+        ({"schemaVersion": 2}, "schemaVersion"),
+        ({"architecture": {}}, "architecture"),
+        ({"mean": [0.1, 0.2]}, "mean"),
+    ],
+)
+def test_a_card_that_cannot_be_is_refused(folder: Path, changes: dict[str, Any], said: str) -> None:
+    change_card(folder, **changes)
+    with pytest.raises(DataError, match=f"config.json.*{said}"):
+        load_model(folder)
+
+
+def test_weights_of_another_window_are_refused(folder: Path) -> None:
+    change_card(folder, window=5)
+    with pytest.raises(DataError, match=r"model.safetensors.*bias_table.*121.*81.*and 4 more"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown", "integers"])
+def test_weights_that_do_not_fit_are_refused(folder: Path, fault: str) -> None:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    if fault == "missing":
+        del state["image.norm.weight"]
+    elif fault == "unknown":
+        state["image.norm.weight2"] = torch.zeros(1)
+    else:
+        state["image.norm.weight"] = state["image.norm.weight"].long()
+    save_file(state, path)
+    with pytest.raises(DataError, match=r"model.safetensors.*image\.norm\.weight"):
+        load_model(folder)
+
+
+class Bomb:
+    """Unpickling this writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_nothing_is_unpickled(folder: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "written"
+    pickle.loads(pickle.dumps(Bomb(target)))
+    assert target.exists(), "the bomb must work"
+    target.unlink()
+    (folder / name).write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(DataError, match=name):
+        load_model(folder)
+    assert not target.exists()
