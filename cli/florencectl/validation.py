@@ -68,8 +68,11 @@ def _follows(finding: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
 def _line(finding: ErrorDetails, model: type[BaseModel] | None) -> str:
     path = field_path(finding["loc"])
     message = _message(finding)
-    if finding["type"] == "extra_forbidden" and model is not None:
-        message += _suggestion(str(finding["loc"][-1]), _fields_at(model, finding["loc"][:-1]))
+    if finding["type"] == "extra_forbidden":
+        *above, name = finding["loc"]
+        path = ".".join(filter(None, (field_path(above), str(name))))  # as it was written
+        if model is not None:
+            message += _suggestion(str(name), _fields_at(model, above))
     return f"{path}: {message}" if path else message
 
 

@@ -28,7 +28,7 @@ class FinalModel:
 
     def __init__(self, storage: Storage, commit: FinalModelCommit) -> None:
         self._storage = storage
-        self._commit = commit
+        self.commit = commit
 
     @property
     def uri(self) -> str:
@@ -38,19 +38,19 @@ class FinalModel:
     @property
     def metadata(self) -> dict[str, Any]:
         """What was saved beside the files, as JSON values."""
-        return dict(self._commit.metadata)
+        return dict(self.commit.metadata)
 
     def names(self) -> list[str]:
         """The names of its files, sorted."""
-        return sorted(self._commit.files)
+        return sorted(self.commit.files)
 
     def read(self, name: str) -> bytes:
         """One file. Raises ``DataError`` if it is missing or differs from what was committed."""
-        if name not in self._commit.files:
+        if name not in self.commit.files:
             raise DataError(f"{self.uri} has no file '{name}'")
         key = f"{FOLDER}/{name}"
         body = self._storage.read(key)
-        if FileDigest.of(body) != self._commit.files[name]:
+        if FileDigest.of(body) != self.commit.files[name]:
             raise DataError(
                 f"{self._storage.url(key)} differs from what was committed: run the stage again"
             )
@@ -94,4 +94,4 @@ def _stored(storage: Storage) -> FinalModelCommit | None:
             model.read(name)
     except DataError:
         return None
-    return model._commit
+    return model.commit

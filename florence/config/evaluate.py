@@ -100,7 +100,7 @@ class Evaluate(Settings):
 
     @model_validator(mode="after")
     def _has_something_to_do(self) -> Self:
-        names = [task.name for task in (*self.zero_shot, *self.retrieval)]
+        names = [t.name for t in self.zero_shot] + [t.name for t in self.retrieval]
         if not names:
             raise ValueError("give at least one of zeroShot and retrieval")
         if len(set(names)) < len(names):

@@ -43,7 +43,7 @@ def load_image(image: Image.Image, at_least: tuple[int, int] | None = None) -> I
         image.load()
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits where they should be scaled
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
     except Exception as error:  # as above
         raise _broken(error, empty=False) from error
 

@@ -1,9 +1,10 @@
 """Exact gradients of a contrastive batch whose activations do not fit in memory.
 
 The loss depends on the parameters only through the features, so dL/dθ = Σ_c J_cᵀ d_c over chunks c
-with d = dL/dfeatures. First all features are computed without activations, then the loss gives d,
-then each chunk runs again, with the random numbers of its first run, and back-propagates its d_c
-(Gao et al. 2021). It costs one more forward pass, and holds the activations of one chunk.
+with d = dL/dfeatures. First the features of all chunks are computed, of all but the last without
+activations. The loss gives d. The last chunk back-propagates its d_c at once; the others run again,
+with the random numbers of their first run, and do so too (after Gao et al. 2021). With m chunks it
+costs (m - 1) / m of a forward pass more, and holds the activations of one chunk.
 """
 
 from __future__ import annotations
@@ -52,30 +53,33 @@ def accumulate_gradients(
     A loss that is not finite on any rank makes the gradients NaN on every rank, so that whoever
     steps needs to look at gradients only.
     """
-    if chunks <= 1:
-        with synchronise(True):
-            features = objective.features(model, batch)
-            loss = objective.loss(features.rows, features.log_scale, batch)
-            value = mean_over_ranks(loss)
-            backward(loss * _one_if_finite(value))
-        return Gradients(value, _scale(features))
+    *early, last = batch.chunk(chunks) if chunks > 1 else [batch]
+    first = [_without_activations(objective, model, part) for part in early]
+    with synchronise(not early):
+        features = objective.features(model, last)
+        value, row_grads, scale_grad = _loss_pass(
+            objective, [*(known for _, known in first), features], batch, mean_over_ranks
+        )
+        backward(_surrogate(features, [grads[-1] for grads in row_grads], scale_grad))
+    result = Gradients(value, _scale(features))
+    del features
 
-    parts = batch.chunk(chunks)
-    first = [_without_activations(objective, model, part) for part in parts]
-    value, row_grads, scale_grad = _loss_pass(
-        objective, [features for _, features in first], batch, mean_over_ranks
-    )
-    for index, (part, (state, _)) in enumerate(zip(parts, first, strict=True)):
-        is_last = index == len(parts) - 1
-        with synchronise(is_last), _replayed(state):
+    # The log-scale enters the loss once, not once per chunk. The zero keeps every parameter part of
+    # every backward pass, which engines that reduce in hooks rely on.
+    nothing = torch.zeros_like(scale_grad)
+    for index, (part, (state, _)) in enumerate(zip(early, first, strict=True)):
+        with synchronise(index == len(early) - 1), _replayed(state):
             features = objective.features(model, part)
-            # The log-scale enters the loss once, not once per chunk. The zero keeps every parameter
-            # part of every backward pass, which engines that reduce in hooks rely on.
-            surrogate = (features.log_scale * (scale_grad if is_last else 0)).sum()
-            for rows, grads in zip(features.rows, row_grads, strict=True):
-                surrogate = surrogate + (rows * grads[index]).sum()
-            backward(surrogate)
-    return Gradients(value, _scale(first[0][1]))
+            backward(_surrogate(features, [grads[index] for grads in row_grads], nothing))
+    return result
+
+
+def _surrogate(features: Features, row_grads: Sequence[Tensor], scale_grad: Tensor) -> Tensor:
+    """A scalar whose gradient by the features is ``row_grads``, and by the log-scale its own."""
+    scalar = (features.log_scale * scale_grad).sum()
+    for rows, grads in zip(features.rows, row_grads, strict=True):
+        scalar = scalar + (rows * grads).sum()
+    return scalar
 
 
 def _one_if_finite(value: Tensor) -> Tensor:
@@ -102,14 +106,13 @@ def _loss_pass(
     mean_over_ranks: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, list[tuple[Tensor, ...]], Tensor]:
     """The loss over ranks, its gradient by the rows of each chunk, and by the log-scale."""
-    rows = [
-        torch.cat(parts).requires_grad_() for parts in zip(*(c.rows for c in chunks), strict=True)
-    ]
+    by_kind = zip(*(chunk.rows for chunk in chunks), strict=True)
+    rows = [torch.cat(parts).detach().requires_grad_() for parts in by_kind]
     log_scale = chunks[0].log_scale.detach().requires_grad_()
     loss = objective.loss(tuple(rows), log_scale, batch)
     value = mean_over_ranks(loss)
     *grads, scale_grad = torch.autograd.grad(loss * _one_if_finite(value), [*rows, log_scale])
-    lengths = [len(c.rows[0]) for c in chunks]
+    lengths = [len(chunk.rows[0]) for chunk in chunks]
     return value, [torch.split(grad, lengths) for grad in grads], scale_grad
 
 

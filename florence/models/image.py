@@ -15,7 +15,7 @@ from florence.config.model import ImageTower
 from florence.config.pretrain import Checkpointing
 from florence.models.attention import WindowAttention
 from florence.models.embedding import ConvEmbedding, PatchMerging, stage_embedding
-from florence.models.layers import Mlp, drop_path, recompute
+from florence.models.layers import Mlp, recompute
 from florence.models.windows import WindowGrid, permute, reorder, window_order
 
 
@@ -47,19 +47,31 @@ class SwinBlock(nn.Module):
         self.norm2.reset_parameters()
         self.mlp.reset_parameters(generator)
 
-    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
+    def drop_mask(self, x: Tensor) -> Tensor | None:
+        """What this step's residuals of ``x`` (B, L, C) are scaled by: (2, B, 1, 1), or None.
+
+        Drawn outside :meth:`forward`, so that a block's compiled code and its recomputation do
+        not depend on its probability or on the random state: blocks of one shape share their code.
+        """
+        if not self.training or self.drop == 0:
+            return None
+        keep = 1 - self.drop
+        return x.new_empty(2, len(x), 1, 1).bernoulli_(keep).div_(keep)
+
+    def forward(self, x: Tensor, grid: WindowGrid, mask: Tensor | None = None) -> Tensor:
         """(B, L, C) to the same; in window order, or in image order where the grid is padded."""
         if self.checkpointing is Checkpointing.FULL and self.training:
-            return recompute(self._transform, x, grid)
-        return self._transform(x, grid)
+            return recompute(self._transform, x, grid, mask)
+        return self._transform(x, grid, mask)
 
-    def _transform(self, x: Tensor, grid: WindowGrid) -> Tensor:
+    def _transform(self, x: Tensor, grid: WindowGrid, mask: Tensor | None) -> Tensor:
         if self.checkpointing is Checkpointing.SELECTIVE and self.training:
             attended = recompute(self._attend, x, grid)
         else:
             attended = self._attend(x, grid)
-        x = x + drop_path(attended, self.drop, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+        x = x + (attended if mask is None else attended * mask[0])
+        added: Tensor = self.mlp(self.norm2(x))
+        return x + (added if mask is None else added * mask[1])
 
     def _attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
         x = self.norm1(x)
@@ -118,17 +130,18 @@ class Stage(nn.Module):
         plain = WindowGrid.fit(height, width, self.window, shifted=False)
         shifted = WindowGrid.fit(height, width, self.window, shifted=True)
         x = x.reshape(batch, height * width, channels)
+        blocks = cast("list[SwinBlock]", self.blocks)
         if plain.is_padded:
-            for number, block in enumerate(self.blocks):
-                x = block(x, shifted if number % 2 else plain)
+            for number, block in enumerate(blocks):
+                x = block(x, shifted if number % 2 else plain, block.drop_mask(x))
             return x.view(batch, height, width, channels)
         x = permute(x, window_order(plain, x.device))
         order = plain
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(blocks):
             grid = shifted if number % 2 else plain
             if grid != order:
                 x, order = permute(x, reorder(order, grid, x.device)), grid
-            x = block(x, grid)
+            x = block(x, grid, block.drop_mask(x))
         x = permute(x, window_order(order, x.device).inverted())
         return x.view(batch, height, width, channels)
 

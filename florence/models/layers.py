@@ -39,19 +39,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return F.gelu(x) if activation is Activation.GELU else x * (1.702 * x).sigmoid()
 
 
-def drop_path(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero whole samples of ``x`` (B, …) with ``probability``, scaling up the rest."""
-    if not training or probability == 0:
-        return x
-    keep = 1 - probability
-    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-    return x * mask.div_(keep)
-
-
 def recompute(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Call ``function`` and let the backward pass call it again instead of keeping activations.
-
-    The random state is restored for the second call, so drop path drops the same samples.
-    """
+    """Call ``function`` and let the backward pass call it again instead of keeping activations."""
     result: Tensor = checkpoint(function, *args, use_reentrant=False)
     return result

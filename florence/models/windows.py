@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from torch import Tensor
 # adds -100, whose exponential is a denormal number: not quite zero, and slow on a CPU. This one's
 # is zero, and it fits into float16.
 MASKED_SCORE = -1e4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,31 +133,37 @@ def _relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tens
     return (dy * (2 * window - 1) + dx).reshape(-1)
 
 
-_cached_window_order = functools.cache(_window_order)
-_cached_reorder = functools.cache(_reorder)
-_cached_region_mask = functools.cache(_region_mask)
-_cached_relative_index = functools.cache(_relative_index)
+@functools.lru_cache(maxsize=256)
+def _cached(build: Callable[..., Any], *arguments: Hashable) -> Any:
+    # A tensor made in inference mode could never be saved for a backward pass.
+    with torch.inference_mode(False):
+        return build(*arguments)
 
 
-# A compiler folds index arithmetic into the kernel that uses it, and cannot see through a cache.
+def _constant(build: Callable[..., T], *arguments: Hashable) -> T:
+    """Call ``build``, once per arguments.
+
+    Not so while compiling: a compiler cannot see through a cache, and folds index arithmetic into
+    the kernel that uses it.
+    """
+    if torch.compiler.is_compiling():
+        return build(*arguments)
+    return cast(T, _cached(build, *arguments))
 
 
 def window_order(grid: WindowGrid, device: torch.device) -> Permutation:
     """From the image order of the padded map to the grid's window order."""
-    build = _window_order if torch.compiler.is_compiling() else _cached_window_order
-    return build(grid, device)
+    return _constant(_window_order, grid, device)
 
 
 def reorder(source: WindowGrid, target: WindowGrid, device: torch.device) -> Permutation:
     """From the window order of ``source`` to that of ``target``, two grids of one map."""
-    build = _reorder if torch.compiler.is_compiling() else _cached_reorder
-    return build(source, target, device)
+    return _constant(_reorder, source, target, device)
 
 
 def region_mask(grid: WindowGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What to add to the scores of a shifted grid: (windows, tokens, tokens), 0 or -1e4."""
-    build = _region_mask if torch.compiler.is_compiling() else _cached_region_mask
-    return build(grid, device, dtype)
+    return _constant(_region_mask, grid, device, dtype)
 
 
 def relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tensor:
@@ -162,8 +171,7 @@ def relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tenso
 
     The table is that of windows of side ``window``; a clamped window uses its middle rows.
     """
-    build = _relative_index if torch.compiler.is_compiling() else _cached_relative_index
-    return build(grid, window, device)
+    return _constant(_relative_index, grid, window, device)
 
 
 class _Permute(torch.autograd.Function):

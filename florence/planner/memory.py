@@ -90,7 +90,8 @@ def model_state_bytes(
     # A rank's partition: masters apart from the parameters, both moments, and its gradients.
     partition = 4 * FP32 * shared
     if settings.zero_stage == 1:
-        return 2 * FP32 * psi + partition + bucket + casts
+        # Gradients twice: as the backward pass leaves them, and as DeepSpeed accumulates them.
+        return 3 * FP32 * psi + partition + bucket + casts
     if settings.zero_stage == 2:
         return FP32 * psi + partition + bucket + casts
     gathered = FP32 * min(psi, LIVE_PARAMETERS)

@@ -138,7 +138,9 @@ def recomputed_macs(
     for stage in image_stages(architecture.image, resolution, window):
         square = stage.channels**2
         if checkpointing is Checkpointing.SELECTIVE:
-            total += stage.depth * (_attention_macs(stage) - stage.padded_tokens * square)
+            # Where the map is padded, its tokens are put back in order after the projection.
+            last = stage.tokens * square if stage.padded == stage.side else 0
+            total += stage.depth * (_attention_macs(stage) - last)
         else:
             first_layer = stage.tokens * architecture.image.mlp_ratio * square
             total += stage.depth * (_attention_macs(stage) + first_layer)

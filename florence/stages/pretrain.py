@@ -85,6 +85,7 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
         device=engine.device,
     ) as loader:
         trainer.run(iter(loader), start)
+    trainer.tell(phase="export")
     _export(context, settings, engine)
 
 
@@ -148,7 +149,6 @@ def _describe(context: StageContext, settings: Pretrain, shards: ShardSet, engin
 
 def _export(context: StageContext, settings: Pretrain, engine: Engine) -> None:
     """Write the final model and the stage's results; collective."""
-    context.report(StageProgress(phase="export", step=settings.steps, total=settings.steps))
     state = engine.model_state()
     if not context.world.is_first:
         return

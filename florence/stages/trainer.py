@@ -68,7 +68,7 @@ class Trainer:
         if checkpoint is None:
             seed_rank(seed, world.rank, 0)
             return 0
-        self._tell(phase="restore", step=checkpoint.step)
+        self.tell(phase="restore", step=checkpoint.step)
         self._engine.restore(checkpoint)
         self._engine.restore_counters(checkpoint.metadata["counters"])
         self._counts = Counts(**checkpoint.metadata["counts"])
@@ -77,7 +77,7 @@ class Trainer:
             restore_rank_state(state, self._engine.device)
         else:
             seed_rank(seed, world.rank, checkpoint.step)
-        self._tell(
+        self.tell(
             checkpoint=checkpoint.uri,
             checkpoint_step=checkpoint.step,
             restored_step=checkpoint.step,
@@ -94,7 +94,7 @@ class Trainer:
             TryAgainError: a checkpoint could not be written.
         """
         steps = self._settings.steps
-        self._tell(phase="train", step=start, samples=start * self._settings.batch_size)
+        self.tell(phase="train", step=start, samples=start * self._settings.batch_size)
         for step in range(start, steps):
             batch = next(batches)
             rate = learning_rate(step, steps, self._settings.optimizer)
@@ -138,7 +138,7 @@ class Trainer:
         per_second = self._meter.steps_per_second
         samples_per_second = per_second * self._settings.batch_size if per_second else None
         loss = result.loss if math.isfinite(result.loss) else None
-        self._tell(
+        self.tell(
             step=step,
             samples=samples,
             loss=loss,
@@ -162,7 +162,7 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         self._commit()
-        self._tell(phase="checkpoint")
+        self.tell(phase="checkpoint")
         metadata = {
             **self._metadata,
             "step": step,
@@ -178,7 +178,7 @@ class Trainer:
         self._writer.save(step, self._engine.fragments(), rank_state(self._engine.device), metadata)
         self._saving = step
         self._meter.pause()
-        self._tell(phase="train", step=step)
+        self.tell(phase="train", step=step)
 
     def _note_commit(self) -> None:
         """Tell about a checkpoint whose commit was written meanwhile."""
@@ -194,7 +194,7 @@ class Trainer:
         if commit is None or not self._context.world.is_first:
             return
         uri = self._context.output.url(commit.prefix)
-        self._tell(checkpoint=uri, checkpoint_step=step)
+        self.tell(checkpoint=uri, checkpoint_step=step)
         self._context.recorder.checkpoint(uri, step, {})
 
     def _stop_requested(self) -> bool:
@@ -205,7 +205,8 @@ class Trainer:
         flag = torch.tensor([float(requested)], device=self._engine.device)
         return bool(world.all_reduce_mean(flag).item() > 0)
 
-    def _tell(self, **changes: Any) -> None:
+    def tell(self, **changes: Any) -> None:
+        """Report what changed about the progress; everything else stays as it was told."""
 
         self._progress = replace(self._progress, **changes)
         if self._context.world.is_first:

@@ -29,7 +29,7 @@ def launch(arguments: Sequence[str]) -> int:
         0 when every process ended with 0; 143 after SIGTERM or SIGINT; 128 + n for a process that
         signal n ended.
     """
-    options = parse_args(list(arguments))
+    options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     if options.standalone:  # what torchrun itself does with it: a rendezvous of one node
         options.rdzv_backend, options.rdzv_endpoint = "c10d", "localhost:0"
         options.rdzv_id = str(uuid.uuid4())

@@ -134,8 +134,9 @@ def _paper_stage(
         "precision": Precision.FP16,
         "engine": EngineKind.DEEPSPEED,
         "zero_stage": 2,
-        "activation_checkpointing": Checkpointing.FULL,
     }
+    if resolution > 224:
+        fields["activation_checkpointing"] = Checkpointing.FULL
     if exclude_augmented:
         fields["exclude_augmented"] = True
     if window is not None:

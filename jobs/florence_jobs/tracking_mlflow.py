@@ -123,7 +123,7 @@ class MlflowRun:
             tags = {**(self._target.tags or {}), "florence.attempt": str(self._target.attempt)}
             self._client.log_batch(run.info.run_id, tags=_tags(tags))
             self.run_id = run.info.run_id
-        return run.info.run_id
+        return str(run.info.run_id)
 
     def send(self, event: Event) -> None:
         """Record one event other than metrics.

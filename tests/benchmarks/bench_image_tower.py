@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from florence.config import Architecture, Attention, Embedding, ImageTower, architecture_of
+from florence.models.compilation import compile_blocks
 from florence.models.image import CoSwin
 from florence.models.two_tower import TwoTower
 
@@ -147,11 +148,7 @@ def huge_variants(arguments: argparse.Namespace) -> Iterator[tuple[str, TwoTower
                     architecture.model_copy(update={"image": image}), window=arguments.window
                 )
             if compiled:
-                for stage in model.image.stages:
-                    for block in stage.blocks:
-                        block.compile(fullgraph=True, dynamic=False)
-                for block in model.text.blocks:
-                    block.compile(fullgraph=True, dynamic=False)
+                compile_blocks(model)
             yield f"{attention.value}, {'compiled' if compiled else 'eager'}", model
             del model
             torch.cuda.empty_cache()

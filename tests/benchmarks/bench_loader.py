@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=2048, help="decoded per side and round")
+    parser.add_argument("--samples", type=int, default=3072, help="decoded per side and round")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Activation bytes equal what autograd really keeps, and the peak what a backward pass really needs."""
+"""Activation bytes equal what autograd keeps, and the peak what a backward pass needs."""
 
 from __future__ import annotations
 

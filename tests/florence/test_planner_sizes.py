@@ -13,9 +13,7 @@ from florence.planner.sizes import forward_macs, parameters, recomputed_macs, tr
 
 def changed(architecture: Architecture, **image: object) -> Architecture:
     """The architecture with some sizes of its image tower changed."""
-    return architecture.model_copy(
-        update={"image": architecture.image.model_copy(update=image)}
-    )
+    return architecture.model_copy(update={"image": architecture.image.model_copy(update=image)})
 
 
 def counted_macs(architecture: Architecture, resolution: int, window: int | None) -> list[int]:
@@ -98,19 +96,22 @@ def test_a_training_step_is_three_forward_passes() -> None:
     assert counter.get_total_flops() == training_flops(architecture, resolution=64).total
 
 
+@pytest.mark.parametrize("resolution", [64, 72])
 @pytest.mark.parametrize("checkpointing", Checkpointing)
-def test_recomputation_is_what_the_backward_pass_repeats(checkpointing: Checkpointing) -> None:
+def test_recomputation_is_what_the_backward_pass_repeats(
+    checkpointing: Checkpointing, resolution: int
+) -> None:
     architecture = changed(PRESETS["coswin-nano"], attention=Attention.MATH)
     totals = []
     for kind in (Checkpointing.NONE, checkpointing):
         with torch.device("meta"):
             model = TwoTower(architecture, checkpointing=kind).train()
-            images, ids = torch.empty(1, 3, 72, 72), torch.zeros(1, 77, dtype=torch.int64)
+            images, ids = torch.empty(1, 3, resolution, resolution), torch.zeros(1, 77).long()
             with FlopCounterMode(display=False) as counter:
                 u, v, _ = model(images, ids)
                 assert u is not None
                 assert v is not None
                 (u.sum() + v.sum()).backward()
         totals.append(counter.get_total_flops())
-    repeated = recomputed_macs(architecture, checkpointing, resolution=72)
+    repeated = recomputed_macs(architecture, checkpointing, resolution=resolution)
     assert totals[1] - totals[0] == 2 * repeated

@@ -159,12 +159,14 @@ def test_eval_pixels_equal_torchvisions() -> None:
         assert np.abs(ours - np.asarray(theirs)).mean() < 4
 
 
-def test_normalise() -> None:
-    pixels = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
-    expected = torch.empty(4, 3, 5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (3, 7, 7), (0, 3, 4, 4), (8, 3, 200, 201)])
+def test_normalise(shape: tuple[int, ...]) -> None:
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    expected = torch.empty(shape, dtype=torch.float64)
     for c in range(3):
-        expected[:, c] = (pixels[:, c].double() / 255 - MEAN[c]) / STD[c]
+        expected[..., c, :, :] = (pixels[..., c, :, :].double() / 255 - MEAN[c]) / STD[c]
     got = normalise(pixels, MEAN, STD)
+    assert got.shape == pixels.shape
     assert got.dtype == torch.float32
     assert torch.allclose(got.double(), expected, atol=1e-6)
 

@@ -146,7 +146,7 @@ def test_a_non_finite_loss_on_another_rank_poisons_the_gradients() -> None:
         assert model.log_scale.grad is not None
 
 
-def test_only_the_last_chunk_synchronises() -> None:
+def test_only_the_last_backward_pass_synchronises() -> None:
     calls: list[bool] = []
 
     def synchronise(is_last: bool) -> contextlib.nullcontext[None]:

@@ -160,12 +160,22 @@ def test_a_shifted_block_sees_across_the_borders_of_unshifted_windows() -> None:
     assert reached((3, 1, 1, 1)) == 8 * 8
 
 
+def test_a_model_trains_at_a_size_it_first_met_in_inference_mode() -> None:
+    """What is kept by size must not be an inference tensor."""
+    model = nano()
+    images = torch.randn(1, 3, 208, 144)
+    with torch.inference_mode():
+        model(images)
+    model(images).sum().backward()
+    assert model.stages[0].blocks[0].attention.bias_table.grad is not None
+
+
 @pytest.mark.parametrize("checkpointing", [Checkpointing.SELECTIVE, Checkpointing.FULL])
 @pytest.mark.parametrize("size", [64, 50])
 def test_checkpointing_changes_no_bit_of_the_gradients(
     checkpointing: Checkpointing, size: int
 ) -> None:
-    """With drop path: the recomputed pass must drop the very same samples."""
+    """With drop path: the recomputed pass drops the very same samples."""
     config = NANO.model_copy(update={"drop_path": 0.5})
     images = torch.randn(8, 3, size, size)
 
@@ -216,8 +226,9 @@ def test_drop_path_rises_linearly_and_keeps_the_mean() -> None:
     grid = WindowGrid.fit(2, 2, 4, shifted=False)
     with torch.no_grad():
         torch.manual_seed(0)
-        change = block(x, grid) - x
+        change = block(x, grid, block.drop_mask(x)) - x
         block.eval()
+        assert block.drop_mask(x) is None
         expected = (block(x[:1], grid) - x[:1])[0]
     untouched = (change.abs().sum((1, 2)) == 0).float().mean()
     assert untouched.item() == pytest.approx(0.4**2, abs=0.03)

@@ -32,6 +32,8 @@ MODEL = ModelConfig.model_validate(
     }
 )
 STEPS = 6
+# Key biases have no gradient but rounding errors, which Adam enlarges.
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 class Recording:
@@ -174,7 +176,7 @@ def test_a_run_moves_between_one_two_and_four_ranks(shards: str, tmp_path: Path)
     run_gang(_gang_run, 4, tmp_path / "moved", config, 2, None)
     expected, moved = weights(tmp_path / "one"), weights(tmp_path / "moved")
     for name in expected:
-        torch.testing.assert_close(moved[name], expected[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(moved[name], expected[name], **CLOSE)
 
 
 def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) 
     assert phases == ["start", "train", "checkpoint", "export"]
     steps = [progress.step for progress in seen if progress.phase == "train"]
     assert steps == sorted(steps)
-    assert seen[-2].checkpoint_step == STEPS
+    assert seen[-1].checkpoint_step == STEPS
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_field(shards: str, tmp_path: Path) -> None:
@@ -258,4 +260,4 @@ def test_speed_and_memory_settings_do_not_change_the_result(shards: str, tmp_pat
     pretrain(context(tmp_path / "thrifty"), thrifty)
     expected, got = weights(tmp_path / "plain"), weights(tmp_path / "thrifty")
     for name in expected:
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got[name], expected[name], **CLOSE)

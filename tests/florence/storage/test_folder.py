@@ -56,6 +56,15 @@ def test_what_died_long_ago_is_swept_and_nothing_else(folder_storage: Storage) -
     assert sorted(files) == ["a", "whole"]
 
 
+def test_a_reader_in_the_middle_of_a_file_finishes_it_undisturbed(folder_storage: Storage) -> None:
+    folder_storage.write("key", b"old content")
+    with Path(folder_storage.url("key")).open("rb", buffering=0) as reading:
+        assert reading.read(4) == b"old "
+        folder_storage.write("key", b"NEW CONTENT")
+        assert reading.read() == b"content"
+    assert folder_storage.read("key") == b"NEW CONTENT"
+
+
 def _fill_quota(uri: str) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     storage = FolderStorage(uri)

@@ -1,0 +1,227 @@
+"""``florencectl predict`` and ``embed`` on a small model, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from florence.checkpoint import write_final_model
+from florence.config import PRESETS
+from florence.models.model_file import ModelCard, model_bytes, save_model
+from florence.models.two_tower import build_model
+from florence.storage import open_storage
+from florence.text.templates import DIGITS
+from florence.text.tokenizer import tokenize
+from florencectl.main import app
+from tests.child import run_child
+
+RUNNER = CliRunner()
+NANO = PRESETS["coswin-nano"]
+CARD = ModelCard(
+    architecture=NANO,
+    window=4,
+    resolution=32,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    templates="digits",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as plain files, the same as a stage's result, and images."""
+    root = tmp_path_factory.mktemp("inference")
+    model = build_model(NANO, seed=0)
+    save_model(root / "plain", model, CARD)
+    write_final_model(open_storage(str(root / "stage")), model_bytes(model.state_dict(), CARD))
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    (root / "a.txt").write_text("the number seven\n")
+    (root / "broken.png").write_bytes(b"\x89PNG nothing")
+    (root / "latin.txt").write_bytes("für".encode("latin-1"))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def invoke(*arguments: str) -> Any:
+    return RUNNER.invoke(app, arguments)
+
+
+def reference_images(folder: Path) -> torch.Tensor:
+    """Embeddings of the three images, from pixels and the model alone."""
+    rows = []
+    for number in range(3):
+        pixels = np.asarray(Image.open(folder / f"{number}.png"), np.float32) / 255
+        rows.append(torch.from_numpy((pixels - 0.5) / 0.5).permute(2, 0, 1))
+    with torch.no_grad():
+        return build_model(NANO, seed=0).eval().encode_image(torch.stack(rows))
+
+
+def test_predict_is_the_softmax_over_prompt_ensembles(folder: Path) -> None:
+    model = build_model(NANO, seed=0).eval()
+    classes = []
+    with torch.no_grad():
+        for name in ("zero", "one", "two"):
+            texts = [template.replace("{}", name) for template in DIGITS]
+            mean = model.encode_text(tokenize(texts)).mean(dim=0)
+            classes.append(mean / mean.norm())
+        similarity = reference_images(folder) @ torch.stack(classes).T
+        expected = (similarity * model.log_scale.exp()).softmax(dim=1)
+    result = invoke(
+        *("predict", "plain", "0.png", "1.png", "2.png"),
+        *("--labels", "zero, one,two", "-o", "json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [row["image"] for row in document] == ["0.png", "1.png", "2.png"]
+    for row, probabilities in zip(document, expected.tolist(), strict=True):
+        assert [row["probabilities"][n] for n in ("zero", "one", "two")] == pytest.approx(
+            probabilities, abs=2e-5
+        )
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert list(row["probabilities"].values()) == sorted(
+            row["probabilities"].values(), reverse=True
+        )
+
+
+@pytest.mark.parametrize("uri", ["plain", "stage", "stage/model", "stage/"])
+def test_a_model_is_found_in_a_folder_and_in_a_stage(uri: str) -> None:
+    result = invoke("predict", uri, "0.png", "--labels", "cat,dog,cow", "--top", "2")
+    assert result.exit_code == 0, result.stderr
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == ["IMAGE", "LABEL", "PROBABILITY"]
+    assert len(rows) == 2
+
+
+def test_a_model_is_found_in_s3(
+    folder: Path, s3_storage: Any, s3_settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        s3_storage.write(name, folder / "plain" / name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_settings.endpoint)
+    result = invoke("predict", s3_storage.uri, "0.png", "--labels", "cat,dog")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_templates_change_the_answer() -> None:
+    def answer(*more: str) -> dict[str, float]:
+        result = invoke("predict", "plain", "0.png", "--labels", "cat,dog", "-o", "json", *more)
+        probabilities: dict[str, float] = json.loads(result.stdout)[0]["probabilities"]
+        return probabilities
+
+    assert answer() == answer("--templates", "digits")
+    assert answer() != answer("--templates", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["plain", "broken.png", "--labels", "a"], 3, "broken.png: broken image"),
+        (["plain", "none.png", "--labels", "a"], 3, "none.png: cannot be read: No such file"),
+        (["plain", "plain", "--labels", "a"], 3, "plain: cannot be read: Is a directory"),
+        (["nowhere", "0.png", "--labels", "a"], 3, "no model: there is no config.json"),
+        ([".", "0.png", "--labels", "a"], 3, "no model: there is no config.json"),
+        (["ftp://x/y", "0.png", "--labels", "a"], 2, "ftp://"),
+        (["plain", "0.png", "--labels", " , "], 2, "--labels names no word"),
+        (["plain", "0.png", "--labels", "a,b,a"], 2, "--labels names 'a' twice"),
+        (["plain", "0.png", "--labels", "a", "--templates", "x"], 2, "--templates: 'x'"),
+    ],
+)
+def test_what_predict_refuses(arguments: list[str], code: int, message: str) -> None:
+    result = invoke("predict", *arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_a_damaged_result_of_a_stage_is_refused(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "stage"))
+    model = build_model(NANO, seed=0)
+    write_final_model(storage, model_bytes(model.state_dict(), CARD))
+    weights = tmp_path / "stage" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    result = invoke("predict", str(tmp_path / "stage"), "0.png", "--labels", "a")
+    assert result.exit_code == 3
+    assert "differs from what was committed" in result.stderr
+
+
+def test_embed_keeps_the_order_of_images_and_texts(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.npz"
+    result = invoke("embed", "plain", "0.png", "a.txt", "1.png", "2.png", "-o", str(output))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == ""
+    with np.load(output) as saved:
+        assert list(saved["names"]) == ["0.png", "a.txt", "1.png", "2.png"]
+        embeddings = torch.from_numpy(saved["embeddings"])
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(
+        embeddings[[0, 2, 3]], reference_images(folder), atol=1e-5, rtol=1e-5
+    )
+    with torch.no_grad():
+        text = build_model(NANO, seed=0).eval().encode_text(tokenize(["the number seven"]))
+    torch.testing.assert_close(embeddings[1:2], text, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["plain", "0.png", "-o", "out.txt"], 2, "must end in .npz"),
+        (["plain", "0.png", "-o", "nowhere/out.npz"], 2, "no such folder"),
+        (["plain", "0.png", "broken.png", "-o", "out.npz"], 3, "broken.png: broken image"),
+        (["plain", "latin.txt", "-o", "out.npz"], 3, "latin.txt: not a UTF-8 text"),
+        (["nowhere", "a.txt", "-o", "out.npz"], 3, "no model"),
+    ],
+)
+def test_what_embed_refuses_and_leaves_nothing(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    before = set(folder.rglob("*"))
+    result = invoke("embed", *arguments)
+    assert result.exit_code == code, result.output
+    (line,) = result.stderr.splitlines()
+    assert message in line
+    assert set(folder.rglob("*")) == before
+
+
+def embed_on_a_full_disk(folder: str) -> tuple[int, str, list[str]]:
+    """Runs where files may have a few bytes only, which is what a full disk does to a write."""
+    import signal
+
+    os.chdir(folder)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+    before = set(os.listdir(folder))
+    result = RUNNER.invoke(app, ["embed", "plain", "0.png", "-o", "full.npz"])
+    return result.exit_code, result.stderr, sorted(set(os.listdir(folder)) - before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path) -> None:
+    code, message, left = run_child(embed_on_a_full_disk, str(folder), answer=True)
+    assert code == 75
+    assert left == []
+    (line,) = message.splitlines()
+    assert "full.npz cannot be written" in line
+
+
+def test_an_existing_output_survives_a_failure(folder: Path) -> None:
+    (folder / "kept.npz").write_bytes(b"old")
+    result = invoke("embed", "plain", "broken.png", "-o", "kept.npz")
+    assert result.exit_code == 3
+    assert (folder / "kept.npz").read_bytes() == b"old"

@@ -1,0 +1,259 @@
+"""``florencectl submit``: in this process what needs no training, in real processes what does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from florencectl.main import app
+
+STEPS = 30
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    pretrain = {
+        "data": "builtin:digits/train",
+        "batchSize": 16,
+        "steps": STEPS,
+        "resolution": 16,
+        "loader": {"workers": 1},
+        "text": {"templates": "digits"},
+        "checkpoints": {"everySteps": 10},
+        "logEverySteps": 1,
+        "engine": "torch",
+        **changes,
+    }
+    tower = {"preset": "coswin-nano", "image": {"width": 16}, "text": {"width": 32, "hidden": 32}}
+    stages = [
+        {"name": "mixed", "resources": {"workers": 2}, "pretrain": pretrain},
+        {
+            "name": "check",
+            "dependsOn": ["mixed"],
+            "evaluate": {
+                "zeroShot": [{"name": "digits", "data": "builtin:digits/test", "prompts": "digits"}]
+            },
+        },
+    ]
+    return {
+        "apiVersion": "florence.dev/v1alpha1",
+        "kind": "FlorenceJob",
+        "metadata": {"name": "small"},
+        "spec": {"model": tower, "stages": stages},
+    }
+
+
+def write(path: Path, document: dict[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_flags_and_assignments_become_the_same_job_as_a_file() -> None:
+    result = invoke(
+        *("submit", "pretrain", "--data", "s3://b/p", "--preset", "coswin-b", "--batch-size", "64"),
+        *("--steps", "10", "--set", "optimizer.lr=3e-4", "--set", "model.image.window=8"),
+        *("--exclude-augmented", "--artifacts", "s3://b/runs", "--name", "mine", "--dry-run"),
+    )
+    assert result.exit_code == 0
+    assert yaml.safe_load(result.stdout) == {
+        "apiVersion": "florence.dev/v1alpha1",
+        "kind": "FlorenceJob",
+        "metadata": {"name": "mine"},
+        "spec": {
+            "model": {"preset": "coswin-b", "image": {"window": 8}},
+            "artifacts": {"uri": "s3://b/runs"},
+            "stages": [
+                {
+                    "name": "pretrain",
+                    "pretrain": {
+                        "data": "s3://b/p",
+                        "batchSize": 64,
+                        "steps": 10,
+                        "excludeAugmented": True,
+                        "optimizer": {"lr": 0.0003},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "job.yaml", job())
+    once = invoke("submit", "-f", path, "--dry-run").stdout
+    again = write(tmp_path / "again.yaml", yaml.safe_load(once))
+    assert invoke("submit", "-f", again, "--dry-run").stdout == once
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["submit", "pretrain", "--local", "--steps", "1", "--batch-size", "1"],
+            "data: is required",
+        ),
+        (
+            ["submit", "pretrain", "--data", "d", "--steps", "0", "--batch-size", "1"],
+            "stages[0].pretrain.steps: must be at least 1, not 0",
+        ),
+        (
+            [
+                "submit",
+                "pretrain",
+                "--data",
+                "d",
+                "--steps",
+                "1",
+                "--batch-size",
+                "1",
+                "--preset",
+                "x",
+            ],
+            "unknown preset 'x': use one of coswin-nano",
+        ),
+        (
+            [
+                "submit",
+                "pretrain",
+                "--data=d",
+                "--steps=1",
+                "--batch-size=1",
+                "--set",
+                "optimizer.l=1",
+            ],
+            "stages[0].pretrain.optimizer.l: is not a known field",
+        ),
+        (["submit", "-f", "/nowhere/job.yaml", "--local"], "/nowhere/job.yaml: no such file"),
+        (["submit", "--local"], "give a file with -f"),
+        (["submit", "pretrain", "--data=d", "--steps=1", "--batch-size=1"], "add --local"),
+    ],
+)
+def test_wrong_use_is_one_line_with_the_field_and_exit_code_2(
+    arguments: list[str], words: str
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "", "a: 1\n---\nb: 2", "\x00"])
+def test_a_file_that_holds_no_job_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    result = invoke("submit", "-f", str(path), "--local")
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def command(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "FLORENCE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "florencectl.main", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def weights(home: Path) -> bytes:
+    return (home / "artifacts/default/small/mixed/model/model.safetensors").read_bytes()
+
+
+def progress(home: Path) -> int:
+    record = home / "jobs" / "default" / "small" / "job.json"
+    if not record.exists():
+        return 0
+    stages = json.loads(record.read_text())["status"].get("stages", [])
+    return max((stage.get("progress", {}).get("step", 0) for stage in stages), default=0)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    path = write(tmp_path / "job.yaml", job(steps=400))
+    submit = ("submit", "-f", path, "--local", "-o", "json")
+    code, out, err = finished(command(whole, *submit))
+    assert code == 0, err
+    metrics = json.loads(out)["status"]["stages"][1]["metrics"]
+    assert 0 <= metrics["digits/top1"] <= 1
+
+    process = command(stopped, *submit)
+    deadline = time.monotonic() + 240
+    while progress(stopped) < 10:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert (code, "the same command continues it" in err) == (130, True), err
+
+    code, out, err = finished(command(stopped, *submit))
+    assert code == 0, err
+    attempts = json.loads(out)["status"]["stages"][0]["attempts"]
+    assert [a["exitCode"] for a in attempts] == [143, 0]
+    assert attempts[1]["restoredStep"] >= 10
+    assert weights(whole) == weights(stopped)
+
+    code, _, err = finished(command(stopped, *submit))
+    assert (code, "already finished" in err) == (0, True)
+    listing = finished(command(stopped, "get", "-o", "json"))[1]
+    assert json.loads(listing)[0]["status"]["phase"] == "Succeeded"
+    log = finished(command(stopped, "logs", "small", "--stage", "mixed", "--rank", "1"))[1]
+    assert "[rank 1]" in log
+    assert "[rank 0]" not in log
+
+    other = write(tmp_path / "other.yaml", job(steps=401))
+    code, _, err = finished(command(stopped, "submit", "-f", other, "--local"))
+    assert (code, "run here with other settings" in err) == (2, True)
+
+    assert finished(command(stopped, "delete", "small", "--artifacts"))[0] == 0
+    assert not list((stopped / "artifacts").rglob("*.safetensors"))
+    assert finished(command(stopped, "get", "small"))[0] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"data": "/nowhere/shards"}, 3, "/nowhere/shards"),
+        ({"data": "s3://bucket/x"}, 75, "s3://bucket"),
+        ({"optimizer": {"lr": 1e30, "clipNorm": 0}, "nanBudget": 0}, 4, "step "),
+    ],
+)
+def test_a_stage_that_fails_says_why_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], code: int, words: str
+) -> None:
+    document = job(**changes)
+    # Port 9 of this machine refuses connections: a wrong endpoint.
+    document["spec"]["artifacts"] = {"endpoint": "http://127.0.0.1:9", "uri": str(tmp_path / "a")}
+    document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0, "application": 0}}
+    path = write(tmp_path / "job.yaml", document)
+    got, _, err = finished(command(tmp_path / "home", "submit", "-f", path, "--local"))
+    failure = next(line for line in err.splitlines() if "failed after" in line)
+    assert words in failure
+    assert "Traceback" not in err
+    assert got == code
