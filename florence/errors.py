@@ -50,5 +50,6 @@ class MissingExtraError(FlorenceError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
-            f"this needs the package '{module}', which is not installed: pip install 'florence[{extra}]'"
+            f"this needs the package '{module}', which is not installed: pip install "
+            f"'florence[{extra}]'"
         )

@@ -51,7 +51,8 @@ class Optimizer(Settings):
     )
     warmup_steps: int = setting(
         2_000,
-        description="steps of linear warm-up; in a stage of no more steps than this, a tenth of them",
+        description="steps of linear warm-up; in a stage of no more steps than this, a tenth "
+        "of them",
         unit="steps",
         ge=0,
     )

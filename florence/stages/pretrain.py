@@ -20,12 +20,12 @@ from florence.checkpoint import (
 from florence.config import Pretrain
 from florence.data.loader import TrainingLoader
 from florence.data.shards import ShardSet
-from florence.distributed.engine import Engine, make_engine
+from florence.distributed.engine import Engine
+from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.errors import ConfigurationError
-from florence.models.image import SwinBlock
+from florence.models.compilation import compile_blocks
 from florence.models.model_file import ModelCard, model_bytes, read_model
-from florence.models.text import TextBlock
 from florence.models.two_tower import TwoTower, build_model
 from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext, StageProgress
@@ -112,19 +112,6 @@ def starting_model(context: StageContext, settings: Pretrain, *, fresh: bool) ->
     if settings.compile:
         compile_blocks(model)
     return model
-
-
-def compile_blocks(model: TwoTower) -> None:
-    """Compile every transformer block in place: blocks of one shape share their compiled code.
-
-    Whole models would compile longer and gain little. Image blocks see one shape each; texts are
-    as long as their batch's longest one.
-    """
-    for module in model.modules():
-        if isinstance(module, SwinBlock):
-            module.compile(fullgraph=True, dynamic=False)
-        elif isinstance(module, TextBlock):
-            module.compile(fullgraph=True)
 
 
 def _refuse_other_settings(checkpoint: Checkpoint, plan: dict[str, Any]) -> None:

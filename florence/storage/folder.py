@@ -14,6 +14,9 @@ from typing import BinaryIO
 from florence.errors import ConfigurationError, FlorenceError, TryAgainError
 from florence.storage.protocol import Body, Entry, MissingKeyError, checked_key
 
+_TRIES = 100
+"""To open a file in a folder that others delete when it is empty."""
+
 TEMPORARY_PREFIX = ".unfinished-"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -141,12 +144,13 @@ class FolderStorage:
             temporary.unlink(missing_ok=True)
 
     def _open_temporary(self, target: Path) -> BinaryIO:
-        while True:
+        path = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        for _ in range(_TRIES - 1):
             _make_folders(target.parent)
-            try:
-                return (target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}").open("xb")
-            except FileNotFoundError:
-                continue  # another process removed the folder because it was still empty
+            with contextlib.suppress(FileNotFoundError):
+                # Not found: another process removed the folder because it was still empty.
+                return path.open("xb")
+        return path.open("xb")
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.folder and self.folder in folder.parents:

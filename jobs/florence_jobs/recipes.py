@@ -192,6 +192,7 @@ def _digits_stage(
         "text": Text(templates="digits"),
         "augmentation": Augmentation(scale_min=0.7, rotation=10),
         "optimizer": Optimizer(lr=lr, warmup_steps=warmup_steps, weight_decay=0.05),
+        "engine": EngineKind.TORCH,
         "checkpoints": Checkpoints(every_steps=100),
     }
     if exclude_augmented:

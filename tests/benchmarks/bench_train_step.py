@@ -35,7 +35,7 @@ from florence.config import (
     Pretrain,
     TextTower,
 )
-from florence.distributed.engine import make_engine
+from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World
 from florence.models.two_tower import TwoTower, build_model

@@ -37,7 +37,7 @@ def run_program(*arguments: str, **changes: object) -> subprocess.CompletedProce
     return subprocess.run(command, text=True, capture_output=True, timeout=120, **changes)  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["version"], []])
+@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["plan", "-o", "json"], []])
 def test_start_up_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys\n"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from florence.config import PRESETS, Checkpointing, EngineKind, Pretrain
 from florence.data.batch import Batch
-from florence.distributed.engine import Engine, make_engine
+from florence.distributed.engine import Engine
+from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World
 from florence.errors import ConfigurationError

@@ -56,8 +56,9 @@ def is_free(port: int) -> bool:
 def server_command(database: Path, port: int) -> list[str]:
     """The command line of an MLflow server over one SQLite file, seen from this machine only."""
     store = f"sqlite:///{database}"
-    artifacts = (database.parent / "artifacts").as_uri()
+    artifacts = (database.parent / "mlflow-artifacts").as_uri()
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)),
+        *("--workers", "1"),  # each takes seconds to start, and there is one reader
         *("--backend-store-uri", store, "--default-artifact-root", artifacts),
     ]

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from florence.config import EngineKind, Loss, Precision, Pretrain
-from florence.distributed.engine import Engine, StepResult, make_engine
+from florence.distributed.engine import Engine, StepResult
+from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World, join, leave
 from florence.models.two_tower import build_model

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from florence.config import Checkpointing, EngineKind, Loss, Precision, Pretrain
-from florence.distributed.engine import Engine, StepResult, make_engine, resolve_engine
+from florence.distributed.engine import Engine, StepResult
+from florence.distributed.engines import make_engine, resolve_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World, join
 from florence.errors import ConfigurationError, DataError, MissingExtraError

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from florence.errors import ConfigurationError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, TryAgainError
 from florence.storage import FolderStorage, Storage
 from florence.storage import folder as folder_module
 from tests.child import run_child
@@ -146,3 +146,9 @@ def test_a_failing_disk_may_be_tried_again(
         folder_storage.write("key", b"x")
     monkeypatch.undo()
     assert folder_storage.list() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_folder_that_takes_no_files_is_an_error_and_no_endless_loop() -> None:
+    with pytest.raises(FlorenceError, match="/proc"):
+        FolderStorage("/proc").write("florence", b"")
