@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from florence.data.builtin import resolve
 from florence.data.images import BrokenImageError, decode
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.data.transforms import eval_pixels, normalise
-from florence.data.workers import WorkerPool
+from florence.data.workers import Buffer, WorkerPool
 from florence.errors import DataError
 from florence.storage import Storage, open_storage
 
@@ -246,20 +247,25 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class _EvalBatches:
-    """Makes batches of uint8 pixels in worker processes."""
+    """Makes batches of uint8 pixels in worker processes; an item is their shape."""
 
     images: Images
     indices: Sequence[int]
     batch_size: int
     resolution: int
 
-    def make(self, number: int) -> torch.Tensor:
+    @property
+    def buffer_size(self) -> int:
+        return self.batch_size * 3 * self.resolution**2
+
+    def make(self, number: int, buffer: Buffer) -> tuple[int, int, int, int]:
         start = number * self.batch_size
         chosen = self.indices[start : start + self.batch_size]
-        pixels = np.empty((len(chosen), 3, self.resolution, self.resolution), np.uint8)
+        shape = len(chosen), 3, self.resolution, self.resolution
+        pixels = buffer[: math.prod(shape)].reshape(shape)
         for row, i in enumerate(chosen):
             pixels[row] = eval_pixels(self.images.image(i), self.resolution)
-        return torch.from_numpy(pixels)
+        return shape
 
 
 def image_batches(
@@ -289,8 +295,9 @@ def image_batches(
     maker = _EvalBatches(images, chosen, batch_size, resolution)
     pool = WorkerPool(maker, range(-(-len(chosen) // batch_size)), workers=workers)
     try:
-        for pixels in pool:
-            yield normalise(pixels, mean, std)
+        for shape, buffer in pool:
+            pixels = buffer[: math.prod(shape)].reshape(shape)
+            yield normalise(torch.from_numpy(pixels), mean, std)
     finally:
         pool.close()
 

@@ -8,6 +8,7 @@ depends on the number of ranks or workers, or on where a run began: a resume is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from florence.config import Pretrain
@@ -26,7 +28,7 @@ from florence.data.order import Order
 from florence.data.readahead import ReadAhead
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
 from florence.data.transforms import Pixels, normalise, train_pixels
-from florence.data.workers import WorkerPool
+from florence.data.workers import Buffer, WorkerPool
 from florence.errors import ConfigurationError, DataError
 from florence.text.identity import hash_key
 from florence.text.templates import draw, load_templates, render
@@ -42,25 +44,13 @@ _CROP = 11
 
 @dataclass(frozen=True)
 class RawBatch:
-    """What a worker hands over: pixels are uint8 ``(b, 3, R, R)``; ``broken`` was replaced."""
+    """What a worker hands over beside the pixels; ``broken`` samples were replaced."""
 
-    pixels: torch.Tensor
-    ids: torch.Tensor
-    labels: torch.Tensor
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
     keys: tuple[str, ...]
     broken: tuple[tuple[str, str, str], ...]
     position: int
-
-    def pin_memory(self) -> RawBatch:
-        """The batch in page-locked memory; torch's pinning thread calls this."""
-        return RawBatch(
-            self.pixels.pin_memory(),
-            self.ids.pin_memory(),
-            self.labels.pin_memory(),
-            self.keys,
-            self.broken,
-            self.position,
-        )
 
 
 class BatchMaker:
@@ -98,8 +88,19 @@ class BatchMaker:
         ids: list[int] = self.order.samples(start, start + self.rows).tolist()
         return ids
 
-    def make(self, step: int) -> RawBatch:
-        """Read, decode, crop and tokenize one step's rows."""
+    @property
+    def pixels_shape(self) -> tuple[int, int, int, int]:
+        """Of one step's pixels, which are uint8."""
+        side = self.settings.resolution
+        return self.rows, 3, side, side
+
+    @property
+    def buffer_size(self) -> int:
+        """Bytes of one step's pixels."""
+        return math.prod(self.pixels_shape)
+
+    def make(self, step: int, buffer: Buffer) -> RawBatch:
+        """Read, decode, crop and tokenize one step's rows; pixels go to the buffer."""
         if self._read_ahead is None:  # here and not in __init__: its threads do not survive a fork
             info = get_worker_info()
             stride = info.num_workers if info else 1
@@ -107,20 +108,18 @@ class BatchMaker:
                 self.shards, self.samples, stride, self.settings.loader.cache_bytes
             )
         runs = self._read_ahead.take(step)
-        side, position = self.settings.resolution, self.position(step)
-        pixels = torch.empty((self.rows, 3, side, side), dtype=torch.uint8)
-        canvas = pixels.numpy()
+        position = self.position(step)
+        pixels = buffer.reshape(self.pixels_shape)
         texts, labels, keys = [], [], []
         broken: list[BrokenSampleError] = []
         for row, index in enumerate(self.samples(step)):
-            sample, canvas[row] = self._usable(position + row, index, runs[index], broken)
+            sample, pixels[row] = self._usable(position + row, index, runs[index], broken)
             texts.append(self._prompt(sample, self.order.epoch(position + row)))
             labels.append(sample.label_id)
             keys.append(sample.key)
         return RawBatch(
-            pixels,
             self._tokens(texts),
-            torch.tensor(labels, dtype=torch.int64),
+            np.array(labels, np.int64),
             tuple(keys),
             tuple((error.shard, error.key, error.reason) for error in broken),
             position,
@@ -167,7 +166,7 @@ class BatchMaker:
         chosen = draw(self.settings.seed, epoch, sample.key, len(self.templates))
         return render(self.templates[chosen], sample.text)
 
-    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
+    def _tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         rows = tokenize_lists(texts, self.context)
         length = self.context
         if self.cut_text:
@@ -176,7 +175,7 @@ class BatchMaker:
         ids = np.full((len(rows), length), PAD, np.int64)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens
-        return torch.from_numpy(ids)
+        return ids
 
 
 class BrokenLedger:
@@ -276,7 +275,6 @@ class TrainingLoader:
             range(self.start_step, self.settings.steps),
             workers=loader.workers,
             prefetch=loader.prefetch,
-            pin_memory=self.device.type == "cuda",
         )
         return self._batches(self._pool)
 
@@ -299,17 +297,21 @@ class TrainingLoader:
 
     def _batches(self, pool: WorkerPool[RawBatch]) -> Iterator[Batch]:
         try:
-            for raw in pool:
+            for raw, buffer in pool:
                 self.ledger.add(len(raw.labels), raw.broken)
-                yield self._delivered(raw)
+                yield self._delivered(raw, buffer)
         finally:
             self.close()
 
-    def _delivered(self, raw: RawBatch) -> Batch:
+    def _delivered(self, raw: RawBatch, buffer: Buffer) -> Batch:
         augmentation = self.settings.augmentation
-        pixels, ids, labels = (
-            tensor.to(self.device, non_blocking=True)
-            for tensor in (raw.pixels, raw.ids, raw.labels)
-        )
+        pixels = torch.from_numpy(buffer).view(self.maker.pixels_shape)
+        ids, labels = torch.from_numpy(raw.ids), torch.from_numpy(raw.labels)
+        if self.device.type == "cuda":
+            # Page-locked copies travel while the host goes on; the buffer itself is soon reused.
+            pixels, ids, labels = (
+                tensor.pin_memory().to(self.device, non_blocking=True)
+                for tensor in (pixels, ids, labels)
+            )
         images = normalise(pixels, augmentation.mean, augmentation.std)
         return Batch(images, ids, labels, raw.keys, len(raw.broken), raw.position)

@@ -1,20 +1,25 @@
 """Computing items in worker processes, in order, with ends that are clean whatever happens.
 
-torch's ``DataLoader`` carries tensors through shared memory and notices dead workers; this adds
-what it lacks: failures keep their one-line message, a dead worker is an error to try again after,
-workers outlive the stop signals of their group, and none is left behind.
+torch's ``DataLoader`` hands out the work and notices dead workers; this adds what it lacks. Bulk
+data lies in buffers made before the fork, so it is written once, copied never and needs no
+``/dev/shm``, which containers keep small. Failures keep their one-line message, a dead worker is an
+error to try again after, workers outlive the stop signals of their group, and none is left behind.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import mmap
 import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from florence.errors import FlorenceError, TryAgainError
@@ -23,22 +28,31 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+Buffer = NDArray[np.uint8]
+
+
 class Maker(Protocol[T_co]):
     """Makes an item from its number; lives once in every worker process."""
 
-    def make(self, number: int) -> T_co:
-        """The item. May raise :class:`FlorenceError`."""
+    @property
+    def buffer_size(self) -> int:
+        """Bytes of bulk data that an item has at most."""
+
+    def make(self, number: int, buffer: Buffer) -> T_co:
+        """Write bulk data to the buffer, return the rest. May raise :class:`FlorenceError`."""
 
 
 class _Items(Dataset[Any]):
     """What torch calls. A failure is returned: torch would put a traceback into its message."""
 
-    def __init__(self, maker: Maker[Any]) -> None:
+    def __init__(self, maker: Maker[Any], numbers: Sequence[int], buffers: Buffer) -> None:
         self.maker = maker
+        self.numbers = numbers
+        self.buffers = buffers
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, turn: int) -> Any:
         try:
-            return self.maker.make(number)
+            return self.maker.make(self.numbers[turn], self.buffers[turn % len(self.buffers)])
         except FlorenceError as error:
             return error
 
@@ -46,14 +60,14 @@ class _Items(Dataset[Any]):
 class WorkerPool(Generic[T]):
     """The items ``maker.make(n)`` for the given numbers, in their order; an iterator.
 
-    Worker ``w`` of ``W`` makes the items at ``w, w + W, …`` of ``numbers``.
+    Gives ``(item, buffer)``; the buffer is good until the next item is asked for. Worker ``w`` of
+    ``W`` makes the items at ``w, w + W, …`` of ``numbers``.
 
     Args:
         maker: makes an item. It is forked into the workers, so it shares the memory it holds.
         numbers: one per item.
         workers: processes; 0 computes in this one, when asked for an item.
         prefetch: items that each worker makes ahead.
-        pin_memory: hand items over in page-locked memory, by their ``pin_memory`` method.
 
     Raises:
         FlorenceError: what ``make`` raised; the pool is closed then.
@@ -67,30 +81,30 @@ class WorkerPool(Generic[T]):
         *,
         workers: int,
         prefetch: int = 2,
-        pin_memory: bool = False,
     ) -> None:
         workers = min(workers, len(numbers))
         options: dict[str, Any] = {}
         if workers:
             options = {"prefetch_factor": prefetch, "multiprocessing_context": "fork"}
+        # torch has this many items in work while we hold one more.
+        self._buffers = shared_buffers(workers * prefetch + 1, maker.buffer_size)
+        self._turn = 0
         before = set(multiprocessing.active_children())
-        with warnings.catch_warnings():
+        with stop_signals_blocked(), warnings.catch_warnings():
             # How many workers there are is the user's choice; torch remarks on it twice per rank.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             loader: DataLoader[Any] = DataLoader(
-                _Items(maker),
+                _Items(maker, numbers, self._buffers),
                 batch_size=None,
-                sampler=numbers,
+                sampler=range(len(numbers)),
                 num_workers=workers,
-                pin_memory=pin_memory,
-                worker_init_fn=_ignore_stop_signals,
                 # Its own, or it would draw from the global one, and a resumed run differ.
                 generator=torch.Generator(),
                 **options,
             )
             self._items: Iterator[Any] | None = iter(loader)
         self._processes = [p for p in multiprocessing.active_children() if p not in before]
-        # At exit torch ends its workers by SIGTERM, which they ignore, and waits. What is
+        # At exit torch ends its workers by SIGTERM, which they never see, and waits. What is
         # registered last runs first, so ours are gone by then.
         atexit.register(self.close)
 
@@ -99,10 +113,10 @@ class WorkerPool(Generic[T]):
         """The worker processes that are alive."""
         return [p.pid for p in self._processes if p.is_alive() and p.pid is not None]
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[tuple[T, Buffer]]:
         return self
 
-    def __next__(self) -> T:
+    def __next__(self) -> tuple[T, Buffer]:
         if self._items is None:
             raise StopIteration
         try:
@@ -114,13 +128,14 @@ class WorkerPool(Generic[T]):
             self.close()
             raise TryAgainError(
                 f"a data loader process ended with code {dead[0].exitcode}: it was killed, or ran "
-                "out of memory or of /dev/shm; if so lower loader.workers, loader.prefetch or "
-                "loader.cacheBytes"
+                "out of memory; if so lower loader.workers, loader.prefetch or loader.cacheBytes"
             ) from error
         if isinstance(item, FlorenceError):
             self.close()
             raise item
-        return item  # type: ignore[no-any-return]
+        buffer = self._buffers[self._turn % len(self._buffers)]
+        self._turn += 1
+        return item, buffer
 
     def close(self) -> None:
         """End the worker processes; may be called again."""
@@ -133,10 +148,22 @@ class WorkerPool(Generic[T]):
         atexit.unregister(self.close)
 
 
-def _ignore_stop_signals(worker: int) -> None:
-    """Let the main process finish its step when its whole group is told to stop.
+def shared_buffers(count: int, size: int) -> Buffer:
+    """Zeros ``(count, size)`` in memory that processes forked from now on share."""
+    if not count * size:
+        return np.zeros((count, size), np.uint8)
+    return np.frombuffer(mmap.mmap(-1, count * size), np.uint8).reshape(count, size)
 
-    Ctrl-C and SIGTERM reach workers too, and without them there would be no step to finish.
+
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM, for ever in processes that are forked meanwhile.
+
+    Ctrl-C and a group's SIGTERM reach workers too, and without them the main process could not
+    finish its step. Here the signals wait until the end of the block; none is lost.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

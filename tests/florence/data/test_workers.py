@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,12 +15,15 @@ from florence.errors import DataError, TryAgainError
 
 
 class Squares:
-    """Makes n*n; does what ``special`` says at some numbers."""
+    """Makes n*n, and writes n a thousand times; does what ``special`` says at some numbers."""
+
+    buffer_size = 1000
 
     def __init__(self, special: dict[int, str] | None = None) -> None:
         self.special = special or {}
 
-    def make(self, number: int) -> torch.Tensor:
+    def make(self, number: int, buffer: np.ndarray) -> int:
+        buffer[:] = number
         match self.special.get(number):
             case "data":
                 raise DataError("s3://bucket/7.tar is gone: restore it")
@@ -30,8 +34,8 @@ class Squares:
             case "stuck":
                 time.sleep(1000)
             case "pid":
-                return torch.tensor(os.getpid())
-        return torch.tensor(number * number)
+                return os.getpid()
+        return number * number
 
 
 def alive(pid: int) -> bool:
@@ -46,9 +50,18 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_items_come_in_order(workers: int) -> None:
     pool = WorkerPool(Squares(), range(5, 30), workers=workers)
-    assert [int(item) for item in pool] == [n * n for n in range(5, 30)]
+    assert [item for item, _ in pool] == [n * n for n in range(5, 30)]
     pool.close()
     assert list(pool) == []
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(0, 2), (1, 1), (2, 1), (3, 4)])
+def test_a_buffer_holds_its_item_until_the_next_is_asked_for(workers: int, prefetch: int) -> None:
+    pool = WorkerPool(Squares(), range(60), workers=workers, prefetch=prefetch)
+    for number, (item, buffer) in enumerate(pool):
+        time.sleep(0.02 if number % 7 == 0 else 0)  # workers run ahead as far as they may
+        assert item == number * number
+        assert (buffer == number).all()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -60,7 +73,7 @@ def test_the_callers_random_numbers_are_left_alone(workers: int) -> None:
 
 def test_there_are_as_many_processes_as_asked_for_and_none_is_left() -> None:
     pool = WorkerPool(Squares(dict.fromkeys(range(8), "pid")), range(8), workers=2)
-    pids = [int(item) for item in pool]
+    pids = [item for item, _ in pool]
     assert len(set(pids)) == 2
     assert pids == pids[:2] * 4
     assert os.getpid() not in pids
@@ -73,7 +86,7 @@ def test_there_are_as_many_processes_as_asked_for_and_none_is_left() -> None:
 def test_a_failure_keeps_its_one_line_and_ends_the_pool(workers: int) -> None:
     pool = WorkerPool(Squares({2: "data"}), range(20), workers=workers)
     pids = pool.pids
-    assert [int(next(pool)), int(next(pool))] == [0, 1]
+    assert [next(pool)[0], next(pool)[0]] == [0, 1]
     with pytest.raises(DataError) as failure:
         next(pool)
     assert str(failure.value) == "s3://bucket/7.tar is gone: restore it"
@@ -98,11 +111,11 @@ def test_a_killed_worker_is_an_error_to_try_again_after() -> None:
 
 def test_workers_outlive_the_signals_that_ask_the_group_to_stop() -> None:
     pool = WorkerPool(Squares(), range(40), workers=2)
-    assert int(next(pool)) == 0
+    assert next(pool)[0] == 0
     for pid in pool.pids:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
-    assert [int(item) for item in pool] == [n * n for n in range(1, 40)]
+    assert [item for item, _ in pool] == [n * n for n in range(1, 40)]
     pool.close()
 
 
@@ -112,7 +125,7 @@ sys.path.insert(0, {root!r})
 from tests.florence.data.test_workers import Squares
 from florence.data.workers import WorkerPool
 pool = WorkerPool(Squares({{5: "stuck"}}), range(20), workers=2)
-print(int(next(pool)), *pool.pids, flush=True)
+print(next(pool)[0], *pool.pids, flush=True)
 {end}
 """
 
