@@ -26,7 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
 
 bench: $(VENV)/.dev
-	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 generate: $(VENV)/.dev
 	$(BIN)/python -m florence_jobs.recipes jobs/samples

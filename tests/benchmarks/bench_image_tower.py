@@ -1,8 +1,10 @@
 """How fast the image tower trains, beside timm's Swin-T; with CUDA also the whole CoSwin-H model.
 
-    python tests/benchmarks/bench_image_tower.py                   # ratio to timm, eager, CPU
-    python tests/benchmarks/bench_image_tower.py --compile         # and compiled
-    python tests/benchmarks/bench_image_tower.py --device cuda     # CoSwin-H: pairs/s, MFU, memory
+    python tests/benchmarks/bench_image_tower.py                 # ratio to timm, eager
+    python tests/benchmarks/bench_image_tower.py --compile       # and compiled
+    python tests/benchmarks/bench_image_tower.py --device cuda   # CoSwin-H: pairs/s, MFU, memory
+
+Without ``--device`` it takes CUDA where there is any.
 
 Variants take turns within every round, so that whatever else the machine does meets all of them;
 the ratio is the median over rounds of the ratio within a round. With one thread on the CPU the
@@ -214,7 +216,8 @@ def _clock(device: str, threads: int = 1) -> Callable[[], float]:
 def main() -> None:
     """Parse the command line and run what the device allows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=found)
     parser.add_argument("--batch", type=int, default=4, help="images per step beside timm")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--window", type=int, default=7, help="side of CoSwin-H's windows")
