@@ -38,8 +38,8 @@ class ZeroShot(Settings):
         min_length=1,
     )
     prompts: str = setting(
-        description="class names and templates: 'digits', or the path of a YAML file with "
-        "lists 'classes' and 'templates'",
+        description="class names and templates: 'digits', or the path or s3:// URI of a YAML "
+        "file with lists 'classes' and 'templates'",
         min_length=1,
     )
     baseline: Baseline = setting(

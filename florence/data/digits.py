@@ -123,16 +123,8 @@ def _sample(index: int, scan: NDArray[Any], digit: int, side: int) -> tuple[str,
 
 
 def _png(scan: NDArray[Any], side: int) -> bytes:
-    """The scan as an RGB PNG, enlarged bicubically into its middle three quarters.
-
-    Scans fill their 8x8 frame to the edge; with a margin, random crops move and zoom a digit
-    instead of cutting its strokes.
-    """
-    inner = side * 3 // 4
-    edge = (side - inner) // 2
-    grey = Image.fromarray(np.rint(scan * (255 / _LEVELS)).astype(np.uint8))
-    image = Image.new("RGB", (side, side))
-    image.paste(grey.resize((inner, inner), Image.Resampling.BICUBIC), (edge, edge))
+    grey = np.rint(scan * (255 / _LEVELS)).astype(np.uint8)
+    image = Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from florence.config.storage import S3Settings
 from florence.data.digits import WORDS
 from florence.errors import ConfigurationError
+from florence.storage import open_storage
 from florence.text.templates import DIGITS, GAP
 
 
@@ -23,12 +25,13 @@ class Prompts:
     """Sentences with ``{}`` where the name goes."""
 
 
-def load_prompts(source: str) -> Prompts:
+def load_prompts(source: str, s3: S3Settings | None = None) -> Prompts:
     """The built-in prompts of that name, or those of a YAML file.
 
     Args:
-        source: ``digits``, or the path of a file with the lists ``classes`` and ``templates``.
-            Without ``templates`` the names stand for themselves.
+        source: ``digits``, or the path or ``s3://`` URI of a file with the lists ``classes`` and
+            ``templates``. Without ``templates`` the names stand for themselves.
+        s3: where ``s3://`` is.
 
     Raises:
         ConfigurationError: the file is missing, no YAML, or not of that form.
@@ -36,7 +39,7 @@ def load_prompts(source: str) -> Prompts:
     if source == "digits":
         return Prompts(WORDS, DIGITS)
     try:
-        document = yaml.safe_load(Path(source).read_text("utf-8"))
+        document = yaml.safe_load(_read(source, s3))
     except OSError as error:
         raise ConfigurationError(
             f"prompts: cannot read '{source}': {error.strerror or error}; "
@@ -46,6 +49,13 @@ def load_prompts(source: str) -> Prompts:
         line = " ".join(str(error).split())
         raise ConfigurationError(f"prompts: '{source}' is not YAML: {line}") from error
     return parse_prompts(document, source)
+
+
+def _read(source: str, s3: S3Settings | None) -> str:
+    if not source.startswith("s3://"):
+        return Path(source).read_text("utf-8")
+    folder, _, name = source.rpartition("/")
+    return open_storage(folder, s3).read(name).decode()
 
 
 def parse_prompts(document: Any, source: str) -> Prompts:

@@ -79,7 +79,7 @@ def run_evaluation(
     """
     evaluation = _Evaluation(model, card, settings, world, s3)
     # A wrong prompt file of the last task should not cost the time of the tasks before it.
-    prompts = [load_prompts(task.prompts) for task in settings.zero_shot]
+    prompts = [load_prompts(task.prompts, s3) for task in settings.zero_shot]
     for task, texts in zip(settings.zero_shot, prompts, strict=True):
         evaluation.classify(task, texts)
         done(evaluation.finished)

@@ -98,7 +98,9 @@ def florence_h(
                     resources=Resources(workers=1, gpus_per_worker=8, cpu=96, memory="1000Gi"),
                     evaluate=Evaluate(
                         zero_shot=(
-                            ZeroShot(name="imagenet", data=imagenet, prompts="imagenet.yaml"),
+                            ZeroShot(
+                                name="imagenet", data=imagenet, prompts="s3://eval/imagenet.yaml"
+                            ),
                         ),
                         retrieval=(
                             Retrieval(name="coco", data=coco, format=RetrievalFormat.KARPATHY),
@@ -155,7 +157,7 @@ def digits() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="mixed", resources=cores, pretrain=_digits_stage(1_000, 2e-3, 50)),
+                Stage(name="mixed", resources=cores, pretrain=_digits_stage(500, 1e-3, 50)),
                 Stage(
                     name="clean",
                     depends_on=("mixed",),
@@ -185,15 +187,14 @@ def digits() -> FlorenceJob:
 def _digits_stage(
     steps: int, lr: float, warmup_steps: int, *, exclude_augmented: bool = False
 ) -> Pretrain:
-    # 1,400 scans are few: bold crops, tilts and drop path stand in for more.
-    augmentation = Augmentation(scale_min=0.5, ratio_min=0.6, ratio_max=1.67, rotation=15)
     fields = {
         "data": "builtin:digits/train",
         "batch_size": 128,
         "steps": steps,
         "resolution": 32,
         "text": Text(templates="digits"),
-        "augmentation": augmentation,
+        # 1,400 scans are few: crops, tilts and drop path stand in for more.
+        "augmentation": Augmentation(scale_min=0.7, rotation=10),
         "drop_path": 0.1,
         "optimizer": Optimizer(lr=lr, warmup_steps=warmup_steps),
         "loader": Loader(workers=1),

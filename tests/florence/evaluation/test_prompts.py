@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from florence.errors import ConfigurationError
+from florence.config.storage import S3Settings
+from florence.errors import ConfigurationError, DataError
 from florence.evaluation.prompts import load_prompts
+from florence.storage import Storage
 from florence.text.templates import DIGITS
 
 
@@ -55,3 +57,10 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, content: str, messa
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot read '.*nowhere\.yaml': No such file"):
         load_prompts(str(tmp_path / "nowhere.yaml"))
+
+
+def test_a_file_may_lie_on_s3(s3_storage: Storage, s3_settings: S3Settings) -> None:
+    s3_storage.write("pets.yaml", b"classes: [cat, dog]\n")
+    assert load_prompts(s3_storage.url("pets.yaml"), s3_settings).classes == ("cat", "dog")
+    with pytest.raises(DataError, match=r"nowhere\.yaml does not exist"):
+        load_prompts(s3_storage.url("nowhere.yaml"), s3_settings)
