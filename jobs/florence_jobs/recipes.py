@@ -157,12 +157,12 @@ def digits() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="mixed", resources=cores, pretrain=_digits_stage(500, 1e-3, 50)),
+                Stage(name="mixed", resources=cores, pretrain=_digits_stage(400, 1e-3, 40)),
                 Stage(
                     name="clean",
                     depends_on=("mixed",),
                     resources=cores,
-                    pretrain=_digits_stage(100, 1e-4, 10, exclude_augmented=True),
+                    pretrain=_digits_stage(80, 1e-4, 10, exclude_augmented=True),
                 ),
                 Stage(
                     name="zero-shot",
@@ -191,7 +191,7 @@ def _digits_stage(
         "data": "builtin:digits/train",
         "batch_size": 128,
         "steps": steps,
-        "resolution": 32,
+        "resolution": 64,
         "text": Text(templates="digits"),
         # 1,400 scans are few: crops, tilts and drop path stand in for more.
         "augmentation": Augmentation(scale_min=0.7, rotation=10),
