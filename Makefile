@@ -49,7 +49,7 @@ $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
 define install
 	$(if $(TORCH),$(BIN)/uv pip install --quiet --python $(BIN)/python "$(TORCH)")
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[$(1)]" \
-	  -c $(if $(TORCH),<(grep -viE "^(torch|torchvision)==" constraints.txt),constraints.txt)
+	  -c $(if $(TORCH),<(grep -viE "^(torch|torchvision|triton|nvidia-.*)==" constraints.txt),constraints.txt)
 	touch $@
 endef
 SHELL := /bin/bash

@@ -43,6 +43,8 @@ def evaluate(context: StageContext, settings: Evaluate) -> None:
 
 
 def _record(context: StageContext, settings: Evaluate, report: EvaluationReport) -> None:
+    for name, value in report.metrics.items():
+        log.info("%s %.4f", name, value)
     recorder = context.recorder
     recorder.parameters({"stage": settings.wire(), "model": context.architecture.wire()})
     recorder.metrics(0, report.metrics)

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from florence.checkpoint import newest, read_final_model
 from florence.config import ModelConfig, Pretrain
 from florence.config.storage import S3Settings
-from florence.data.digits import write_digits
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError
 from florence.models.model_file import read_model
@@ -65,13 +64,6 @@ class Recording:
 
     def model(self, files: Mapping[str, bytes], uri: str) -> None:
         self.files = files
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(str(folder))
-    return str(folder / "train")
 
 
 def settings(shards: str, **changes: Any) -> Pretrain:

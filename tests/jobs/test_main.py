@@ -1,0 +1,115 @@
+"""A stage's process ends with the code that says who has to act, and one line that says why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florence.errors import (
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    StoppedError,
+    TryAgainError,
+)
+from florence_jobs import main as program
+
+PLAN: dict[str, Any] = {
+    "job": "j",
+    "namespace": "n",
+    "uid": "u",
+    "stage": "s",
+    "attempt": 1,
+    "kind": "pretrain",
+    "config": {"data": "/nowhere", "batchSize": 1, "steps": 1},
+    "model": {"preset": "coswin-nano"},
+    "output": "/nowhere",
+}
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+def run_with(tmp_path: Path, plan: Any) -> int:
+    path = tmp_path / "stage.json"
+    path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
+    return program.main([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigurationError("spec.x: wrong"), 2),
+        (DataError("/data: gone"), 3),
+        (DivergedError("step 7"), 4),
+        (TryAgainError("s3://b: no answer"), 75),
+        (StoppedError("after step 3"), 143),
+        (OSError(28, "No space left on device"), 75),
+        (RuntimeError("[rank1] Connection closed by peer"), 75),
+        (RuntimeError("shapes do not match"), 1),
+        (ValueError("bug"), 1),
+    ],
+)
+def test_every_failure_has_its_code_and_its_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(program, "run", fail)
+    assert run_with(tmp_path, PLAN) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "] ERROR " in line]
+    assert str(error).splitlines()[0] in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("not json", "Invalid JSON"),
+        ({**PLAN, "attempt": 0}, "attempt: "),
+        ({**PLAN, "schemaVersion": 9}, "schemaVersion: "),
+        ({**PLAN, "model": {"preset": "x"}}, "unknown preset 'x'"),
+    ],
+)
+def test_a_broken_plan_is_named_by_its_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plan: Any, words: str
+) -> None:
+    assert run_with(tmp_path, plan) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "stage.json" in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_plan_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main([str(tmp_path / "nothing.json")]) == 2
+    assert "the plan cannot be read" in capsys.readouterr().err
+
+
+def test_a_signal_asks_the_stage_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(plan: Any, stop: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        raise StoppedError("after step 1")
+
+    monkeypatch.setattr(program, "run", run)
+    assert run_with(tmp_path, PLAN) == 143
