@@ -6,8 +6,10 @@ import glob
 import importlib.util
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from florence.errors import ConfigurationError, MissingExtraError
@@ -108,7 +110,7 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
     if model:
         note(f"\nmodel:    {model}")
         note(f"use it:   {_use(job, model)}")
-    note("look at it: florencectl ui")
+    note(f"look at it: {_program()} ui")
 
 
 def _use(job: FlorenceJob, model: str) -> str:
@@ -117,11 +119,19 @@ def _use(job: FlorenceJob, model: str) -> str:
 
     example = example_of(job, str(florence_home() / "artifacts"))
     if example is None:
-        return f'florencectl predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
+        return f'{_program()} predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
     labels = shlex.quote(",".join(example.labels))
     templates = f" --templates {example.prompts}" if example.prompts else ""
     image = shlex.quote(example.image)
-    return f"florencectl predict {shlex.quote(model)} {image} --labels {labels}{templates}"
+    return f"{_program()} predict {shlex.quote(model)} {image} --labels {labels}{templates}"
+
+
+def _program() -> str:
+    """How this program is called from here: by its name where that is on the path."""
+    called = sys.argv[0]
+    if shutil.which("florencectl") or Path(called).name != "florencectl":
+        return "florencectl"
+    return shlex.quote(called)
 
 
 def shown(result: str, value: float) -> str:
