@@ -162,7 +162,7 @@ def digits() -> FlorenceJob:
                     name="clean",
                     depends_on=("mixed",),
                     resources=cores,
-                    pretrain=_digits_stage(80, 1e-4, 10, exclude_augmented=True),
+                    pretrain=_digits_stage(80, 3e-5, 10, exclude_augmented=True),
                 ),
                 Stage(
                     name="zero-shot",

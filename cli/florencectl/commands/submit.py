@@ -86,13 +86,14 @@ def pretrain(
     given = {key: value for key, value in fields.items() if value is not None}
     settings = assign(assignments or [])
     model = merged({"preset": preset}, settings.pop("model", {}))
+    stored = {key: value for key, value in (("uri", artifacts), ("endpoint", endpoint)) if value}
     document = {
         "apiVersion": "florence.dev/v1alpha1",
         "kind": "FlorenceJob",
         "metadata": {"name": name},
         "spec": {
             "model": model,
-            "artifacts": {k: v for k, v in {"uri": artifacts, "endpoint": endpoint}.items() if v},
+            **({"artifacts": stored} if stored else {}),
             "stages": [{"name": "pretrain", "pretrain": merged(given, settings)}],
         },
     }
