@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -304,6 +305,7 @@ def _prepare(world: World) -> None:
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # it asks for a launcher's mark
     if not dist.is_initialized():
         # It insists on a process group even for one process.
         dist.init_process_group(
