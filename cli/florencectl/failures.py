@@ -58,7 +58,7 @@ def describe(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"], INTERRUPTED
     if isinstance(error, FlorenceError):
-        return [str(error)], error.exit_code
+        return str(error).splitlines(), error.exit_code
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         if package in _EXTRA_OF:

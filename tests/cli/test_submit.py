@@ -151,6 +151,23 @@ def test_wrong_use_is_one_line_with_the_field_and_exit_code_2(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_every_wrong_field_of_a_file_is_told_on_a_line_of_its_own(tmp_path: Path) -> None:
+    document = job(steps=0, optimizer={"lr": -1})
+    del document["spec"]["stages"][0]["pretrain"]["batchSize"]
+    document["spec"]["stages"][0]["pretrain"]["batchSze"] = 4
+    path = write(tmp_path / "job.yaml", document)
+    for command_line in (["submit", "-f", path, "--local"], ["plan", "-f", path]):
+        result = invoke(*command_line)
+        assert result.exit_code == 2
+        stage = f"florencectl: {path}: spec.stages[0].pretrain"
+        assert sorted(result.stderr.splitlines()) == [
+            f"{stage}.batchSize: is required",
+            f"{stage}.batchSze: is not a known field; did you mean 'batchSize'?",
+            f"{stage}.optimizer.lr: must be greater than 0, not -1",
+            f"{stage}.steps: must be at least 1, not 0",
+        ]
+
+
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "", "a: 1\n---\nb: 2", "\x00"])
 def test_a_file_that_holds_no_job_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "job.yaml"

@@ -97,9 +97,9 @@ def check_fractions(mfu: float | None, days: float | None) -> None:
 def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[StageRequest]]:
     """The model and the training stages of a FlorenceJob; ``gpu`` goes before its node pool."""
     from florence.planner import StageRequest, gpu_named
-    from florence_operator.api import load_job
+    from florencectl.job_file import read_job
 
-    job = load_job(file)
+    job = read_job(file)
     product = gpu or job.spec.node_pool.selector.get(PRODUCT_LABEL)
     requests = []
     for stage in job.spec.in_order():

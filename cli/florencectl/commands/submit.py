@@ -10,6 +10,7 @@ import typer
 from florence.config import Pretrain
 from florence.errors import ConfigurationError
 from florencectl.flags import assign, merged, with_flags
+from florencectl.job_file import job_of, read_job
 from florencectl.output import DocumentFormat
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ def submit(
         return
     if file is None:
         raise ConfigurationError("give a file with -f, or a stage: florencectl submit pretrain …")
-    from florence_operator.api import load_job
-
-    _go(load_job(file), local, again, processes, dry_run, output)
+    _go(read_job(file), local, again, processes, dry_run, output)
 
 
 def pretrain(
@@ -97,9 +96,7 @@ def pretrain(
             "stages": [{"name": "pretrain", "pretrain": merged(given, settings)}],
         },
     }
-    from florence_operator.api import FlorenceJob
-
-    _go(FlorenceJob.model_validate(document), local, again, processes, dry_run, output)
+    _go(job_of(document), local, again, processes, dry_run, output)
 
 
 app.command("pretrain")(with_flags(pretrain, Pretrain))
