@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 
@@ -30,6 +30,13 @@ class Settings(BaseModel):
         return self.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude_unset=not defaults
         )
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first finding of pydantic as ``path.to.field: what is wrong``."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def setting(

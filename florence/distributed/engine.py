@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from florence.checkpoint.fragment import Fragment, TensorReader
 from florence.config import Precision
+from florence.models.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,6 @@ class Engine(Protocol):
         ...
 
 
-_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-
-
 class PrecisionModule(nn.Module):
     """Runs a model's forward under autocast; the module that engines wrap.
 
@@ -85,10 +83,10 @@ class PrecisionModule(nn.Module):
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.model = model
-        self._dtype = _AUTOCAST.get(precision)
+        self._precision = precision
 
     def forward(self, *inputs: Any) -> Any:
         """The model's output; its matrix products are computed in the precision."""
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=self._dtype, enabled=self._dtype is not None):
+        with autocast(device, self._precision):
             return self.model(*inputs)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from florence.config import Precision
+from florence.models.precision import autocast
 from florence.models.two_tower import TwoTower
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
 """``florence.text.tokenizer.tokenize``: texts to int64 ``(B, context)``, padded with 0."""
-
-_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @contextmanager
@@ -26,11 +25,10 @@ def inference(model: TwoTower, precision: Precision = Precision.FP32) -> Iterato
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    dtype = _AUTOCAST.get(precision)
     try:
         with (
             torch.no_grad(),  # not inference_mode: a mask cached in it could not be trained with
-            torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+            autocast(device.type, precision),
         ):
             yield device
     finally:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from florence.config.base import Settings, setting
+from florence.config.base import Settings, first_problem, setting
 from florence.config.model import Architecture, Attention
 from florence.errors import DataError
 from florence.models.two_tower import TwoTower
@@ -128,10 +128,8 @@ def _parse_card(content: bytes, uri: str) -> ModelCard:
     try:
         return ModelCard.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{uri}: not a model's configuration: {field + ': ' if field else ''}{first['msg']}: "
+            f"{uri}: not a model's configuration: {first_problem(error)}: "
             "write the model again or use the version of florence that wrote it"
         ) from error
 

@@ -14,6 +14,7 @@ from florence.checkpoint import (
     GlooExchange,
     SingleProcess,
     begin_attempt,
+    configuration_digest,
     read_final_model,
     write_final_model,
 )
@@ -30,7 +31,7 @@ from florence.models.two_tower import TwoTower, build_model
 from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext, StageProgress
 from florence.stages.trainer import Trainer
-from florence.stages.trajectory import differences, digest, trajectory
+from florence.stages.trajectory import differences, trajectory
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,12 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
         clock=context.clock,
         keep=settings.checkpoints.keep,
     )
-    metadata = {"trajectory": plan, "digest": digest(plan), "engine": engine.name, **context.facts}
+    metadata = {
+        "trajectory": plan,
+        "digest": configuration_digest(plan),
+        "engine": engine.name,
+        **context.facts,
+    }
     trainer = Trainer(context, settings, engine, writer, metadata)
     start = trainer.restore(checkpoint)
     with TrainingLoader(

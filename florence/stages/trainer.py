@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -169,11 +169,7 @@ class Trainer:
             "position": step * self._settings.batch_size,
             "worldSize": self._context.world.size,
             "counters": self._engine.counters(),
-            "counts": {
-                "skipped": self._counts.skipped,
-                "skipped_in_a_row": self._counts.skipped_in_a_row,
-                "bad_samples": self._counts.bad_samples,
-            },
+            "counts": asdict(self._counts),
         }
         self._writer.save(step, self._engine.fragments(), rank_state(self._engine.device), metadata)
         self._saving = step

@@ -7,8 +7,6 @@ may differ between attempts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,12 +45,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-
-
-def digest(trajectory: Mapping[str, Any]) -> str:
-    """SHA-256 over the settings, independent of their order."""
-    text = json.dumps(dict(trajectory), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from florence.errors import FlorenceError
+from florence.config.base import first_problem
+from florence.errors import ConfigurationError, FlorenceError
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence_operator.api.stage import StagePlan, load_plan
 from florence_operator.api.v1alpha1 import StageKind
@@ -54,16 +55,12 @@ def main(arguments: list[str]) -> int:
 
 def read_plan(path: Path) -> StagePlan:
     """The plan in a file; what is wrong with it names the field."""
-    from florence.errors import ConfigurationError
-
     try:
         return load_plan(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"{path}: the plan cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}") from None
+        raise ConfigurationError(f"{path}: {first_problem(error)}") from None
 
 
 def run(plan: StagePlan, stop: Stop) -> None:

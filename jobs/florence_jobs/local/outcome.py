@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from florence.config.storage import S3Settings
 from florence.errors import FlorenceError
 from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
@@ -101,9 +100,8 @@ def example_of(job: FlorenceJob, default_artifacts: str) -> Example | None:
 
 
 def _document(uri: str, artifacts: Artifacts) -> dict[str, Any]:
-    s3 = S3Settings(endpoint=artifacts.endpoint, region=artifacts.region)
     try:
-        document: dict[str, Any] = json.loads(open_storage(uri, s3).read("metrics.json"))
+        document: dict[str, Any] = json.loads(open_storage(uri, artifacts.s3).read("metrics.json"))
     except (FlorenceError, ValueError):
         return {}
     return document

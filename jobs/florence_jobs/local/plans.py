@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from florence.config.storage import S3Settings
 from florence_operator.api import FlorenceJob, Stage, StagePlan
 from florence_operator.api.stage import Inputs, PlanTracking, ProgressTarget
 
@@ -24,7 +23,7 @@ def build_plan(
 ) -> StagePlan:
     """The plan of one attempt, as the operator would write it for a pod."""
     source = job.spec.model_source(stage)
-    artifacts, tracking = job.spec.artifacts, job.spec.tracking
+    tracking = job.spec.tracking
     return StagePlan(
         job=job.metadata.name,
         namespace=job.namespace,
@@ -38,7 +37,7 @@ def build_plan(
             checkpoint=stage_uri(job, source.name, default_artifacts) if source else None
         ),
         output=stage_uri(job, stage.name, default_artifacts),
-        storage=S3Settings(endpoint=artifacts.endpoint, region=artifacts.region),
+        storage=job.spec.artifacts.s3,
         tracking=PlanTracking(
             mlflow_uri=tracking.mlflow_uri or default_mlflow,
             experiment=tracking.experiment or job.metadata.name,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from florence.config.base import first_problem
 from florence.errors import ConfigurationError, TryAgainError
 from florence_operator.api import FlorenceJob
 
@@ -62,10 +63,8 @@ class Records:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise ConfigurationError(
-                f"{path}: {where}: {first['msg']}; delete the job if it is of another version"
+                f"{path}: {first_problem(error)}; delete the job if it is of another version"
             ) from None
 
     def save(self, job: FlorenceJob) -> None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from florence.config import Evaluate, ModelConfig, Pretrain
 from florence.config.base import Settings, setting
+from florence.config.storage import S3Settings
 from florence_operator.api.duration import check_duration
 from florence_operator.api.status import JobStatus
 
@@ -44,6 +45,11 @@ class Artifacts(Settings):
     delete_with_job: bool = setting(
         False, description="delete the artifacts when the job is deleted"
     )
+
+    @property
+    def s3(self) -> S3Settings:
+        """The S3 service that ``uri`` and the stages' data are on."""
+        return S3Settings(endpoint=self.endpoint, region=self.region)
 
 
 class Tracking(Settings):
