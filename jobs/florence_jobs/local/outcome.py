@@ -13,19 +13,10 @@ from florence.errors import FlorenceError
 from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
 from florence_operator.api import FlorenceJob
+from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Artifacts, Retries
 
-_CAUSES = {
-    2: "InvalidConfiguration",
-    3: "UnusableData",
-    4: "Diverged",
-    75: "TryAgain",
-    137: "Killed",
-    143: "Stopped",
-}
-_NOT_RETRIED = {"InvalidConfiguration", "UnusableData", "Diverged"}
-_INFRASTRUCTURE = {"TryAgain", "Killed"}
 _ERROR_LINE = re.compile(rb"\[rank (\d+)\] ERROR (.+)")
 _LOG_TAIL = 256 * 1024
 
@@ -47,20 +38,14 @@ class Example:
     prompts: str | None
 
 
-def cause_of(code: int) -> str | None:
-    """The cause that an exit code stands for; ``None`` for success."""
-    return None if code == 0 else _CAUSES.get(code, "ProgramFailed")
-
-
 def may_retry(attempts: Sequence[Attempt], budget: Retries) -> bool:
     """Whether the failure of the last attempt leaves anything of its cause's budget."""
-    causes = [attempt.cause for attempt in attempts]
-    last = causes[-1]
-    if last is None or last in _NOT_RETRIED or last == "Stopped":
+    charged = [budget_of(attempt.cause) for attempt in attempts if attempt.cause]
+    last = attempts[-1].cause
+    if last is None or last is Cause.STOPPED:
         return False
-    if last in _INFRASTRUCTURE:
-        return sum(cause in _INFRASTRUCTURE for cause in causes) <= budget.infrastructure
-    return causes.count("ProgramFailed") <= budget.application
+    limits = {Budget.APPLICATION: budget.application, Budget.INFRASTRUCTURE: budget.infrastructure}
+    return charged.count(budget_of(last)) <= limits.get(budget_of(last), -1)
 
 
 def failure_line(log: Path) -> str:

@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from florence_jobs.local.outcome import cause_of, failure_line, may_retry, results_of
+from florence_jobs.local.outcome import failure_line, may_retry, results_of
 from florence_jobs.local.plans import build_plan, local_processes, stage_uri
 from florence_jobs.local.progress_server import ProgressServer
 from florence_jobs.local.records import Records
 from florence_operator.api import FlorenceJob, JobStatus, Progress, Stage, StageStatus, State
+from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.stage import ProgressTarget, StagePlan
 from florence_operator.api.status import Attempt
 
@@ -216,7 +217,7 @@ class LocalRunner:
             update={
                 "ended": self._now(),
                 "exit_code": code,
-                "cause": cause_of(code),
+                "cause": cause_of_exit(code),
                 "message": failure_line(log) if code else None,
             }
         )

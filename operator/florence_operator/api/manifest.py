@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from florence.errors import ConfigurationError
-from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.api.v1alpha1 import FlorenceJob, Metadata
 
 
 def load_job(path: Path) -> FlorenceJob:
@@ -36,6 +37,17 @@ def load_job(path: Path) -> FlorenceJob:
             f"{path}: holds {len(documents)} documents; expected one FlorenceJob"
         )
     return FlorenceJob.model_validate(documents[0])
+
+
+def from_cluster(document: Mapping[str, Any]) -> FlorenceJob:
+    """The FlorenceJob that an API server answered, without the metadata only servers care for.
+
+    Raises:
+        pydantic.ValidationError: a field is wrong.
+    """
+    kept = {field.alias for field in Metadata.model_fields.values()}
+    metadata = {k: v for k, v in document.get("metadata", {}).items() if k in kept}
+    return FlorenceJob.model_validate({**document, "metadata": metadata})
 
 
 def to_yaml(document: Any) -> str:

@@ -35,6 +35,9 @@ class ProgressTarget(Settings):
 
     url: str = setting(description="URL that takes POSTed progress")
     token_file: str | None = setting(None, description="file with the bearer token")
+    ca_file: str | None = setting(
+        None, description="certificates that the server's is checked against"
+    )
     interval_seconds: float = setting(5.0, description="time between reports", unit="seconds", gt=0)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import ConfigDict
+
 from florence.config.base import Settings, setting
+from florence_operator.api.failure import Cause
+
+
+class Observed(Settings):
+    """A part of the status: written by one version of the operator and read by another."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class State(StrEnum):
@@ -26,7 +35,7 @@ class State(StrEnum):
         return self in (State.SUCCEEDED, State.FAILED)
 
 
-class Condition(Settings):
+class Condition(Observed):
     """One observation of the job, in Kubernetes' form."""
 
     type: str = setting(description="what is observed")
@@ -37,25 +46,47 @@ class Condition(Settings):
     observed_generation: int = setting(0, description="generation of the spec that was observed")
 
 
-class Attempt(Settings):
+class Attempt(Observed):
     """One try of a stage by a whole gang."""
 
     number: int = setting(description="1 for the first", ge=1)
     child: str | None = setting(None, description="name of the PyTorchJob, on a cluster")
     started: str | None = setting(None, description="when the attempt was started")
+    admitted: str | None = setting(
+        None, description="when its queue let it go, or when it started where there is none"
+    )
+    running: str | None = setting(None, description="when all of its pods ran")
+    progressed: str | None = setting(None, description="when it was last seen to get further")
+    committed: str | None = setting(None, description="when its newest checkpoint was told of")
+    stopping: Cause | None = setting(
+        None, description="why it is being stopped; it ends when its pods are gone"
+    )
     ended: str | None = setting(None, description="when it ended")
     exit_code: int | None = setting(
         None, description="exit code of the first process that failed, or 0"
     )
-    cause: str | None = setting(None, description="why it failed")
+    cause: Cause | None = setting(None, description="why it ended without success")
+    pod: str | None = setting(None, description="the pod that failed first")
+    node: str | None = setting(None, description="the node of that pod")
     message: str | None = setting(None, description="the line that said so")
+    last_lines: tuple[str, ...] = setting((), description="the last lines of that pod's log")
     restored_step: int | None = setting(
         None, description="step of the checkpoint that it started from", unit="steps"
+    )
+    step: int | None = setting(None, description="last step that it told of", unit="steps")
+    queued_seconds: float = setting(
+        0.0, description="time that it waited in a queue", unit="seconds"
+    )
+    gpu_seconds: float = setting(0.0, description="GPUs times time that it ran", unit="GPU seconds")
+    lost_gpu_seconds: float = setting(
+        0.0,
+        description="the part of it after the last checkpoint of a failed attempt",
+        unit="GPU seconds",
     )
     logs: str | None = setting(None, description="where its logs are kept")
 
 
-class Progress(Settings):
+class Progress(Observed):
     """How far a stage is."""
 
     phase: str = setting(
@@ -78,19 +109,38 @@ class Progress(Settings):
     )
 
 
-class StageStatus(Settings):
+class StageStatus(Observed):
     """What happened to one stage."""
 
     name: str = setting(description="name of the stage")
     state: State = setting(State.PENDING, description="where it stands")
+    reason: str | None = setting(None, description="a word for programs: why it stands there")
+    message: str | None = setting(None, description="a sentence for people: why it stands there")
     attempts: tuple[Attempt, ...] = setting((), description="every try, oldest first")
+    budget_from: int = setting(
+        1, description="number of the first attempt that counts against the budgets", ge=1
+    )
+    next_attempt: str | None = setting(None, description="when it is tried again")
     progress: Progress | None = setting(None, description="how far the current attempt is")
     model: str | None = setting(None, description="URI of the final model")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
     metrics: dict[str, float] = setting({}, description="results")
 
 
-class JobStatus(Settings):
+class Summary(Observed):
+    """The columns of ``kubectl get florencejobs``."""
+
+    stage: str | None = setting(None, description="the stages at work")
+    progress: str | None = setting(None, description="steps done of all stages, in percent")
+    eta: str | None = setting(None, description="time left of the stages at work")
+    loss: str | None = setting(None, description="newest loss")
+    attempts: int = setting(0, description="attempts of all stages")
+    gpus: int = setting(0, description="GPUs held now", unit="GPUs")
+    gpu_hours: str = setting("0", description="GPU-hours used so far", unit="GPU hours")
+    checkpoint: str | None = setting(None, description="newest commit")
+
+
+class JobStatus(Observed):
     """What happened to the job."""
 
     observed_generation: int | None = setting(
@@ -100,9 +150,11 @@ class JobStatus(Settings):
         State.PENDING, description="where the job stands, derived from its stages"
     )
     conditions: tuple[Condition, ...] = setting((), description="observations, one a type")
+    summary: Summary = setting(Summary(), description="the columns of kubectl get")
     stages: tuple[StageStatus, ...] = setting((), description="each stage")
     started: str | None = setting(None, description="when the first stage started")
     ended: str | None = setting(None, description="when the last stage ended")
+    retry: int = setting(0, description="the request to retry that was honoured last", ge=0)
 
     def stage(self, name: str) -> StageStatus:
         """The status of a stage; a fresh one when nothing is known of it."""

@@ -61,6 +61,11 @@ class Tracking(Settings):
         "home folder",
     )
     experiment: str | None = setting(None, description="MLflow experiment; default: the job's name")
+    credentials_secret: str | None = setting(
+        None,
+        description="Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+        "MLFLOW_TRACKING_TOKEN, on a cluster",
+    )
 
 
 class Toleration(Settings):
@@ -84,6 +89,48 @@ class NodePool(Settings):
 
     selector: dict[str, str] = setting({}, description="node labels")
     tolerations: tuple[Toleration, ...] = setting((), description="taints that the pods tolerate")
+
+
+class Volume(Settings):
+    """A folder of the cluster that the pods see: exactly one of its sources."""
+
+    mount_path: str = setting(description="absolute path in the pods", pattern="^/")
+    read_only: bool = setting(True, description="whether the pods may only read it")
+    persistent_volume_claim: str | None = setting(
+        None, description="name of a PersistentVolumeClaim"
+    )
+    host_path: str | None = setting(
+        None,
+        description="folder of the node; only below those that the operator's settings allow",
+        pattern="^/",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> Self:
+        if (self.persistent_volume_claim is None) == (self.host_path is None):
+            raise ValueError("a volume needs exactly one of persistentVolumeClaim and hostPath")
+        return self
+
+
+class Pods(Settings):
+    """How the stages' pods are made, beside their resources."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = setting(
+        None, description="when the image is pulled; default: Kubernetes' own rule"
+    )
+    image_pull_secrets: tuple[str, ...] = setting(
+        (), description="Secrets with credentials of the image's registry"
+    )
+    service_account: str | None = setting(
+        None, description="ServiceAccount; only one that the operator's settings allow"
+    )
+    labels: dict[str, str] = setting({}, description="labels of the pods")
+    annotations: dict[str, str] = setting({}, description="annotations of the pods")
+    environment: dict[str, str] = setting({}, description="environment variables, no secrets")
+    volumes: tuple[Volume, ...] = setting((), description="folders that the pods see")
+    shared_memory: str | None = setting(
+        None, description="size of /dev/shm, as Kubernetes writes it; default: half the memory"
+    )
 
 
 class Resources(Settings):
@@ -162,7 +209,8 @@ class RunPolicy(Settings):
     suspend: bool = setting(False, description="checkpoint, free the pods and wait")
     retries: Retries = setting(Retries(), description="budgets of attempts by cause")
     deadline: Duration | None = setting(
-        None, description="longest time from start to end, queueing excluded, such as 12d or 90m"
+        None,
+        description="longest time from start to end, time in queues excluded, such as 12d or 90m",
     )
     start_deadline: Duration | None = setting(
         None, description="longest time until all pods of an attempt run, queueing excluded"
@@ -173,7 +221,21 @@ class RunPolicy(Settings):
     ttl_after_finished: Duration | None = setting(
         None, description="the job is deleted this long after it ended"
     )
+    ttl_after_failed: Duration | None = setting(
+        None, description="the same for a job that failed; default: as ttlAfterFinished"
+    )
+    grace_period: Duration = setting(
+        "60s", description="time from asking a pod to stop to killing it: for the last checkpoint"
+    )
     queue: str | None = setting(None, description="Kueue LocalQueue that admits the job's pods")
+    priority_class: str | None = setting(
+        None, description="Kueue WorkloadPriorityClass of the job in its queue"
+    )
+    retry: int = setting(
+        0,
+        description="raise it to run the failed stages of a job again, with fresh budgets",
+        ge=0,
+    )
 
 
 class JobSpec(Settings):
@@ -186,6 +248,7 @@ class JobSpec(Settings):
     )
     tracking: Tracking = setting(Tracking(), description="where metrics go")
     node_pool: NodePool = setting(NodePool(), description="which nodes the pods may run on")
+    pods: Pods = setting(Pods(), description="how the stages' pods are made")
     stages: tuple[Stage, ...] = setting(description="the stages", min_length=1, max_length=32)
     run_policy: RunPolicy = setting(RunPolicy(), description="pauses, retries and time limits")
 

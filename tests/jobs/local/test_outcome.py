@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from florence_jobs.local.outcome import cause_of, example_of, failure_line, may_retry, results_of
+from florence_jobs.local.outcome import example_of, failure_line, may_retry, results_of
 from florence_jobs.recipes import digits
+from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Artifacts, Retries
 
 
 def attempts(*codes: int) -> list[Attempt]:
-    return [Attempt(number=i + 1, cause=cause_of(code)) for i, code in enumerate(codes)]
+    return [Attempt(number=i + 1, cause=cause_of_exit(code)) for i, code in enumerate(codes)]
 
 
 @pytest.mark.parametrize(
