@@ -11,12 +11,17 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
+from florence_jobs.log_tail import LOST_PEERS
+
 STOPPED = 143
+TRY_AGAIN = 75
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -27,7 +32,7 @@ def launch(arguments: Sequence[str]) -> int:
 
     Returns:
         0 when every process ended with 0; 143 after SIGTERM or SIGINT; 128 + n for a process that
-        signal n ended.
+        signal n ended; 75 when the other nodes could not be reached.
     """
     options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     if options.standalone:  # what torchrun itself does with it: a rendezvous of one node
@@ -42,6 +47,9 @@ def launch(arguments: Sequence[str]) -> int:
         return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
     except SignalException:
         return STOPPED
+    except (RendezvousError, DistError) as error:
+        print(f"[rank -1] ERROR {LOST_PEERS} ({error}); try again", file=sys.stderr)
+        return TRY_AGAIN
     return 0
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from florence.config.base import first_problem
 from florence.errors import ConfigurationError, FlorenceError
 from florence.stages.context import StageContext, StageProgress, Stop
+from florence_jobs.log_tail import LOST_PEERS
 from florence_operator.api.stage import StagePlan, load_plan
 from florence_operator.api.v1alpha1 import StageKind
 
@@ -28,6 +29,8 @@ TRY_AGAIN = 75
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
 """After this long without an answer the other processes are taken for lost."""
 FAILED = 1
+PROGRESS_FILE = "FLORENCE_PROGRESS_FILE"
+"""Environment variable: a file that gets rank 0's newest progress."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,7 +75,10 @@ def run(plan: StagePlan, stop: Stop) -> None:
 
     world = join(COLLECTIVE_TIMEOUT_SECONDS)
     recorder = make_recorder(plan, world)
-    reporter = ProgressReporter(plan.progress, plan) if plan.progress and world.rank == 0 else None
+    reporter = None
+    if plan.progress and world.rank == 0:
+        record = os.environ.get(PROGRESS_FILE)
+        reporter = ProgressReporter(plan.progress, plan, record=Path(record) if record else None)
     context = StageContext(
         architecture=plan.model.architecture(),
         output=open_storage(plan.output, plan.storage),
@@ -123,7 +129,7 @@ def _unexpected(error: Exception) -> int:
     text = str(error)
     lost_peer = any(word in text for word in ("Connection", "closed by peer", "NCCL", "Socket"))
     if isinstance(error, OSError) or (isinstance(error, RuntimeError) and lost_peer):
-        log.error("Lost the other processes or the network (%s); try again", text.splitlines()[0])
+        log.error("%s (%s); try again", LOST_PEERS, text.splitlines()[0])
         return TRY_AGAIN
     log.error("Unexpected %s: %s", type(error).__name__, text.splitlines()[0] if text else "")
     return FAILED

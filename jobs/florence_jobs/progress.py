@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -24,6 +26,12 @@ class ProgressReporter:
     """Sends the newest progress at intervals; a report that cannot be delivered is dropped.
 
     Only the newest state matters, so a report that was not sent in time is replaced, never queued.
+
+    Args:
+        target: where reports go.
+        plan: whose they are.
+        post: sends (URL, body, bearer token, file with the server's certificates).
+        record: a file that also gets the newest progress, whether or not it can be delivered.
     """
 
     def __init__(
@@ -31,7 +39,8 @@ class ProgressReporter:
         target: ProgressTarget,
         plan: StagePlan,
         *,
-        post: Callable[[str, bytes, str | None], None] | None = None,
+        post: Callable[[str, bytes, str | None, str | None], None] | None = None,
+        record: Path | None = None,
     ) -> None:
         self._target = target
         self._who = {
@@ -42,6 +51,7 @@ class ProgressReporter:
             "attempt": plan.attempt,
         }
         self._post = post or _post
+        self._record = record
         self._newest: StageProgress | None = None
         self._changed = threading.Condition()
         self._closed = False
@@ -77,13 +87,15 @@ class ProgressReporter:
                 return
 
     def _send(self, progress: StageProgress) -> bool:
+        if self._record:
+            _write(self._record, json.dumps(wire(progress)))
         body = json.dumps({**self._who, "progress": wire(progress)}).encode()
         try:
             token = None
             if self._target.token_file:
                 # Read every time: a projected token is replaced before it expires.
                 token = Path(self._target.token_file).read_text(encoding="utf-8").strip()
-            self._post(self._target.url, body, token)
+            self._post(self._target.url, body, token, self._target.ca_file)
         except (OSError, urllib.error.URLError) as error:
             if not self._failing:
                 log.warning("Progress cannot be reported to %s: %s", self._target.url, error)
@@ -98,10 +110,22 @@ def wire(progress: StageProgress) -> dict[str, Any]:
     return {to_camel(k): v for k, v in asdict(progress).items() if v is not None}
 
 
-def _post(url: str, body: bytes, token: str | None) -> None:
+def _post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
+    # Read every time: the certificates are replaced before they expire.
+    tls = ssl.create_default_context(cafile=ca_file) if url.startswith("https:") else None
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    with urllib.request.urlopen(request, timeout=5):
+    with urllib.request.urlopen(request, timeout=5, context=tls):
         pass
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, so that its reader never sees half of it."""
+    try:
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        log.warning("Progress cannot be recorded in %s: %s", path, error)

@@ -184,6 +184,41 @@ def digits() -> FlorenceJob:
     )
 
 
+def digits_cluster() -> FlorenceJob:
+    """The digits on a cluster: two pods, shards and artifacts in MinIO, metrics in MLflow.
+
+    The addresses are those of ``manifests/overlays/dev``, which also writes the shards.
+    """
+    local = digits()
+    shards, pod = "s3://florence/digits", {"cpu": "500m", "memory": "2Gi"}
+
+    def on_cluster(stage: Stage) -> Stage:
+        change: dict[str, object] = {"resources": Resources(workers=stage.resources.workers, **pod)}
+        if stage.pretrain:
+            change["pretrain"] = stage.pretrain.model_copy(update={"data": f"{shards}/train"})
+        if stage.evaluate:
+            (task,) = stage.evaluate.zero_shot
+            task = task.model_copy(
+                update={"data": f"{shards}/test", "baseline_data": f"{shards}/train"}
+            )
+            change["evaluate"] = stage.evaluate.model_copy(update={"zero_shot": (task,)})
+        return stage.model_copy(update=change)
+
+    spec = local.spec.model_copy(
+        update={
+            "image": "florence-jobs:0.1.0",
+            "artifacts": Artifacts(
+                uri="s3://florence/runs", endpoint="http://minio:9000", credentials_secret="minio"
+            ),
+            "tracking": Tracking(mlflow_uri="http://mlflow:5000", experiment="digits"),
+            "stages": tuple(on_cluster(stage) for stage in local.spec.stages),
+            "run_policy": RunPolicy(start_deadline="15m", ttl_after_finished="7d"),
+        }
+    )
+    metadata = Metadata(name="digits-cluster", namespace="florence")
+    return local.model_copy(update={"metadata": metadata, "spec": spec})
+
+
 def _digits_stage(
     steps: int, lr: float, warmup_steps: int, *, exclude_augmented: bool = False
 ) -> Pretrain:
@@ -206,7 +241,11 @@ def _digits_stage(
     return Pretrain.model_validate(fields)
 
 
-RECIPES: dict[str, Callable[[], FlorenceJob]] = {"digits": digits, "florence-h": florence_h}
+RECIPES: dict[str, Callable[[], FlorenceJob]] = {
+    "digits": digits,
+    "digits-cluster": digits_cluster,
+    "florence-h": florence_h,
+}
 
 _HEADERS = {
     "digits": """\
@@ -217,6 +256,13 @@ _HEADERS = {
 #
 # The stages are the paper's: all data, short texts put into templates; then only texts that need
 # no template. jobs/samples/florence-h.yaml has the same shape and the paper's sizes.
+""",
+    "digits-cluster": """\
+# The digits on a cluster: two pods on two nodes train together, read shards from MinIO, keep
+# checkpoints there and log to MLflow. `kubectl apply -k manifests/overlays/dev` makes all of that.
+#
+#   kubectl apply -f jobs/samples/digits-cluster.yaml
+#   kubectl -n florence get fj -w
 """,
     "florence-h": """\
 # The paper's pretraining on 512 A100-40GB: CoSwin-H, 24,576 pairs a step, 1M + 180K + 80K steps.

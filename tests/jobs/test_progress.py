@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from florence.stages.context import StageProgress
 from florence_jobs.local.progress_server import ProgressServer
@@ -72,7 +78,7 @@ def test_only_the_newest_report_is_sent_after_a_slow_delivery(token_file: Path) 
     sent: list[int] = []
     first_is_under_way, go_on = threading.Event(), threading.Event()
 
-    def post(url: str, body: bytes, token: str | None) -> None:
+    def post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:
         sent.append(json.loads(body)["progress"]["step"])
         first_is_under_way.set()
         assert go_on.wait(20)
@@ -93,7 +99,7 @@ def test_a_receiver_that_is_away_is_tolerated_and_told_once(
 ) -> None:
     tries = threading.Semaphore(0)
 
-    def post(url: str, body: bytes, token: str | None) -> None:
+    def post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:
         tries.release()
         raise urllib.error.URLError("connection refused")
 
@@ -129,3 +135,53 @@ def test_anything_but_a_report_of_ours_is_refused(token: str, body: bytes, statu
     finally:
         server.close()
     assert inbox.reports == []
+
+
+def test_the_server_must_show_a_certificate_of_the_given_ca(tmp_path: Path) -> None:
+    inbox, token = Inbox(), tmp_path / "token"
+    token.write_text("t")
+    server = ProgressServer("t", inbox)
+    make_certificate(tmp_path, "ours")
+    make_certificate(tmp_path, "others")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ours.crt", tmp_path / "ours.key")
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    for name, arrives in (("others", False), ("ours", True)):
+        target = ProgressTarget(
+            url=url, token_file=str(token), ca_file=str(tmp_path / f"{name}.crt")
+        )
+        reporter = ProgressReporter(target, PLAN, record=tmp_path / "record.json")
+        reporter.report(StageProgress(phase="train", step=5, total=9))
+        reporter.close()
+        assert bool(inbox.reports) is arrives
+        assert json.loads((tmp_path / "record.json").read_text())["step"] == 5
+    server.close()
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 from florence.errors import FlorenceError
 from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
+from florence_jobs.log_tail import failure_line
 from florence_operator.api import FlorenceJob
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Artifacts, Retries
 
-_ERROR_LINE = re.compile(rb"\[rank (\d+)\] ERROR (.+)")
 _LOG_TAIL = 256 * 1024
 
 
@@ -48,20 +47,12 @@ def may_retry(attempts: Sequence[Attempt], budget: Retries) -> bool:
     return charged.count(budget_of(last)) <= limits.get(budget_of(last), -1)
 
 
-def failure_line(log: Path) -> str:
-    """The line that says why: the last error of the rank that logged an error first."""
+def failure_line_of(log: Path) -> str:
+    """The line of a log file that says why its attempt failed."""
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _LOG_TAIL))
-        tail = file.read()
-    errors = _ERROR_LINE.findall(tail)
-    if errors:
-        first_rank = errors[0][0]
-        line: bytes = [text for rank, text in errors if rank == first_rank][-1]
-    else:
-        lines = [line for line in tail.splitlines() if line.strip()]
-        line = lines[-1] if lines else b"ended without a message"
-    return line.decode(errors="replace").strip()
+        return failure_line(file.read())
 
 
 def results_of(uri: str, artifacts: Artifacts) -> Results:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from florence_jobs.local.outcome import failure_line, may_retry, results_of
+from florence_jobs.local.outcome import failure_line_of, may_retry, results_of
 from florence_jobs.local.plans import build_plan, local_processes, stage_uri
 from florence_jobs.local.progress_server import ProgressServer
 from florence_jobs.local.records import Records
@@ -218,7 +218,7 @@ class LocalRunner:
                 "ended": self._now(),
                 "exit_code": code,
                 "cause": cause_of_exit(code),
-                "message": failure_line(log) if code else None,
+                "message": failure_line_of(log) if code else None,
             }
         )
         self._set(stage, attempts=(*status.attempts[:-1], ended))

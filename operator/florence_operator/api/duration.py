@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_PART = re.compile(r"(\d+)([smhd])")
+_PART = re.compile(r"([0-9]+)([smhd])")
+
+# The same for the CRD, whose refusals come before ours.
+DURATION_PATTERN = "^([0-9]+[smhd])+$"
 
 
 def seconds(duration: str) -> int:

@@ -75,6 +75,13 @@ class StagePlan(Settings):
         return self.config
 
 
+class Removal(Settings):
+    """What a deleted job's artifacts are removed by."""
+
+    uri: str = setting(description="everything below it is deleted")
+    storage: S3Settings = setting(S3Settings(), description="S3 service of the artifacts")
+
+
 def load_plan(text: str | bytes) -> StagePlan:
     """Read a plan; pydantic's ``ValidationError`` names what is wrong."""
     return StagePlan.model_validate_json(text)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from florence.config import Evaluate, ModelConfig, Pretrain
 from florence.config.base import Settings, setting
 from florence.config.storage import S3Settings
-from florence_operator.api.duration import check_duration
+from florence_operator.api.duration import DURATION_PATTERN, check_duration
 from florence_operator.api.status import JobStatus
 
 GROUP = "florence.dev"
@@ -19,7 +19,11 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FlorenceJob"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-Duration = Annotated[str, AfterValidator(check_duration)]
+Duration = Annotated[
+    str,
+    AfterValidator(check_duration),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 64}),
+]
 
 
 class StageKind(StrEnum):

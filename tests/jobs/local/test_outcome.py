@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_jobs.local.outcome import example_of, failure_line, may_retry, results_of
+from florence_jobs.local.outcome import example_of, failure_line_of, may_retry, results_of
 from florence_jobs.recipes import digits
 from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.status import Attempt
@@ -44,15 +44,15 @@ def test_the_message_is_the_last_error_of_the_rank_that_failed_first(tmp_path: P
         "2026 [rank 0] ERROR Lost the other processes\n"
         "2026 [rank 1] ERROR Unexpected ValueError: the cause\n"
     )
-    assert failure_line(log) == "Unexpected ValueError: the cause"
+    assert failure_line_of(log) == "Unexpected ValueError: the cause"
 
 
 def test_without_an_error_the_last_line_speaks(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * 300_000 + "\nSegmentation fault\n\n")
-    assert failure_line(log) == "Segmentation fault"
+    assert failure_line_of(log) == "Segmentation fault"
     log.write_text("")
-    assert failure_line(log) == "ended without a message"
+    assert failure_line_of(log) == "ended without a message"
 
 
 def test_results_and_example_are_read_from_the_artifacts(tmp_path: Path) -> None:

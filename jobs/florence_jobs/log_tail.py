@@ -1,0 +1,56 @@
+"""The end of a stage's log: kept in memory, and read for the line that says why it failed."""
+
+from __future__ import annotations
+
+import re
+
+LOST_PEERS = "Lost the other processes or the network"
+"""How the line begins that a process logs when it failed only because another one did."""
+
+_ERROR_LINE = re.compile(rb"\[rank (-?\d+)\] ERROR (.+)")
+
+
+class LogTail:
+    """The last bytes of a log, whole lines only."""
+
+    def __init__(self, limit: int = 256 * 1024) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._dropped = False
+
+    def add(self, data: bytes) -> None:
+        """Append to the log."""
+        self._kept += data
+        if len(self._kept) > 2 * self._limit:  # cut seldom: moving bytes costs
+            del self._kept[: -self._limit]
+            self._dropped = True
+
+    def read(self) -> bytes:
+        """What is kept of it, from the beginning of a line."""
+        data = bytes(self._kept[-self._limit :])
+        if self._dropped or len(self._kept) > self._limit:
+            data = data.partition(b"\n")[2]
+        return data
+
+
+def failure_line(tail: bytes) -> str:
+    """The line that says why: the last error of the rank that logged an error first.
+
+    Ranks that say that they lost their peers do not count while another one says more.
+    """
+    errors = _ERROR_LINE.findall(tail)
+    if errors:
+        causes = [rank for rank, text in errors if text.startswith(LOST_PEERS.encode())]
+        roots = [rank for rank, _ in errors if rank not in causes]
+        first_rank = (roots or [errors[0][0]])[0]
+        line: bytes = [text for rank, text in errors if rank == first_rank][-1]
+    else:
+        lines = [line for line in tail.splitlines() if line.strip()]
+        line = lines[-1] if lines else b"ended without a message"
+    return line.decode(errors="replace").strip()
+
+
+def last_lines(tail: bytes, count: int) -> tuple[str, ...]:
+    """The last lines that say something."""
+    lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    return tuple(lines[-count:])

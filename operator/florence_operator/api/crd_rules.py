@@ -1,0 +1,149 @@
+"""What the CRD says beyond the types of fields: CEL rules, printer columns, keys of lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from florence_operator.api.status import State
+from florence_operator.api.v1alpha1 import StageKind
+
+Rule = dict[str, Any]
+
+# States of a stage that has attempts and yet no pods: the next attempt may get other resources.
+RESIZABLE = [State.PENDING.value, State.SUSPENDED.value, State.FAILED.value]
+
+_KINDS = [kind.value for kind in StageKind]
+_ORDINARY = "self.stages.filter(s, s.name == d).size() > 0"
+_STARTED = (
+    "has(oldSelf.status) && has(oldSelf.status.stages) && oldSelf.status.stages.exists(t, {})"
+)
+_OF_STAGE = "t.name == o.name && has(t.attempts) && size(t.attempts) > 0"
+
+
+def _optional(name: str, field: str) -> str:
+    """CEL for two optional fields of a stage before and after being the same."""
+    return f"has(n.{field}) == has({name}.{field}) && (!has(n.{field}) || n.{field} == o.{field})"
+
+
+def _started_stage_keeps(condition: str) -> str:
+    """CEL for ``condition`` of every stage that has attempts, before (o) and after (n)."""
+    return (
+        f"oldSelf.spec.stages.all(o, !({_STARTED.format(_OF_STAGE)}) || "
+        f"self.spec.stages.all(n, n.name != o.name || {condition}))"
+    )
+
+
+def _frozen_once_started(what: str) -> str:
+    """CEL for an optional field of the spec staying as it is once any stage has attempts."""
+    started = _STARTED.format("has(t.attempts) && size(t.attempts) > 0")
+    parts = what.split(".")
+    paths = [".".join(["spec", *parts[:end]]) for end in range(1, len(parts) + 1)]
+    new, old = (
+        " && ".join(f"has({whose}.{path})" for path in paths) for whose in ("self", "oldSelf")
+    )
+    return (
+        f"!({started}) || (({new}) == ({old}) && "
+        f"(!({new}) || self.{paths[-1]} == oldSelf.{paths[-1]}))"
+    )
+
+
+ROOT_RULES: list[Rule] = [
+    {
+        "rule": f"oldSelf.spec.stages.all(o, !({_STARTED.format(_OF_STAGE)}) || "
+        "self.spec.stages.exists(n, n.name == o.name))",
+        "message": "a stage that has started cannot be removed or renamed",
+        "fieldPath": ".spec.stages",
+    },
+    *(
+        {
+            "rule": _started_stage_keeps(_optional("o", field)),
+            "message": f"{field} of a stage that has started cannot be changed: add a stage, "
+            "or make a job under another name",
+            "fieldPath": ".spec.stages",
+        }
+        for field in ("dependsOn", *_KINDS)
+    ),
+    {
+        "rule": _started_stage_keeps(
+            f"({_optional('o', 'resources')} || oldSelf.status.stages.exists(t, t.name == o.name && "
+            f"has(t.state) && t.state in {RESIZABLE}))"
+        ),
+        "message": "resources of a stage at work cannot be changed: set runPolicy.suspend first, "
+        "or wait until it has failed",
+        "fieldPath": ".spec.stages",
+    },
+    *(
+        {
+            "rule": _frozen_once_started(what),
+            "message": f"{what} cannot be changed once a stage has started: make a job under "
+            "another name",
+            "fieldPath": f".spec.{what}",
+        }
+        for what in ("model", "artifacts.uri")
+    ),
+]
+
+RULES: dict[str, list[Rule]] = {
+    "spec": [
+        {
+            "rule": "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
+            "message": "two stages have the same name",
+            "fieldPath": ".stages",
+        },
+        {
+            "rule": f"self.stages.all(s, !has(s.dependsOn) || s.dependsOn.all(d, {_ORDINARY}))",
+            "message": "dependsOn names a stage that the job does not have",
+            "fieldPath": ".stages",
+        },
+    ],
+    "spec.stages[]": [
+        {
+            "rule": "[" + ", ".join(f"has(self.{kind})" for kind in _KINDS) + "]"
+            ".filter(given, given).size() == 1",
+            "message": f"a stage needs exactly one of {', '.join(_KINDS)}",
+        },
+        {
+            "rule": "!has(self.evaluate) || (has(self.dependsOn) && size(self.dependsOn) > 0)",
+            "message": "a stage that evaluates a model needs the stage that trains it in dependsOn",
+            "fieldPath": ".dependsOn",
+            "reason": "FieldValueRequired",
+        },
+    ],
+    "spec.pods.volumes[]": [
+        {
+            "rule": "has(self.persistentVolumeClaim) != has(self.hostPath)",
+            "message": "a volume needs exactly one of persistentVolumeClaim and hostPath",
+        }
+    ],
+    "spec.runPolicy.retry": [
+        {"rule": "self >= oldSelf", "message": "retry may only grow: each raise is one request"}
+    ],
+}
+
+# Lists whose items have an identity: server-side apply merges them by it.
+LIST_KEYS = {
+    "spec.stages": ["name"],
+    "status.stages": ["name"],
+    "status.conditions": ["type"],
+}
+
+# Bounds of the status that rules go through. Its stages are some of the spec's, which has 32.
+BOUNDS = {"status.stages": {"maxItems": 32}, "status.stages[].name": {"maxLength": 40}}
+
+COLUMNS: list[dict[str, Any]] = [
+    {"name": "State", "type": "string", "jsonPath": ".status.phase"},
+    {"name": "Stage", "type": "string", "jsonPath": ".status.summary.stage"},
+    {"name": "Progress", "type": "string", "jsonPath": ".status.summary.progress"},
+    {"name": "ETA", "type": "string", "jsonPath": ".status.summary.eta"},
+    {"name": "Loss", "type": "string", "jsonPath": ".status.summary.loss"},
+    {"name": "Attempts", "type": "integer", "jsonPath": ".status.summary.attempts"},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "GPUs", "type": "integer", "jsonPath": ".status.summary.gpus", "priority": 1},
+    {"name": "GPU-hours", "type": "string", "jsonPath": ".status.summary.gpuHours", "priority": 1},
+    {
+        "name": "Checkpoint",
+        "type": "string",
+        "jsonPath": ".status.summary.checkpoint",
+        "priority": 1,
+    },
+]
