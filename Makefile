@@ -1,10 +1,12 @@
 # make run    set up, then train, evaluate and use a model on this machine
 # make test   set up, then run all tests that need no cluster and no GPU
 # make check  lint, types, import rules, generated files
+# make e2e    the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
 # make bench  speed and memory against the field's own code, as ratios
+# make bench-operator  the operator on the cluster in KUBECONFIG, beside the Training Operator
 #
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
-.PHONY: run test check bench generate clean
+.PHONY: run test e2e check bench bench-operator generate clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -18,6 +20,9 @@ run: $(VENV)/.train
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
+e2e: $(VENV)/.dev
+	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/e2e --timeout=1200
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +31,10 @@ check: $(VENV)/.dev
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
 
 bench: $(VENV)/.dev
-	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+bench-operator: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/bench_operator.py
 
 generate: $(VENV)/.dev
 	$(BIN)/python -m florence_jobs.recipes jobs/samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -240,6 +241,10 @@ def test_large_bodies_go_up_in_parts_and_leave_no_part_behind(
     assert s3_storage.sweep_unfinished(before=time.time() + 3600) == 0
 
 
+@pytest.mark.skipif(
+    "FLORENCE_S3_ENDPOINT" in os.environ,
+    reason="MinIO lists an upload under its whole key only, and drops dead ones itself after a day",
+)
 def test_uploads_that_died_are_swept(s3_storage: Storage) -> None:
     assert isinstance(s3_storage, s3_module.S3Storage)
     client = s3_storage._s3()

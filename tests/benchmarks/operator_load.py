@@ -1,0 +1,187 @@
+"""What the operator benchmark puts on an API server: jobs, and pods that only pretend to run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, timestamp
+from florence_operator.runtime.client import (
+    FLORENCE_JOBS,
+    PODS,
+    ApiError,
+    Client,
+    Resource,
+)
+
+NAMESPACE = "florence-bench"
+NOWHERE = "no-scheduler"
+"""A scheduler that does not exist: pods stay where they are made."""
+Document = dict[str, Any]
+
+
+def florence_job(name: str) -> Document:
+    """A job of one stage with one worker."""
+    return {
+        "apiVersion": "florence.dev/v1alpha1",
+        "kind": "FlorenceJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "image": "none",
+            "artifacts": {"uri": "s3://none/runs"},
+            "stages": [
+                {
+                    "name": "mixed",
+                    "pretrain": {"data": "s3://none/data", "batchSize": 8, "steps": 8},
+                }
+            ],
+        },
+    }
+
+
+def pytorch_job(name: str) -> Document:
+    """A job of one worker for the Training Operator alone."""
+    container = {"name": "pytorch", "image": "none", "resources": {"requests": {"cpu": "1m"}}}
+    worker = {
+        "replicas": 1,
+        "restartPolicy": "Never",
+        "template": {"spec": {"schedulerName": NOWHERE, "containers": [container]}},
+    }
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "runPolicy": {"cleanPodPolicy": "All"},
+            "pytorchReplicaSpecs": {"Worker": worker},
+        },
+    }
+
+
+async def all_of(calls: Iterable[Awaitable[Any]], at_once: int = 32) -> None:
+    """Await all, some at a time."""
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(call: Awaitable[Any]) -> None:
+        async with slots:
+            await call
+
+    async with asyncio.TaskGroup() as group:
+        for call in calls:
+            group.create_task(one(call))
+
+
+class Arrivals:
+    """When each object of a kind was first seen, by its job's name; kept by a watch."""
+
+    def __init__(self, client: Client, resource: Resource, key: Callable[[Document], str]) -> None:
+        self._client = client
+        self._resource = resource
+        self._key = key
+        self.seen: dict[str, float] = {}
+        self._more = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        _, version = await self._client.list(self._resource, NAMESPACE)
+        while True:
+            try:
+                async for kind, document in self._client.watch(
+                    self._resource, NAMESPACE, resource_version=version
+                ):
+                    version = document["metadata"]["resourceVersion"]
+                    if kind == "ADDED":
+                        self.seen.setdefault(self._key(document), time.monotonic())
+                        self._more.set()
+            except ApiError as error:
+                if error.gone:
+                    _, version = await self._client.list(self._resource, NAMESPACE)
+
+    async def reach(self, count: int, seconds: float) -> None:
+        """Return once so many were seen, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self.seen) < count:
+                    self._more.clear()
+                    await self._more.wait()
+
+
+async def pretend(client: Client, child: Document) -> None:
+    """Be the pod of a child: run at once, and then succeed."""
+    metadata = child["metadata"]
+    name = f"{metadata['name']}-worker-0"
+    labels = {label: metadata["labels"][label] for label in (JOB_LABEL, STAGE_LABEL, ATTEMPT_LABEL)}
+    owner = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": {**labels, "training.kubeflow.org/replica-index": "0"},
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "schedulerName": NOWHERE,
+            "containers": [{"name": "pytorch", "image": "none"}],
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+    await client.create(pod)
+    now = timestamp(time.time())
+    for phase, state in (
+        ("Running", {"running": {"startedAt": now}}),
+        ("Succeeded", {"terminated": {"exitCode": 0, "finishedAt": now, "startedAt": now}}),
+    ):
+        container = {"name": "pytorch", "image": "none", "imageID": "", "ready": True}
+        container |= {"restartCount": 0, "state": state}
+        status = {"phase": phase, "containerStatuses": [container]}
+        await client.patch(PODS, name, NAMESPACE, {"status": status}, subresource="status")
+        await asyncio.sleep(2)
+
+
+async def finished_jobs(client: Client, count: int) -> None:
+    """Make jobs that have ended long ago."""
+    now = timestamp(time.time())
+    attempt = {
+        "number": 1,
+        "child": "done-mixed-a1",
+        "started": now,
+        "admitted": now,
+        "running": now,
+        "ended": now,
+        "exitCode": 0,
+    }
+    status = {
+        "phase": "Succeeded",
+        "observedGeneration": 1,
+        "started": now,
+        "ended": now,
+        "stages": [{"name": "mixed", "state": "Succeeded", "attempts": [attempt]}],
+        "conditions": [
+            {
+                "type": "Succeeded",
+                "status": "True",
+                "reason": "AllStagesSucceeded",
+                "message": "all stages succeeded",
+                "lastTransitionTime": now,
+                "observedGeneration": 1,
+            }
+        ],
+    }
+
+    async def one(name: str) -> None:
+        made = await client.create(florence_job(name))
+        await client.replace_status(FLORENCE_JOBS, {**made, "status": status})
+
+    await all_of(one(f"done-{number}") for number in range(count))

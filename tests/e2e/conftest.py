@@ -1,0 +1,143 @@
+"""The cluster in KUBECONFIG, with manifests/overlays/dev on it.
+
+    make e2e
+
+The images florence-operator:0.1.0 and florence-jobs:0.1.0 must be where its nodes pull from. Tests
+that break nodes need FLORENCE_E2E_MACHINE (see :class:`tests.e2e.kube.Machine`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load
+
+from florence.config.storage import S3Settings
+from florence.storage import Storage, open_storage
+from tests.e2e import jobs
+from tests.e2e.kube import (
+    NAMESPACE,
+    SYSTEM,
+    KubectlError,
+    Machine,
+    eventually,
+    get,
+    kubectl,
+    story,
+)
+
+ROOT = Path(__file__).parents[2]
+OVERLAY = os.environ.get("FLORENCE_E2E_OVERLAY", str(ROOT / "manifests/overlays/dev"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed() -> None:
+    """Everything that the samples need, applied as the README says, and ready."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-k", OVERLAY, timeout=300)
+    for namespace, what in (
+        (SYSTEM, "deployment/florence-operator"),
+        (NAMESPACE, "deployment/minio"),
+        (NAMESPACE, "deployment/mlflow"),
+    ):
+        kubectl(*("-n", namespace, "rollout", "status", what, "--timeout=300s"), timeout=320)
+    kubectl(
+        *("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/sample-data"),
+        "--timeout=300s",
+        timeout=320,
+    )
+    eventually("the webhook answers", _webhook_answers, timeout=180, pause=2)
+
+
+def _webhook_answers() -> bool:
+    """A job that only the webhook refuses is refused by it."""
+    job = jobs.small_job("probe")
+    del job["spec"]["image"]
+    try:
+        kubectl("apply", "--dry-run=server", "-f", "-", given=json.dumps(job))
+    except KubectlError as error:
+        return "spec.image" in str(error)
+    return False
+
+
+@pytest.fixture(autouse=True)
+def told_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A failed test shows what a person would look at."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        print(story())
+
+
+@pytest.fixture
+def machine() -> Machine:
+    """What breaks nodes; the test is skipped where nothing can."""
+    found = Machine.found()
+    if found is None:
+        pytest.skip("FLORENCE_E2E_MACHINE names no program that breaks nodes")
+    return found
+
+
+@pytest.fixture(scope="session")
+def storage_endpoint() -> Iterator[str]:
+    """MinIO's address on this machine, through a port that kubectl forwards."""
+    forward = subprocess.Popen(
+        ["kubectl", "-n", NAMESPACE, "port-forward", "service/minio", ":9000"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert forward.stdout is not None
+    found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+    assert found, "kubectl port-forward did not say its port"
+    yield f"http://127.0.0.1:{found[1]}"
+    forward.terminate()
+
+
+@pytest.fixture
+def artifacts(storage_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Storage]:
+    """Opens an s3:// URI of the cluster's MinIO."""
+    import base64
+
+    secret = get("secret", "minio")
+    assert secret is not None
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, base64.b64decode(secret["data"][key]).decode())
+    return lambda uri: open_storage(uri, S3Settings(endpoint=storage_endpoint))
+
+
+@pytest.fixture
+def parameters(artifacts: Callable[[str], Storage]) -> Callable[[str], str]:
+    """The digest of the parameters of a job's final model."""
+
+    def digest(name: str) -> str:
+        storage = artifacts(jobs.stage(name)["model"])
+        found = hashlib.sha256()
+        files = sorted(e.key for e in storage.list() if e.key.endswith(".safetensors"))
+        assert files
+        for file in files:
+            for key, tensor in sorted(load(storage.read(file)).items()):
+                found.update(key.encode() + tensor.tobytes())
+        return found.hexdigest()
+
+    return digest
+
+
+@pytest.fixture(scope="session")
+def undisturbed_name() -> Iterator[str]:
+    """A small job that nothing happened to."""
+    name = jobs.submit(jobs.small_job("undisturbed"))
+    jobs.wait_for(name, "Succeeded", timeout=400)
+    yield name
+    jobs.delete(name)
+
+
+@pytest.fixture
+def undisturbed(undisturbed_name: str, parameters: Callable[[str], str]) -> str:
+    """The digest of the parameters of a job that nothing happened to."""
+    return parameters(undisturbed_name)

@@ -1,0 +1,86 @@
+"""The README's cluster section: the sample job, and what each tool shows of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from florence.storage import Storage
+from tests.e2e import jobs
+from tests.e2e.kube import NAMESPACE, eventually, kubectl
+
+ROOT = Path(__file__).parents[2]
+NAME = "digits-cluster"
+
+
+def florencectl(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "florencectl.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_sample_trains_across_two_nodes_and_tells_its_accuracy(
+    artifacts: Callable[[str], Storage],
+) -> None:
+    kubectl("apply", "-f", str(ROOT / "jobs/samples/digits-cluster.yaml"))
+    jobs.wait_for(NAME, "Running", timeout=180)
+    pods = eventually("two pods", lambda: _placed(2), timeout=60)
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == 2
+    for pod in pods:
+        _expect_restricted(pod)
+    assert "mixed" in kubectl("-n", NAMESPACE, "get", "fj", NAME)
+    assert "step" in florencectl("logs", NAME, "-n", NAMESPACE, "--tail=50").lower()
+    assert NAME in florencectl("why", NAME, "-n", NAMESPACE)
+    florencectl("wait", NAME, "-n", NAMESPACE, "--for=succeeded", "--timeout=15m")
+
+    status = jobs.status(NAME)
+    stages = {stage["name"]: stage for stage in status["stages"]}
+    assert stages["zero-shot"]["metrics"]["digits/top1"] >= 0.97
+    assert [len(stage["attempts"]) for stage in status["stages"]] == [1, 1, 1]
+    assert all(stage["mlflowRun"] for stage in status["stages"])
+    _expect_mlflow_run(stages["mixed"]["mlflowRun"])
+    jobs.expect_nothing_left(NAME)
+
+    table = kubectl("-n", NAMESPACE, "get", "fj", NAME, "-o", "wide")
+    for column in ("STATE", "STAGE", "PROGRESS", "ETA", "LOSS", "ATTEMPTS", "AGE", "GPU-HOURS"):
+        assert column in table
+    assert "Succeeded" in table
+    assert "100%" in table
+    described = kubectl("-n", NAMESPACE, "describe", "fj", NAME)
+    assert "Succeeded" in described.split("Events:")[1]
+    assert json.loads(florencectl("get", NAME, "-n", NAMESPACE, "-o", "json"))["kind"]
+
+    logs = artifacts(stages["mixed"]["attempts"][0]["logs"])
+    assert {entry.key for entry in logs.list()} == {"worker-0.log", "worker-1.log"}
+    jobs.delete(NAME)
+
+
+def _placed(count: int) -> list[dict[str, object]]:
+    placed = [pod for pod in jobs.pods(NAME) if pod["spec"].get("nodeName")]
+    return placed if len(placed) == count else []
+
+
+def _expect_restricted(pod: dict[str, object]) -> None:
+    spec = pod["spec"]
+    assert isinstance(spec, dict)
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    for variable in container["env"]:
+        if variable["name"].startswith("AWS_"):
+            assert "secretKeyRef" in variable["valueFrom"]
+
+
+def _expect_mlflow_run(run: str) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/services/mlflow:5000/proxy"
+    answer = kubectl("get", "--raw", f"{path}/api/2.0/mlflow/runs/get?run_id={run}")
+    data = json.loads(answer)["run"]["data"]
+    assert {metric["key"] for metric in data["metrics"]} >= {"loss"} or data["metrics"]
