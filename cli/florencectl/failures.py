@@ -9,11 +9,14 @@ import traceback
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+from florencectl.program import program_name
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 INTERRUPTED = 130
+
+_API_ERRORS = "florence_operator.runtime.errors"  # named, not imported: it brings an HTTP client
 
 _EXTRA_OF = {
     "torch": "train",
@@ -28,7 +31,8 @@ _EXTRA_OF = {
     "mlflow": "train",
     "psutil": "train",
     "deepspeed": "deepspeed",
-    "kubernetes_asyncio": "operator",
+    "kubernetes_asyncio": "cluster",
+    "aiohttp": "cluster",
     "kfp": "pipelines",
 }
 
@@ -49,7 +53,7 @@ def report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, OSError):
         silence_stdout()  # it may be what could not be written
     for line in lines:
-        print(f"florencectl: {line}", file=sys.stderr)
+        print(f"{program_name()}: {line}", file=sys.stderr)
     return code
 
 
@@ -59,6 +63,10 @@ def describe(error: BaseException) -> tuple[list[str], int]:
         return ["interrupted"], INTERRUPTED
     if isinstance(error, FlorenceError):
         return str(error).splitlines(), error.exit_code
+    if type(error).__module__ == _API_ERRORS and type(error).__name__ == "ApiError":
+        from florencectl.cluster.errors import told
+
+        return told(error)
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         if package in _EXTRA_OF:
@@ -76,7 +84,7 @@ def describe(error: BaseException) -> tuple[list[str], int]:
             lines = problems(error, model=_model_titled(error.title))
             return lines, ConfigurationError.exit_code
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return [f"{what} (run 'florencectl --debug …' for the traceback)"], FlorenceError.exit_code
+    return [f"{what} (run '{program_name()} --debug …' for the traceback)"], FlorenceError.exit_code
 
 
 def _model_titled(title: str) -> type[BaseModel] | None:

@@ -6,10 +6,8 @@ import glob
 import importlib.util
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from florence.errors import ConfigurationError, MissingExtraError
@@ -17,6 +15,7 @@ from florence.home import florence_home
 from florence_operator.api import FlorenceJob, State
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
+from florencectl.program import program_to_type
 from florencectl.run_display import RunDisplay
 
 
@@ -110,7 +109,7 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
     if model:
         note(f"\nmodel:    {model}")
         note(f"use it:   {_use(job, model)}")
-    note(f"look at it: {_program()} ui")
+    note(f"look at it: {program_to_type()} ui")
 
 
 def _use(job: FlorenceJob, model: str) -> str:
@@ -119,19 +118,11 @@ def _use(job: FlorenceJob, model: str) -> str:
 
     example = example_of(job, str(florence_home() / "artifacts"))
     if example is None:
-        return f'{_program()} predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
+        return f'{program_to_type()} predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
     labels = shlex.quote(",".join(example.labels))
     templates = f" --templates {example.prompts}" if example.prompts else ""
     image = shlex.quote(example.image)
-    return f"{_program()} predict {shlex.quote(model)} {image} --labels {labels}{templates}"
-
-
-def _program() -> str:
-    """How this program is called from here: by its name where that is on the path."""
-    called = sys.argv[0]
-    if shutil.which("florencectl") or Path(called).name != "florencectl":
-        return "florencectl"
-    return shlex.quote(called)
+    return f"{program_to_type()} predict {shlex.quote(model)} {image} --labels {labels}{templates}"
 
 
 def shown(result: str, value: float) -> str:

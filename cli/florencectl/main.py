@@ -1,7 +1,8 @@
 """The ``florencectl`` program: its commands, global options, and the exit code of a failure.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unusable data, 75 try again,
-130 interrupted; :mod:`florence.errors` has the whole table.
+Exit codes: 0 done, 1 failed (also a job that was watched), 2 wrong usage or configuration, 3 not
+found or unusable data, 4 not authorised, 5 waited too long, 75 try again, 130 interrupted;
+:mod:`florence.errors` has those of stages.
 """
 
 from __future__ import annotations
@@ -14,14 +15,24 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from florencectl.failures import report, silence_stdout
+from florencectl.output import be_plain, be_quiet
+from florencectl.program import program_name
 
 # name: (module, one line of help). A module holds a Typer group as `app`, or a function named as
 # the command; it is imported when the command is used: help and completion never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("florencectl.commands.submit", "Run a job on a cluster, or on this machine."),
-    "get": ("florencectl.commands.runs", "List jobs, or show one."),
+    "get": ("florencectl.commands.runs", "List jobs, or show some."),
+    "describe": ("florencectl.commands.stories", "Tell a job's whole story."),
+    "why": ("florencectl.commands.stories", "Why a job waits, stalls or failed, in a paragraph."),
     "logs": ("florencectl.commands.runs", "Print the log of a job's stage."),
+    "wait": ("florencectl.commands.control", "Wait for a job."),
+    "suspend": ("florencectl.commands.control", "Checkpoint a job and free its pods."),
+    "resume": ("florencectl.commands.control", "Go on with a suspended job."),
+    "retry": ("florencectl.commands.control", "Run a failed job again."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),
+    "artifacts": ("florencectl.commands.artifacts", "List and fetch what a job has stored."),
+    "doctor": ("florencectl.commands.doctor", "Check whether a cluster is fit for jobs."),
     "plan": (
         "florencectl.commands.plan",
         "Memory, speed and days of a training job, before it runs.",
@@ -35,6 +46,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+EVERYWHERE = {"-q": be_quiet, "--quiet": be_quiet, "--no-color": be_plain}
+
+
 class LazyGroup(TyperGroup):
     """Lists its commands without importing them, and turns failures into exit codes."""
 
@@ -45,7 +59,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that ``args`` begin with, imported now, and the arguments left for it."""
-        name, command, rest = super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, spelt_out(args))
         return name, (load_command(name) if name in COMMANDS else command), rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -63,6 +77,21 @@ class LazyGroup(TyperGroup):
                 raise
             raise typer.Exit(report(error, debug=ctx.params["debug"])) from None
         return result
+
+
+def spelt_out(arguments: list[str]) -> list[str]:
+    """Arguments as the commands take them: ``--dry-run`` alone means ``--dry-run=client``.
+
+    Options that hold for every command are obeyed wherever they stand, and taken out.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = []
+    for argument in arguments[:end]:
+        if argument in EVERYWHERE:
+            EVERYWHERE[argument]()
+        else:
+            kept.append("--dry-run=client" if argument == "--dry-run" else argument)
+    return kept + arguments[end:]
 
 
 def is_usage_error(error: BaseException) -> bool:
@@ -98,8 +127,18 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Print the traceback of a failure.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="No notes on stderr, only failures.")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours, as NO_COLOR=1.")
+    ] = False,
 ) -> None:
     """Train vision foundation models on Kubernetes, or on this machine."""
+    if quiet:
+        be_quiet()
+    if no_color:
+        be_plain()
 
 
 def main() -> None:
@@ -108,7 +147,7 @@ def main() -> None:
         from typer.completion import completion_init  # type: ignore[attr-defined]  # no __all__
 
         completion_init()
-    app(prog_name="florencectl")
+    app(prog_name=program_name())
 
 
 if __name__ == "__main__":

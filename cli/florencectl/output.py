@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _GAP = "   "
+_QUIET = "FLORENCECTL_QUIET"
 
 
 class Format(StrEnum):
@@ -87,9 +88,50 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         print(line)
 
 
+class TableStream:
+    """A table whose rows come one after another: columns only grow, the header is printed once."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = list(columns)
+        self._widths = [len(column) for column in columns]
+        self._begun = False
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Print rows under the header."""
+        body = [[_cell(value) for value in row] for row in rows]
+        for row in body:
+            self._widths = [max(w, len(c)) for w, c in zip(self._widths, row, strict=True)]
+        if not self._begun and body:
+            self._begun = True
+            print(bold(self._line([column.upper() for column in self._columns]), sys.stdout))
+        for row in body:
+            print(self._line(row))
+        sys.stdout.flush()
+
+    def _line(self, cells: Sequence[str]) -> str:
+        padded = (c.ljust(width) for c, width in zip(cells, self._widths, strict=True))
+        return _GAP.join(padded).rstrip()
+
+
+def print_line(document: Any) -> None:
+    """Print a document as one line of JSON, at once."""
+    print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
+
+
+def be_quiet() -> None:
+    """Drop the notes of this process and of those that it starts."""
+    os.environ[_QUIET] = "1"
+
+
+def be_plain() -> None:
+    """Show no colours in this process and in those that it starts."""
+    os.environ["NO_COLOR"] = "1"
+
+
 def note(message: str) -> None:
     """Tell the user something that is not data."""
-    print(message, file=sys.stderr)
+    if not os.environ.get(_QUIET):
+        print(message, file=sys.stderr, flush=True)
 
 
 def bold(text: str, stream: TextIO) -> str:

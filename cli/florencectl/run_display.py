@@ -34,12 +34,16 @@ class RunDisplay:
         self._write(f"{stage.name}: starting {stage.kind.value}{again} (log: {log})")
 
     def stage_progress(self, stage: Stage, progress: Progress) -> None:
-        """Rewrite the stage's line, or print one with a new phase or after ten seconds."""
-        line = progress_line(stage.name, progress)
+        """Show how far a stage is."""
+        self.progress(stage.name, progress)
+
+    def progress(self, name: str, progress: Progress) -> None:
+        """Rewrite a stage's line, or print one with a new phase or after ten seconds."""
+        line = progress_line(name, progress)
         if self._terminal:
             self._write(line, keep_open=True)
             return
-        phase = (stage.name, progress.phase)
+        phase = (name, progress.phase)
         if phase != self._phase or self._clock() - self._last_plain >= _SECONDS_BETWEEN_PLAIN_LINES:
             self._phase, self._last_plain = phase, self._clock()
             self._write(line)

@@ -190,7 +190,7 @@ def digits_cluster() -> FlorenceJob:
     The addresses are those of ``manifests/overlays/dev``, which also writes the shards.
     """
     local = digits()
-    shards, pod = "s3://florence/digits", {"cpu": "500m", "memory": "2Gi"}
+    shards, pod = "s3://florence/digits", {"cpu": "250m", "memory": "2Gi"}
 
     def on_cluster(stage: Stage) -> Stage:
         change: dict[str, object] = {"resources": Resources(workers=stage.resources.workers, **pod)}

@@ -40,7 +40,11 @@ class Pod:
     index: int
     phase: str
     node: str | None = None
+    started: float = 0.0
+    """When the node's kubelet took it (Unix seconds), or 0."""
     deleting: bool = False
+    gone_by: float = 0.0
+    """When a pod that is being deleted has used up its grace (Unix seconds), or 0."""
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
@@ -69,6 +73,8 @@ class Child:
     deleting: bool = False
     conditions: frozenset[str] = frozenset()
     """Types of the conditions that are True."""
+    failed: float = 0.0
+    """Since when its Failed condition is True (Unix seconds), or 0."""
     message: str = ""
     """Message of its Failed condition."""
 
@@ -105,6 +111,24 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The API server took no child for an attempt."""
+
+    message: str
+    final: bool
+    """Whether it would refuse the same again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """How far the Job is that deletes the artifacts."""
+
+    done: bool = False
+    failed: str = ""
+    """Why it gave up, when it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything that decisions about one job depend on."""
 
@@ -122,6 +146,11 @@ class Observation:
     """By child."""
     progress: Mapping[tuple[str, int], Report] = field(default_factory=dict)
     """By stage and attempt."""
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """By stage: what the API server said just now."""
+    removal: Removal | None = None
+    """None while there is no Job that deletes the artifacts."""
+    namespace_terminating: bool = False
     operator_started: float = 0.0
 
 
@@ -158,7 +187,9 @@ def pod_from(document: Document) -> Pod | None:
         index=int(labels.get(INDEX_LABEL, "0")),
         phase=status.get("phase", "Pending"),
         node=document.get("spec", {}).get("nodeName"),
+        started=unix(status.get("startTime")) or 0.0,
         deleting="deletionTimestamp" in document["metadata"],
+        gone_by=unix(document["metadata"].get("deletionTimestamp")) or 0.0,
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
@@ -187,7 +218,8 @@ def child_from(document: Document) -> Child | None:
     attempt = labels.get(ATTEMPT_LABEL, "")
     if STAGE_LABEL not in labels or not attempt.isdecimal():
         return None
-    true = [c for c in status.get("conditions") or () if c.get("status") == "True"]
+    true = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
+    failed: Document = true.get("Failed", {})
     return Child(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
@@ -195,8 +227,9 @@ def child_from(document: Document) -> Child | None:
         attempt=int(attempt),
         suspended=bool(document.get("spec", {}).get("runPolicy", {}).get("suspend")),
         deleting="deletionTimestamp" in metadata,
-        conditions=frozenset(c["type"] for c in true),
-        message=next((c.get("message", "") for c in true if c["type"] == "Failed"), ""),
+        conditions=frozenset(true),
+        failed=unix(failed.get("lastTransitionTime")) or 0.0,
+        message=failed.get("message", ""),
     )
 
 

@@ -2,8 +2,9 @@
 
     make e2e
 
-The images florence-operator:0.1.0 and florence-jobs:0.1.0 must be where its nodes pull from. Tests
-that break nodes need FLORENCE_E2E_MACHINE (see :class:`tests.e2e.kube.Machine`).
+The images florence-operator:0.1.0 and florence-jobs:0.1.0 must be where its nodes pull from;
+FLORENCE_E2E_MINIO_IMAGE names another image of MinIO than the overlay does. Tests that break nodes
+need FLORENCE_E2E_MACHINE (see :class:`tests.e2e.kube.Machine`).
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ from tests.e2e.kube import (
 )
 
 ROOT = Path(__file__).parents[2]
-OVERLAY = os.environ.get("FLORENCE_E2E_OVERLAY", str(ROOT / "manifests/overlays/dev"))
+OVERLAY = ROOT / "tests/e2e/overlay"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
     """Everything that the samples need, applied as the README says, and ready."""
-    kubectl("apply", "--server-side", "--force-conflicts", "-k", OVERLAY, timeout=300)
+    manifest = kubectl("kustomize", str(OVERLAY))
+    if image := os.environ.get("FLORENCE_E2E_MINIO_IMAGE"):
+        manifest = re.sub(r"image: minio/minio:\S+", f"image: {image}", manifest)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=manifest)
     for namespace, what in (
         (SYSTEM, "deployment/florence-operator"),
         (NAMESPACE, "deployment/minio"),

@@ -1,169 +1,162 @@
-"""``florencectl get``, ``logs`` and ``delete``: the jobs that ran on this machine."""
+"""``florencectl get``, ``logs`` and ``delete``: jobs on a cluster, or on this machine."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from typing import Annotated
 
 import typer
 
 from florence.errors import ConfigurationError
-from florencectl.output import Format, note, print_list
-from florencectl.run_display import duration
-
-if TYPE_CHECKING:
-    from florence_jobs.local import Records
-    from florence_operator.api import FlorenceJob
-
-NOT_FOUND = 3
-
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the job.")]
-Output = Annotated[Format, typer.Option("-o", "--output", help="table, wide, json, yaml or name.")]
+from florencectl.cluster.connection import Place, is_configured
+from florencectl.options import (
+    AllNamespaces,
+    Context,
+    Endpoint,
+    JobName,
+    JobNames,
+    Kubeconfig,
+    Local,
+    Namespace,
+    Output,
+    Selector,
+)
+from florencectl.output import Format, note
 
 
 def get(
-    name: Annotated[str | None, typer.Argument(help="Job; all of them when left out.")] = None,
-    namespace: Namespace = "default",
+    names: JobNames = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    selector: Selector = "",
     output: Output = Format.TABLE,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on with every change.")] = False,
+    local: Local = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List the jobs of this machine, or show one."""
-    records = _records()
-    jobs = records.all(namespace) if name is None else [_find(records, namespace, name)]
-    if not jobs and output in (Format.TABLE, Format.WIDE):
-        note("no jobs on this machine")
+    """List jobs, or show some."""
+    place = Place(kubeconfig, context, namespace)
+    if all_namespaces and names:
+        raise ConfigurationError("a name belongs to one namespace: leave out -A, or the names")
+    if _is_local(local, place):
+        from florencectl.local_jobs import show_jobs
+
+        _refuse_on_machine({"--watch": watch, "--selector": bool(selector)})
+        show_jobs(names or (), None if all_namespaces else namespace or "default", output)
         return
-    print_list(
-        [_row(job, datetime.now(UTC)) for job in jobs],
-        ["name", "state", "stage", "progress", "eta", "loss", "attempts", "age"],
-        output,
-        wide=["checkpoint", "model"],
-        documents=[job.wire(defaults=False) for job in jobs],
+    if names and selector:
+        raise ConfigurationError("give names or a selector (-l), not both")
+    from florencectl.cluster.listing import show_jobs as show_cluster_jobs
+
+    show_cluster_jobs(
+        place, names or (), output, labels=selector, everywhere=all_namespaces, watch=watch
     )
 
 
 def logs(
-    name: Annotated[str, typer.Argument(help="Job.")],
+    name: JobName,
     stage: Annotated[str | None, typer.Option(help="Stage; default: the last one begun.")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="Attempt; default: the last.")] = None,
-    rank: Annotated[int | None, typer.Option(min=0, help="Lines of this rank only.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until it ends.")] = False,
-    namespace: Namespace = "default",
+    rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="Lines of this rank only; default: all of worker 0's pod."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until it ends, through retries.")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", min=0, help="The last lines only.", metavar="N")
+    ] = None,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    local: Local = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the log of a job's stage."""
-    records = _records()
-    job = _find(records, namespace, name)
-    chosen, number = _attempt(job, stage, attempt)
-    path = records.log_file(job, chosen, number)
+    """Print the log of a job's stage: from its pod, or from its artifacts once that is gone."""
+    place = Place(kubeconfig, context, namespace)
+    if _is_local(local, place):
+        from florencectl.local_jobs import print_log
 
-    def running() -> bool:
-        now = records.load(namespace, name)
-        status = now.status.stage(chosen) if now and now.status else None
-        return bool(follow and status and status.attempts and not status.attempts[-1].ended)
+        print_log(
+            name,
+            namespace or "default",
+            stage=stage,
+            attempt=attempt,
+            rank=rank,
+            follow=follow,
+            tail=tail,
+        )
+        return
+    from florencectl.cluster.log_streams import Wanted, print_logs
 
-    wanted = None if rank is None else f"[rank {rank}]"
-    shows = True
-    for line in _lines(path, running):
-        if wanted and "[rank " in line:  # lines without a rank belong to the line above
-            shows = wanted in line
-        if shows:
-            print(line, flush=follow)
+    wanted = Wanted(stage=stage, attempt=attempt, rank=rank, follow=follow, tail=tail)
+    print_logs(place, name, wanted, endpoint)
 
 
 def delete(
-    names: Annotated[list[str], typer.Argument(help="Jobs.")],
+    names: JobNames = None,
+    selector: Selector = "",
+    everything: Annotated[bool, typer.Option("--all", help="All jobs of the namespace.")] = False,
     artifacts: Annotated[
-        bool, typer.Option("--artifacts", help="Delete checkpoints, models and results as well.")
+        bool,
+        typer.Option("--artifacts", help="Delete checkpoints, models and results as well."),
     ] = False,
-    namespace: Namespace = "default",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the jobs and their pods are gone.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    namespace: Namespace = None,
+    local: Local = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Delete jobs of this machine; their artifacts stay unless asked for."""
-    from florence_jobs.local.removal import delete_artifacts
+    """Delete jobs; their artifacts stay unless asked for."""
+    place = Place(kubeconfig, context, namespace)
+    if sum([bool(names), bool(selector), everything]) != 1:
+        raise ConfigurationError("say which jobs: names, a selector (-l), or --all")
+    if _is_local(local, place):
+        from florencectl.local_jobs import delete_jobs, names_of_jobs
 
-    records = _records()
-    for job in [_find(records, namespace, name) for name in names]:
-        name = job.metadata.name
-        with records.lock(namespace, name):
-            if artifacts or job.spec.artifacts.delete_with_job:
-                delete_artifacts(job, records.artifacts_uri)
-            records.delete(namespace, name)
-        print(f"florencejob/{name} deleted")
+        _refuse_on_machine({"--selector": bool(selector)})
+        where = namespace or "default"
+        chosen = names or names_of_jobs(where)
+        if not names:
+            _ask(chosen, "this machine", yes)
+        delete_jobs(chosen, where, artifacts=artifacts)
+        return
+    from florencectl.cluster.deletion import chosen_jobs
+    from florencectl.cluster.deletion import delete_jobs as delete_cluster_jobs
 
-
-def _records() -> Records:
-    from florence.home import florence_home
-    from florence_jobs.local import Records
-
-    return Records(florence_home())
-
-
-def _find(records: Records, namespace: str, name: str) -> FlorenceJob:
-    job = records.load(namespace, name)
-    if job is None:
-        known = ", ".join(job.metadata.name for job in records.all(namespace)) or "none"
-        note(f"florencectl: job '{name}' was not found on this machine; there: {known}")
-        raise typer.Exit(NOT_FOUND)
-    return job
+    chosen = names or chosen_jobs(place, selector)
+    if not names:
+        _ask(chosen, "the cluster", yes)
+    delete_cluster_jobs(place, chosen, artifacts=artifacts, wait=wait)
 
 
-def _row(job: FlorenceJob, now: datetime) -> dict[str, Any]:
-    from florence_operator.api import JobStatus, State
-
-    status = job.status or JobStatus()
-    begun = [stage for stage in status.stages if stage.attempts]
-    current = begun[-1] if begun else None
-    progress = current.progress if current else None
-    created = job.metadata.creation_timestamp
-    running = current is not None and current.state is State.RUNNING
-    return {
-        "name": job.metadata.name,
-        "state": status.phase.value,
-        "stage": current.name if current else None,
-        "progress": f"{progress.step}/{progress.total}" if progress and progress.total else None,
-        "eta": duration(progress.eta_seconds)
-        if running and progress and progress.eta_seconds is not None
-        else None,
-        "loss": f"{progress.loss:.4f}" if progress and progress.loss is not None else None,
-        "attempts": sum(len(stage.attempts) for stage in status.stages),
-        "age": duration((now - datetime.fromisoformat(created)).total_seconds())
-        if created
-        else None,
-        "checkpoint": progress.checkpoint if progress else None,
-        "model": next((stage.model for stage in reversed(status.stages) if stage.model), None),
-    }
+def _is_local(asked: bool, place: Place) -> bool:
+    """Whether this machine's jobs are meant; says so where the user did not."""
+    if asked:
+        if place.kubeconfig or place.context:
+            raise ConfigurationError("--local excludes --context and --kubeconfig")
+        return True
+    if is_configured(place):
+        return False
+    note("no cluster configured (no kubeconfig): jobs of this machine")
+    return True
 
 
-def _attempt(job: FlorenceJob, stage: str | None, attempt: int | None) -> tuple[str, int]:
-    """The stage and attempt whose log is meant."""
-    begun = [s for s in (job.status.stages if job.status else ()) if s.attempts]
-    if stage is not None:
-        begun = [s for s in begun if s.name == stage]
-    if not begun:
-        what = f"stage '{stage}'" if stage else "any stage"
-        raise ConfigurationError(f"job '{job.metadata.name}' has not begun {what}")
-    numbers = [a.number for a in begun[-1].attempts]
-    if attempt is not None and attempt not in numbers:
-        raise ConfigurationError(
-            f"stage '{begun[-1].name}' has attempts {numbers[0]} to {numbers[-1]}, not {attempt}"
-        )
-    return begun[-1].name, attempt or numbers[-1]
+def _refuse_on_machine(given: dict[str, bool]) -> None:
+    wrong = [option for option, is_given in given.items() if is_given]
+    if wrong:
+        raise ConfigurationError(f"{', '.join(wrong)}: only for jobs on a cluster")
 
 
-def _lines(path: Path, running: Any) -> Iterator[str]:
-    """The lines of a log; while ``running()``, also those that are still written."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        rest = ""
-        while True:
-            going = running()
-            for piece in iter(file.readline, ""):
-                rest += piece
-                if rest.endswith("\n"):
-                    yield rest.rstrip("\n")
-                    rest = ""
-            if not going:
-                break
-            time.sleep(0.3)
-        if rest:
-            yield rest
+def _ask(names: list[str], where: str, yes: bool) -> None:
+    if yes or not names:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"this deletes {len(names)} jobs: confirm it with --yes")
+    note(f"jobs of {where}: {', '.join(names)}")
+    typer.confirm(f"Delete these {len(names)} jobs?", abort=True, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +10,18 @@ import typer
 
 from florence.config import Pretrain
 from florence.errors import ConfigurationError
+from florencectl.cluster.connection import Place, is_configured
 from florencectl.flags import assign, merged, with_flags
 from florencectl.job_file import job_of, read_job
-from florencectl.output import DocumentFormat
+from florencectl.options import Context, Kubeconfig, Namespace
+from florencectl.output import DocumentFormat, Format, print_document
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
 
 app = typer.Typer(
-    help="Run a job on this machine: from a file (-f), or from flags (submit pretrain …).",
+    help="Run a job on a cluster, or with --local on this machine: from a file (-f), or from "
+    "flags (submit pretrain …).",
     invoke_without_command=True,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -26,34 +30,75 @@ app = typer.Typer(
 
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine, without a cluster.")]
 Again = Annotated[
-    bool, typer.Option("--again", help="Start over: delete what an earlier run of the job left.")
+    bool,
+    typer.Option("--again", help="Start over: delete what an earlier local run of the job left."),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option("--processes", min=1, help="Ranks at most; default: the GPUs, or else the cores."),
+    typer.Option(
+        "--processes", min=1, help="Local ranks at most; default: the GPUs, or else the cores."
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the FlorenceJob and stop.")]
-Output = Annotated[DocumentFormat, typer.Option("-o", "--output", help="Format of the results.")]
+DryRun = Annotated[
+    str | None,
+    typer.Option(
+        "--dry-run",
+        metavar="client|server",
+        help="Create nothing: 'client' (or no value) prints the FlorenceJob, 'server' has the "
+        "cluster check it.",
+    ),
+]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait", "--follow", help="Show stages and progress until the job ends."),
+]
+Output = Annotated[Format, typer.Option("-o", "--output", help="Format of the results.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How the user wants a job to be run."""
+
+    place: Place
+    local: bool
+    again: bool
+    processes: int | None
+    dry_run: str | None
+    wait: bool
+    output: Format
 
 
 @app.callback()
 def submit(
-    context: typer.Context,
+    call: typer.Context,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="YAML file with a FlorenceJob.")
     ] = None,
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
-    dry_run: DryRun = False,
-    output: Output = DocumentFormat.TABLE,
+    dry_run: DryRun = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Run a job: from a file (-f), or from flags (submit pretrain …)."""
-    if context.invoked_subcommand is not None:
+    if call.invoked_subcommand is not None:
         return
     if file is None:
         raise ConfigurationError("give a file with -f, or a stage: florencectl submit pretrain …")
-    _go(read_job(file), local, again, processes, dry_run, output)
+    how = How(
+        place=Place(kubeconfig, context, namespace),
+        local=local,
+        again=again,
+        processes=processes,
+        dry_run=dry_run,
+        wait=wait,
+        output=output,
+    )
+    _go(read_job(file), how)
 
 
 def pretrain(
@@ -74,51 +119,120 @@ def pretrain(
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="URL of the S3 service, such as MinIO's.")
     ] = None,
+    credentials_secret: Annotated[
+        str | None,
+        typer.Option(help="Secret with the credentials of the S3 service, on a cluster."),
+    ] = None,
+    mlflow: Annotated[str | None, typer.Option(help="URI of the MLflow server.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image of the pods, on a cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Pods.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each pod.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="CPUs of each pod, such as 8.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of each pod, such as 64Gi.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Kueue LocalQueue of the job.")] = None,
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
-    dry_run: DryRun = False,
-    output: Output = DocumentFormat.TABLE,
+    dry_run: DryRun = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     **fields: Any,
 ) -> None:
     """Pretrain a two-tower model on image-text pairs."""
-    given = {key: value for key, value in fields.items() if value is not None}
     settings = assign(assignments or [])
+    stored = {"uri": artifacts, "endpoint": endpoint, "credentialsSecret": credentials_secret}
+    resources = {"workers": workers, "gpusPerWorker": gpus, "cpu": cpu, "memory": memory}
     model = merged({"preset": preset}, settings.pop("model", {}))
-    stored = {key: value for key, value in (("uri", artifacts), ("endpoint", endpoint)) if value}
+    spec = {
+        "image": image,
+        "model": model,
+        "artifacts": _given(stored),
+        "tracking": _given({"mlflowUri": mlflow}),
+        "stages": [
+            _given(
+                {
+                    "name": "pretrain",
+                    "resources": _given(resources),
+                    "pretrain": merged(_given(fields), settings),
+                }
+            )
+        ],
+        "runPolicy": _given({"queue": queue}),
+    }
     document = {
         "apiVersion": "florence.dev/v1alpha1",
         "kind": "FlorenceJob",
         "metadata": {"name": name},
-        "spec": {
-            "model": model,
-            **({"artifacts": stored} if stored else {}),
-            "stages": [{"name": "pretrain", "pretrain": merged(given, settings)}],
-        },
+        "spec": {key: value for key, value in spec.items() if value},
     }
-    _go(job_of(document), local, again, processes, dry_run, output)
+    how = How(
+        place=Place(kubeconfig, context, namespace),
+        local=local,
+        again=again,
+        processes=processes,
+        dry_run=dry_run,
+        wait=wait,
+        output=output,
+    )
+    _go(job_of(document), how)
 
 
 app.command("pretrain")(with_flags(pretrain, Pretrain))
 
 
-def _go(
-    job: FlorenceJob,
-    local: bool,
-    again: bool,
-    processes: int | None,
-    dry_run: bool,
-    output: DocumentFormat,
-) -> None:
-    if dry_run:
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """What the user gave: without what was left out, and groups of which all was."""
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _go(job: FlorenceJob, how: How) -> None:
+    if how.dry_run not in (None, "client", "server"):
+        raise ConfigurationError(f"--dry-run={how.dry_run}: use client or server")
+    if how.dry_run == "client":
+        _print_job(job, how)
+        return
+    if how.local:
+        _run_here(job, how)
+    for option, value in (("--again", how.again), ("--processes", how.processes)):
+        if value:
+            raise ConfigurationError(f"{option} is for runs on this machine: add --local")
+    if not is_configured(how.place):
+        raise ConfigurationError(
+            "no cluster configured (no KUBECONFIG, no ~/.kube/config): add --local to run on "
+            "this machine, or name a cluster with --kubeconfig (--dry-run prints the job)"
+        )
+    from florencectl.cluster.submission import submit_job
+
+    dry = how.dry_run == "server"
+    raise typer.Exit(submit_job(how.place, job, how.output, server_dry_run=dry, wait=how.wait))
+
+
+def _print_job(job: FlorenceJob, how: How) -> None:
+    document = job.manifest()
+    if how.place.namespace:
+        document["metadata"]["namespace"] = how.place.namespace
+    if how.output is Format.JSON:
+        print_document(document, how.output)
+    elif how.output is Format.NAME:
+        print(f"florencejob.florence.dev/{job.metadata.name}")
+    else:
         from florence_operator.api import to_yaml
 
-        print(to_yaml(job.manifest()), end="")
-        return
-    if not local:
-        raise ConfigurationError(
-            "this version runs jobs on this machine only: add --local (--dry-run prints the job)"
-        )
+        print(to_yaml(document), end="")
+
+
+def _run_here(job: FlorenceJob, how: How) -> None:
+    if how.dry_run or how.place != Place(namespace=how.place.namespace):
+        raise ConfigurationError("--local excludes --context, --kubeconfig and --dry-run=server")
+    if how.output in (Format.WIDE, Format.NAME):
+        raise ConfigurationError(f"-o {how.output}: a local run prints table, json or yaml")
     from florencectl.local_run import run_local
 
-    raise typer.Exit(run_local(job, again=again, processes=processes, output=output))
+    if how.place.namespace:
+        metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
+        job = job.model_copy(update={"metadata": metadata})
+    output = DocumentFormat(how.output.value)
+    raise typer.Exit(run_local(job, again=how.again, processes=how.processes, output=output))

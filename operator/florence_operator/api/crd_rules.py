@@ -10,7 +10,7 @@ from florence_operator.api.v1alpha1 import StageKind
 Rule = dict[str, Any]
 
 # States of a stage that has attempts and yet no pods: the next attempt may get other resources.
-RESIZABLE = [State.PENDING.value, State.SUSPENDED.value, State.FAILED.value]
+RESIZABLE = (State.PENDING, State.SUSPENDED, State.FAILED)
 
 _KINDS = [kind.value for kind in StageKind]
 _ORDINARY = "self.stages.filter(s, s.name == d).size() > 0"
@@ -65,8 +65,8 @@ ROOT_RULES: list[Rule] = [
     ),
     {
         "rule": _started_stage_keeps(
-            f"({_optional('o', 'resources')} || oldSelf.status.stages.exists(t, t.name == o.name && "
-            f"has(t.state) && t.state in {RESIZABLE}))"
+            f"({_optional('o', 'resources')} || oldSelf.status.stages.exists(t, t.name == o.name "
+            f"&& has(t.state) && t.state in {[s.value for s in RESIZABLE]}))"
         ),
         "message": "resources of a stage at work cannot be changed: set runPolicy.suspend first, "
         "or wait until it has failed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import ConfigDict
 
@@ -154,6 +155,12 @@ class JobStatus(Observed):
     stages: tuple[StageStatus, ...] = setting((), description="each stage")
     started: str | None = setting(None, description="when the first stage started")
     ended: str | None = setting(None, description="when the last stage ended")
+    idle_seconds: float = setting(
+        0.0,
+        description="time since the start that the whole job was queued or suspended, which its "
+        "deadline does not count",
+        unit="seconds",
+    )
     retry: int = setting(0, description="the request to retry that was honoured last", ge=0)
 
     def stage(self, name: str) -> StageStatus:
@@ -162,3 +169,13 @@ class JobStatus(Observed):
             if stage.name == name:
                 return stage
         return StageStatus(name=name)
+
+    def stored(self) -> dict[str, Any]:
+        """The status as it is written: without what is as it is by default, but for the states."""
+        document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        stages = [
+            {**stage, "state": status.state.value}
+            for stage, status in zip(document.get("stages", ()), self.stages, strict=False)
+        ]
+        summary = self.summary.wire()
+        return {**document, "phase": self.phase.value, "stages": stages, "summary": summary}

@@ -1,0 +1,51 @@
+"""Which stage, attempt and lines of a log the user means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from florence.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from florence_operator.api import JobStatus
+
+
+def stage_and_attempt(
+    job: str, status: JobStatus | None, stage: str | None, attempt: int | None
+) -> tuple[str, int]:
+    """The stage and attempt whose log is meant: those asked for, or else the last ones begun.
+
+    Raises:
+        ConfigurationError: there are none such; the message says which there are.
+    """
+    stages = status.stages if status else ()
+    if stage is not None and stages and stage not in [s.name for s in stages]:
+        known = ", ".join(s.name for s in stages)
+        raise ConfigurationError(f"job '{job}' has no stage '{stage}'; it has: {known}")
+    begun = [s for s in stages if s.attempts and stage in (None, s.name)]
+    if not begun:
+        what = f"stage '{stage}'" if stage else "any stage"
+        raise ConfigurationError(f"job '{job}' has not begun {what}")
+    # Of stages side by side, the one whose newest attempt began last.
+    last = max(begun, key=lambda s: s.attempts[-1].started or "")
+    numbers = [a.number for a in last.attempts]
+    if attempt is not None and attempt not in numbers:
+        raise ConfigurationError(
+            f"stage '{last.name}' has attempts {numbers[0]} to {numbers[-1]}, not {attempt}"
+        )
+    return last.name, attempt or numbers[-1]
+
+
+def of_rank(rank: int | None) -> Callable[[str], bool]:
+    """Whether a line is of a rank; lines without one belong to the line above."""
+    wanted = None if rank is None else f"[rank {rank}]"
+    shows = True
+
+    def belongs(line: str) -> bool:
+        nonlocal shows
+        if wanted and "[rank " in line:
+            shows = wanted in line
+        return shows
+
+    return belongs

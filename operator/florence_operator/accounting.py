@@ -1,0 +1,53 @@
+"""What the metrics count, read from how the status of a job changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from florence_operator.api.status import Attempt, JobStatus
+from florence_operator.observe import unix
+from florence_operator.runtime.metrics import Metrics
+from florence_operator.runtime.store import Key
+from florence_operator.status import urgent
+
+
+def account(metrics: Metrics, key: Key, old: JobStatus, new: JobStatus) -> None:
+    """Count what happened between two statuses of one job."""
+    metrics.status_writes.labels(kind="state" if urgent(old, new) else "progress").inc()
+    for attempt in _ended(old, new):
+        metrics.attempts.labels(cause=attempt.cause or "Succeeded").inc()
+        metrics.gpu_seconds_used.inc(attempt.gpu_seconds)
+        metrics.gpu_seconds_lost.inc(attempt.lost_gpu_seconds)
+        metrics.queued_seconds.observe(attempt.queued_seconds)
+    commits = [
+        moment
+        for stage in new.stages
+        if not stage.state.terminal
+        for attempt in stage.attempts[-1:]
+        if attempt.ended is None and (moment := unix(attempt.committed)) is not None
+    ]
+    if commits:
+        metrics.committed(key.namespace, key.name, min(commits))
+    else:
+        metrics.ended(key.namespace, key.name)
+
+
+def _ended(old: JobStatus, new: JobStatus) -> Iterator[Attempt]:
+    """The attempts that end with the newer status."""
+    for stage in new.stages:
+        before = old.stage(stage.name).attempts
+        for attempt in stage.attempts:
+            known = before[attempt.number - 1] if attempt.number <= len(before) else None
+            if attempt.ended is not None and (known is None or known.ended is None):
+                yield attempt
+
+
+def stages_by_state(jobs: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """How many stages of all jobs are in each state."""
+    return Counter(
+        stage.get("state", "Pending")
+        for job in jobs
+        for stage in (job.get("status") or {}).get("stages") or ()
+    )

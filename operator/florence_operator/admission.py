@@ -1,0 +1,176 @@
+"""Admission of FlorenceJobs: what the CRD cannot say, each refusal with the path of its field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from florence_operator.api.crd_rules import RESIZABLE
+from florence_operator.api.manifest import from_cluster
+from florence_operator.api.problems import problems, with_name
+from florence_operator.api.status import JobStatus, State
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
+from florence_operator.fitting import memory_findings
+from florence_operator.policy import policy_problems
+from florence_operator.settings import OperatorConfiguration
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LARGEST_INTEGER = 2**63 - 1
+_DEEPEST = 64
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 600
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionAnswer:
+    """Whether an object is taken; when it is not, every reason, with its field's path first."""
+
+    allowed: bool
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> int:
+        """The HTTP status that the API server gives the user."""
+        return 200 if self.allowed else 422
+
+    @property
+    def message(self) -> str:
+        """The first problems on one line."""
+        shown = [problem[:_LONGEST_PROBLEM] for problem in self.problems[:_MOST_PROBLEMS]]
+        if len(self.problems) > len(shown):
+            shown.append(f"… and {len(self.problems) - len(shown)} more")
+        return "; ".join(shown)
+
+
+def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> AdmissionAnswer:
+    """Whether the object of an AdmissionReview's request may be stored.
+
+    Deletions, status writes and changes that leave the spec alone are never refused. Of a change,
+    only what it brings is held against it: a job that was taken under other settings of the
+    operator can still be suspended.
+    """
+    if request.get("operation") not in ("CREATE", "UPDATE") or request.get("subResource"):
+        return AdmissionAnswer(True)
+    new, old = request.get("object"), request.get("oldObject")
+    if not isinstance(new, dict):
+        return AdmissionAnswer(False, ("object: must be a FlorenceJob",))
+    if isinstance(old, dict) and ("spec" in old and _equal(new.get("spec"), old["spec"])):
+        return AdmissionAnswer(True)
+    if impossible := _impossible_in(new):
+        return AdmissionAnswer(False, tuple(impossible))
+    job = _parsed(new)
+    if isinstance(job, list):
+        return AdmissionAnswer(False, tuple(job))
+    known: set[str] = set()
+    changes: list[str] = []
+    if request["operation"] == "UPDATE" and isinstance(old, dict):
+        before = [] if _impossible_in(old) else _parsed(old)
+        if isinstance(before, FlorenceJob):
+            known = {*policy_problems(before, settings), *memory_findings(before).problems}
+            changes = list(changed(before, job))
+    memory = memory_findings(job)
+    found = [*policy_problems(job, settings), *memory.problems]
+    found = changes + [problem for problem in found if problem not in known]
+    if found:
+        return AdmissionAnswer(False, tuple(found))
+    return AdmissionAnswer(True, warnings=(*memory.warnings, *_untracked(job, settings)))
+
+
+def changed(before: FlorenceJob, after: FlorenceJob) -> Iterator[str]:
+    """What a change alters that has to stay: the CRD's transition rules, with the stage's name."""
+    if after.spec.run_policy.retry < before.spec.run_policy.retry:
+        yield "spec.runPolicy.retry: may only grow: each raise is one request"
+    status = before.status or JobStatus()
+    started = [stage for stage in before.spec.stages if status.stage(stage.name).attempts]
+    if not started:
+        return
+    again = "make a job under another name"
+    if after.spec.model != before.spec.model:
+        yield f"spec.model: cannot be changed once a stage has started: {again}"
+    if after.spec.artifacts.uri != before.spec.artifacts.uri:
+        yield f"spec.artifacts.uri: cannot be changed once a stage has started: {again}"
+    for old in started:
+        place = next(
+            ((i, stage) for i, stage in enumerate(after.spec.stages) if stage.name == old.name),
+            None,
+        )
+        if place is None:
+            yield f"spec.stages: '{old.name}' has started and cannot be removed or renamed"
+        else:
+            yield from _stage_changed(
+                f"spec.stages[{place[0]}]", old, place[1], status.stage(old.name).state
+            )
+
+
+def _stage_changed(field: str, old: Stage, new: Stage, state: State) -> Iterator[str]:
+    again = "cannot be changed once the stage has started: add a stage, or make another job"
+    if new.depends_on != old.depends_on:
+        yield f"{field}.dependsOn: {again}"
+    if new.kind is not old.kind or new.config != old.config:
+        yield f"{field}.{new.kind.value}: {again}"
+    if new.resources != old.resources and state not in RESIZABLE:
+        yield (
+            f"{field}.resources: cannot be changed while the stage is at work: set "
+            "spec.runPolicy.suspend first, or wait until it has failed"
+        )
+
+
+def _untracked(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
+    if not (job.spec.tracking.mlflow_uri or settings.defaults.mlflow_uri):
+        yield (
+            "spec.tracking.mlflowUri: none here and none in the operator's settings: metrics are "
+            "kept in the artifacts only"
+        )
+
+
+def _parsed(document: dict[str, Any]) -> FlorenceJob | list[str]:
+    """The job in a document, or what is wrong with it."""
+    if not isinstance(document.get("metadata", {}), dict):
+        return ["metadata: must be a mapping"]
+    # The status is the operator's own; what somebody else wrote into it is no reason to refuse.
+    parts = {key: value for key, value in document.items() if key != "status"}
+    try:
+        job = from_cluster(parts)
+    except ValidationError as error:
+        return problems(error, model=FlorenceJob)
+    try:
+        status = JobStatus.model_validate(document.get("status") or {})
+    except ValidationError:
+        return job
+    return job.model_copy(update={"status": status})
+
+
+def _impossible_in(document: dict[str, Any]) -> list[str]:
+    """What no parser should see of a document; its status is nobody's wish."""
+    parts = {str(key): value for key, value in document.items() if key != "status"}
+    return [line for key, value in parts.items() for line in _impossible(value, with_name("", key))]
+
+
+def _impossible(value: Any, path: str, depth: int = 0) -> Iterator[str]:
+    """Numbers, texts and depths that no API server sends, and that would break what reads them."""
+    if depth > _DEEPEST:
+        yield f"{path[:200]}: is nested too deeply"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            name = with_name(path, str(key))
+            yield from _impossible(str(key), name, depth + 1)
+            yield from _impossible(inner, name, depth + 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _impossible(inner, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        yield f"{path}: is not valid text"
+    elif isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        yield f"{path}: is larger than any number that is stored"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except RecursionError:
+        return False

@@ -1,0 +1,271 @@
+"""Build what an attempt consists of: its ConfigMap with the plan, and its PyTorchJob."""
+
+from __future__ import annotations
+
+import hashlib
+
+from florence_operator.api.duration import seconds
+from florence_operator.api.stage import (
+    Inputs,
+    PlanTracking,
+    ProgressTarget,
+    Removal,
+    StagePlan,
+)
+from florence_operator.api.v1alpha1 import API_VERSION, KIND, FlorenceJob, Stage
+from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from florence_operator.pods import (
+    CONFIG_FOLDER,
+    PLAN_FILE,
+    TOKEN_FOLDER,
+    Document,
+    container_security,
+    pod_security,
+    pod_template,
+    quantity,
+    storage_environment,
+)
+from florence_operator.settings import OperatorConfiguration
+
+LONGEST_NAME = 51
+"""Training Operator appends ``-worker-<index>`` and makes Services of these names: 63 in all."""
+REMOVAL_FILE = "removal.json"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+
+
+def child_name(job: str, stage: str, attempt: int) -> str:
+    """``<job>-<stage>-a<attempt>``: a DNS-1035 label, shortened with a hash when it is too long."""
+    return _name(f"{job}-{stage}", f"-a{attempt}")
+
+
+def removal_name(job: str) -> str:
+    """Name of the Job that deletes a job's artifacts."""
+    return _name(job, "-removal")
+
+
+def _name(body: str, suffix: str) -> str:
+    whole = body if body[0].isalpha() else f"fj-{body}"
+    if len(whole) + len(suffix) > LONGEST_NAME:
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        kept = whole[: LONGEST_NAME - len(suffix) - len(digest) - 1].rstrip("-")
+        whole = f"{kept}-{digest}"
+    return whole + suffix
+
+
+def artifacts_uri(job: FlorenceJob, stage: str | None = None) -> str:
+    """Where a stage's artifacts go, or those of the whole job.
+
+    The uid is part of it: a job that is deleted and applied again must not meet the records of
+    its namesake, whose higher attempt numbers would keep it from committing.
+    """
+    base = (job.spec.artifacts.uri or "").rstrip("/")
+    whole = f"{base}/{job.namespace}/{job.metadata.name}-{(job.metadata.uid or '')[:8]}"
+    return f"{whole}/{stage}" if stage else whole
+
+
+def unfit(job: FlorenceJob, settings: OperatorConfiguration) -> str | None:
+    """What keeps a job from a cluster that no schema can say, with its field path; or None."""
+    if not (job.spec.image or settings.defaults.image):
+        return "spec.image: the pods need an image, and the operator has no default: name one"
+    if not job.spec.artifacts.uri:
+        return "spec.artifacts.uri: pods keep nothing of their own: name an s3:// folder"
+    quantities = {"spec.pods.sharedMemory": job.spec.pods.shared_memory}
+    for number, stage in enumerate(job.spec.stages):
+        where = f"spec.stages.{number}.resources"
+        quantities |= {
+            f"{where}.cpu": str(stage.resources.cpu or "1"),
+            f"{where}.memory": stage.resources.memory,
+        }
+    for path, value in quantities.items():
+        try:
+            quantity(value or "1")
+        except ValueError as error:
+            return f"{path}: {error}"
+    return None
+
+
+def build_plan(
+    job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration
+) -> StagePlan:
+    """What the pods of an attempt are told."""
+    source = job.spec.model_source(stage)
+    mlflow = job.spec.tracking.mlflow_uri or settings.defaults.mlflow_uri
+    grace = seconds(job.spec.run_policy.grace_period)
+    return StagePlan(
+        job=job.metadata.name,
+        namespace=job.namespace,
+        uid=job.metadata.uid or "",
+        stage=stage.name,
+        attempt=attempt,
+        kind=stage.kind,
+        config=stage.config,
+        model=job.spec.model,
+        inputs=Inputs(checkpoint=artifacts_uri(job, source.name) if source else None),
+        output=artifacts_uri(job, stage.name),
+        storage=job.spec.artifacts.s3,
+        tracking=PlanTracking(
+            mlflow_uri=mlflow, experiment=job.spec.tracking.experiment or job.metadata.name
+        )
+        if mlflow
+        else None,
+        progress=ProgressTarget(
+            url=f"{settings.progress.url.rstrip('/')}/progress",
+            token_file=f"{TOKEN_FOLDER}/token",
+            ca_file=f"{CONFIG_FOLDER}/ca.crt",
+            interval_seconds=settings.progress.interval_seconds,
+        )
+        if settings.progress.url
+        else None,
+        # What is left of the grace period is for the agent to end and the log to be kept.
+        grace_seconds=max(1.0, grace - min(5.0, 0.2 * grace)),
+    )
+
+
+def config_map(
+    job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration, ca: str
+) -> Document:
+    """The ConfigMap of an attempt: its plan, and who signs the progress server's certificate."""
+    plan = build_plan(job, stage, attempt, settings)
+    text = plan.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(
+            job,
+            child_name(job.metadata.name, stage.name, attempt),
+            _labels(job, stage, attempt),
+        ),
+        "data": {PLAN_FILE: text, "ca.crt": ca},
+    }
+
+
+def pytorch_job(
+    job: FlorenceJob,
+    stage: Stage,
+    attempt: int,
+    settings: OperatorConfiguration,
+    *,
+    avoid_node: str | None = None,
+) -> Document:
+    """The PyTorchJob of an attempt: worker-only, tried once, with a rendezvous of our own.
+
+    The Training Operator keeps no limits for it: deadlines, retries and clean-up are the
+    FlorenceJob's.
+    """
+    name = child_name(job.metadata.name, stage.name, attempt)
+    labels = _labels(job, stage, attempt)
+    policy = job.spec.run_policy
+    queue = {QUEUE_LABEL: policy.queue, PRIORITY_LABEL: policy.priority_class}
+    template = pod_template(
+        job, stage, attempt, settings, child=name, labels=labels, avoid_node=avoid_node
+    )
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": _metadata(job, name, {**labels, **{k: v for k, v in queue.items() if v}}),
+        "spec": {
+            "nprocPerNode": str(max(stage.resources.gpus_per_worker, 1)),
+            "runPolicy": {"cleanPodPolicy": "Running"},
+            "pytorchReplicaSpecs": {
+                "Worker": {
+                    "replicas": stage.resources.workers,
+                    "restartPolicy": "Never",
+                    "template": template,
+                }
+            },
+        },
+    }
+
+
+def removal_job(job: FlorenceJob, settings: OperatorConfiguration) -> list[Document]:
+    """The ConfigMap and the Job that delete everything a job kept in its artifacts."""
+    name = removal_name(job.metadata.name)
+    plan = Removal(uri=artifacts_uri(job), storage=job.spec.artifacts.s3)
+    labels = {JOB_LABEL: job.metadata.name}
+    template = {
+        "metadata": {"labels": labels, "annotations": {"sidecar.istio.io/inject": "false"}},
+        "spec": _removal_pod(job, settings, name),
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": _metadata(job, name, labels),
+            "data": {REMOVAL_FILE: plan.model_dump_json(by_alias=True, exclude_none=True)},
+        },
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": _metadata(job, name, labels),
+            "spec": {"backoffLimit": 3, "activeDeadlineSeconds": 1800, "template": template},
+        },
+    ]
+
+
+def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration, config: str) -> Document:
+    pods, pool = job.spec.pods, job.spec.node_pool
+    container = {
+        "name": "removal",
+        "image": job.spec.image or settings.defaults.image,
+        "command": [
+            *("python", "-m", "florence_jobs.remove_artifacts"),
+            f"{CONFIG_FOLDER}/{REMOVAL_FILE}",
+        ],
+        "env": [{"name": "HOME", "value": "/tmp"}, *storage_environment(job)],
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "256Mi"},
+            "limits": {"memory": "1Gi"},
+        },
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "plan", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    if pods.image_pull_policy:
+        container["imagePullPolicy"] = pods.image_pull_policy
+    spec: Document = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(),
+        "containers": [container],
+        "volumes": [
+            {"name": "plan", "configMap": {"name": config}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    if pods.service_account:
+        spec["serviceAccountName"] = pods.service_account
+    if pods.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret} for secret in pods.image_pull_secrets]
+    if pool.tolerations:
+        spec["tolerations"] = [toleration.wire() for toleration in pool.tolerations]
+    return spec
+
+
+def _labels(job: FlorenceJob, stage: Stage, attempt: int) -> dict[str, str]:
+    return {
+        JOB_LABEL: job.metadata.name,
+        STAGE_LABEL: stage.name,
+        ATTEMPT_LABEL: str(attempt),
+    }
+
+
+def _metadata(job: FlorenceJob, name: str, labels: dict[str, str]) -> Document:
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": job.metadata.name,
+        "uid": job.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": name,
+        "namespace": job.namespace,
+        "labels": dict(labels),
+        "ownerReferences": [owner],
+    }

@@ -1,0 +1,222 @@
+"""The caches that the operator reads from, and which job a change in them is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from florence_operator.observe import (
+    JOB_LABEL,
+    Child,
+    Node,
+    Pod,
+    QueuePlace,
+    child_from,
+    node_from,
+    pod_from,
+    queue_place_from,
+)
+from florence_operator.runtime.informer import Informer
+from florence_operator.runtime.store import Key
+
+BY_JOB = "job"
+BY_NODE = "node"
+BY_OWNER = "owner"
+BY_QUEUE = "queue"
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caches:
+    """The informers; nodes and Workloads only where they may be read."""
+
+    jobs: Informer
+    children: Informer
+    config_maps: Informer
+    pods: Informer
+    nodes: Informer | None = None
+    workloads: Informer | None = None
+
+    def all(self) -> list[Informer]:
+        """Every informer there is."""
+        known = (self.jobs, self.children, self.config_maps, self.pods, self.nodes, self.workloads)
+        return [informer for informer in known if informer is not None]
+
+    def children_of(self, key: Key, uid: str) -> dict[str, Child]:
+        """The children that belong to the very job with that uid."""
+        owned = [d for d in self.children.by_index(BY_JOB, _path(key)) if owner(d) == uid]
+        return {child.name: child for d in owned if (child := child_from(d)) is not None}
+
+    def config_maps_of(self, key: Key, uid: str) -> frozenset[str]:
+        """The names of the job's ConfigMaps that are of attempts and not being deleted."""
+        return frozenset(
+            document["metadata"]["name"]
+            for document in self.config_maps.by_index(BY_JOB, _path(key))
+            if owner(document) == uid
+            and "deletionTimestamp" not in document["metadata"]
+            and child_from(document) is not None
+        )
+
+    def pods_of(self, key: Key) -> list[Pod]:
+        """The pods of the job's attempts."""
+        documents = self.pods.by_index(BY_JOB, _path(key))
+        return [pod for document in documents if (pod := pod_from(document)) is not None]
+
+    def nodes_of(self, pods: list[Pod]) -> dict[str, Node] | None:
+        """The nodes of these pods; None where nodes may not be read."""
+        if self.nodes is None:
+            return None
+        names = {pod.node for pod in pods if pod.node}
+        found = {name: self.nodes.get(None, name) for name in names}
+        return {name: node_from(document) for name, document in found.items() if document}
+
+    def queue_of(self, children: Mapping[str, Child]) -> dict[str, QueuePlace]:
+        """What Kueue says about these children."""
+        places = {}
+        for child in children.values():
+            for document in self.workloads.by_index(BY_OWNER, child.uid) if self.workloads else ():
+                places[child.name] = queue_place_from(document, self._position(document))
+        return places
+
+    def _position(self, workload: Document) -> int | None:
+        """How many wait before it in its LocalQueue: by priority, then by age, as Kueue does."""
+        waiting = queue_key(workload)
+        if not waiting or self.workloads is None:
+            return None
+        mine = _turn(workload)
+        return sum(_turn(other) < mine for other in self.workloads.by_index(BY_QUEUE, waiting[0]))
+
+    def foreign(self, document: Mapping[str, Any], uid: str) -> str | None:
+        """Why an object cannot be made now: its name is taken. None when it is free, or ours."""
+        metadata = document["metadata"]
+        cache = self.children if document["kind"] == "PyTorchJob" else self.config_maps
+        known = cache.get(metadata["namespace"], metadata["name"])
+        if known is None or (owner(known) == uid and "deletionTimestamp" not in known["metadata"]):
+            return None
+        return f"another {document['kind']} {metadata['name']} has to be gone first"
+
+    def observe(self, key: Key, uid: str) -> dict[str, Any]:
+        """The fields of an observation that the caches fill."""
+        children, pods = self.children_of(key, uid), self.pods_of(key)
+        return {
+            "children": children,
+            "config_maps": self.config_maps_of(key, uid),
+            "pods": pods,
+            "nodes": self.nodes_of(pods),
+            "queue": self.queue_of(children),
+        }
+
+
+def owner(document: Mapping[str, Any]) -> str:
+    """The uid of an object's controller, or nothing."""
+    references = document["metadata"].get("ownerReferences") or ()
+    return next((ref["uid"] for ref in references if ref.get("controller")), "")
+
+
+def by_job(document: Document) -> list[str]:
+    """Index: the job that an object's label names."""
+    metadata = document["metadata"]
+    job = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return [_path(Key(metadata.get("namespace", ""), job))] if job else []
+
+
+def by_node(document: Document) -> list[str]:
+    """Index: the node that a pod is on."""
+    node = (document.get("spec") or {}).get("nodeName")
+    return [node] if node else []
+
+
+def by_owner(document: Document) -> list[str]:
+    """Index: the uid of the controller of an object."""
+    return [uid] if (uid := owner(document)) else []
+
+
+def queue_key(document: Document) -> list[str]:
+    """Index: the LocalQueue in which a Workload waits; nothing when it waits no more."""
+    conditions = (document.get("status") or {}).get("conditions") or ()
+    over = {"QuotaReserved", "Finished"}
+    if any(c["type"] in over and c["status"] == "True" for c in conditions):
+        return []
+    queue = (document.get("spec") or {}).get("queueName")
+    return [f"{document['metadata'].get('namespace', '')}/{queue}"] if queue else []
+
+
+def _turn(workload: Document) -> tuple[int, str, str]:
+    metadata = workload["metadata"]
+    priority = (workload.get("spec") or {}).get("priority") or 0
+    return -priority, metadata.get("creationTimestamp", ""), metadata["name"]
+
+
+def _path(key: Key) -> str:
+    return f"{key.namespace}/{key.name}"
+
+
+def job_of(document: Mapping[str, Any]) -> Key | None:
+    """The job that an object's label names."""
+    metadata = document["metadata"]
+    job = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return Key(metadata.get("namespace", ""), job) if job else None
+
+
+def without_data(document: Document) -> Document:
+    """A ConfigMap without what it holds: only that it is there matters."""
+    return {key: value for key, value in document.items() if key not in ("data", "binaryData")}
+
+
+def slim_pod(document: Document) -> Document:
+    """A pod without most of its spec: only where it is matters."""
+    node = (document.get("spec") or {}).get("nodeName")
+    return {**document, "spec": {"nodeName": node} if node else {}}
+
+
+def slim_child(document: Document) -> Document:
+    """A PyTorchJob without its templates: only whether it is suspended matters."""
+    policy = (document.get("spec") or {}).get("runPolicy") or {}
+    return {**document, "spec": {"runPolicy": {"suspend": policy.get("suspend", False)}}}
+
+
+def slim_node(document: Document) -> Document:
+    """A node without its images, addresses and sizes: only whether it is ready matters."""
+    metadata, status = document["metadata"], document.get("status") or {}
+    kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
+    ready = [c for c in status.get("conditions") or () if c["type"] == "Ready"]
+    return {
+        **{key: value for key, value in document.items() if key != "spec"},
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
+        "status": {"conditions": ready},
+    }
+
+
+def follow_changes(caches: Caches, enqueue: Callable[[Key], None]) -> None:
+    """Enqueue the job that each change is about."""
+
+    def job_changed(old: Document | None, new: Document | None) -> None:
+        metadata = (new or old or {})["metadata"]
+        enqueue(Key(metadata["namespace"], metadata["name"]))
+
+    def labelled_changed(old: Document | None, new: Document | None) -> None:
+        if (key := job_of(new or old or {})) is not None:
+            enqueue(key)
+
+    def workload_changed(old: Document | None, new: Document | None) -> None:
+        metadata = (new or old or {})["metadata"]
+        for reference in metadata.get("ownerReferences") or ():
+            child = caches.children.get(metadata["namespace"], reference["name"])
+            if child is not None and (key := job_of(child)) is not None:
+                enqueue(key)
+
+    def node_changed(old: Document | None, new: Document | None) -> None:
+        if old is not None and new is not None and node_from(old) == node_from(new):
+            return
+        for pod in caches.pods.by_index(BY_NODE, (new or old or {})["metadata"]["name"]):
+            labelled_changed(None, pod)
+
+    caches.jobs.add_handler(job_changed)
+    for informer in (caches.children, caches.config_maps, caches.pods):
+        informer.add_handler(labelled_changed)
+    if caches.workloads is not None:
+        caches.workloads.add_handler(workload_changed)
+    if caches.nodes is not None:
+        caches.nodes.add_handler(node_changed)

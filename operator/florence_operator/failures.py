@@ -1,0 +1,233 @@
+"""How an attempt failed, what that is charged to, and when it is tried again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from florence_operator.api.duration import seconds
+from florence_operator.api.failure import Budget, Cause, budget_of, cause_of_exit
+from florence_operator.api.status import Attempt
+from florence_operator.api.termination import last_words
+from florence_operator.api.v1alpha1 import Retries
+from florence_operator.observe import Child, Node, Pod
+from florence_operator.settings import Failures
+
+_EVICTIONS = ("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
+_TORN_DOWN = (137, 143)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended without success."""
+
+    cause: Cause
+    message: str
+    pod: str | None = None
+    node: str | None = None
+    exit_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    logs: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequel:
+    """What follows an attempt that failed."""
+
+    delay: float | None
+    """Seconds until the next attempt; None when there is none."""
+    reason: str
+    message: str
+
+
+def lost_from(pod: Pod, nodes: Mapping[str, Node] | None, grace: float) -> float | None:
+    """From when on a pod counts as lost with its node, whatever it says; None for not at all.
+
+    Where nodes may not be read, a pod that outlives its deletion counts as lost.
+    """
+    if pod.over:
+        return None
+    if nodes is None:
+        return pod.gone_by + grace if pod.deleting else None
+    if pod.node is None:
+        return None
+    node = nodes.get(pod.node)
+    if node is None:
+        return -math.inf
+    return None if node.ready else node.since + grace
+
+
+def failing(pods: Iterable[Pod]) -> list[Pod]:
+    """The pods that failed, or that somebody is deleting while they run."""
+    return [
+        pod
+        for pod in pods
+        if pod.phase == "Failed"
+        or (pod.terminated is not None and pod.terminated.exit_code != 0)
+        or (pod.deleting and pod.phase == "Running")
+    ]
+
+
+def verdict(
+    pods: Sequence[Pod], child: Child | None, *, workers: int, ran: bool, now: float, settle: float
+) -> Ending | float | None:
+    """How an attempt failed; or when to look again, since other pods may tell more; or None.
+
+    ``ran`` says that all of its pods were seen running: one that is missing then was deleted.
+    """
+    bad = failing(pods)
+    there = {pod.index for pod in pods if not (ran and pod.phase == "Pending")}
+    absent = [index for index in range(workers) if index not in there] if ran else []
+    child_failed = child is not None and "Failed" in child.conditions
+    if not bad and not absent and not child_failed:
+        return None
+    settled = all(pod.over for pod in pods) and (len(pods) >= workers or child_failed)
+    moment = _settled_at(bad, child, absent, now, settle)
+    if now < moment and not settled:
+        return moment
+    return _ending(bad, child, absent)
+
+
+def _settled_at(
+    bad: Sequence[Pod], child: Child | None, absent: Sequence[int], now: float, settle: float
+) -> float:
+    """When the pods have told all that they will; clocks of nodes may be wrong, so never late."""
+    if bad:
+        ends = [pod.terminated.finished if pod.terminated else -math.inf for pod in bad]
+        first = min(ends)
+    else:
+        first = -math.inf if absent or child is None else child.failed
+    return first + settle if first <= now else now
+
+
+def _ending(bad: Sequence[Pod], child: Child | None, absent: Sequence[int]) -> Ending:
+    first = min(bad, key=_rank, default=None)
+    tier, cause = _judged(first) if first else (4, Cause.POD_DELETED)
+    if first is not None and (tier < 2 or not absent):
+        return _told_by(first, cause)
+    which = ", ".join(str(index) for index in absent)
+    gone = f"the pod of worker {which} is gone" if absent else ""
+    said = child.message if child else ""
+    message = gone or said or "the PyTorchJob failed and none of its pods says why"
+    return Ending(cause=Cause.POD_DELETED, message=message)
+
+
+def first_failure(pods: Iterable[Pod]) -> Ending | None:
+    """What the pods' own failures say, when one of them is more than being torn down."""
+    first = min(failing(pods), key=_rank, default=None)
+    if first is None or _judged(first)[0] >= 2:
+        return None
+    return _told_by(first, _judged(first)[1])
+
+
+def _rank(pod: Pod) -> tuple[int, bool, float, int]:
+    """Order in which failing pods are believed: the first one is the culprit."""
+    finished = pod.terminated.finished if pod.terminated else math.inf
+    return _judged(pod)[0], pod.deleting, finished, pod.index
+
+
+def _judged(pod: Pod) -> tuple[int, Cause]:
+    """How much a failing pod explains, 0 the most, and what it points to.
+
+    What happened to the pod from outside comes first, then what its program did, then its being
+    stopped; a program that says that it lost its peers explains nothing.
+    """
+    if pod.disruption:
+        preempted = pod.disruption == "PreemptionByScheduler"
+        return 0, Cause.PREEMPTED if preempted else Cause.EVICTED
+    if pod.reason in _EVICTIONS:
+        return 0, Cause.EVICTED
+    if pod.reason == "NodeLost":
+        return 0, Cause.NODE_LOST
+    end = pod.terminated
+    if end is None:
+        # A pod that failed without running was turned away by its node.
+        return (2, Cause.POD_DELETED) if pod.deleting else (0, Cause.EVICTED)
+    if end.reason == "OOMKilled":
+        return 1, Cause.OUT_OF_MEMORY
+    if pod.deleting and end.exit_code in _TORN_DOWN:
+        return 2, Cause.POD_DELETED
+    if last_words(end.message).lost_peer:
+        return 3, Cause.TRY_AGAIN
+    if end.exit_code == 143:
+        return 2, Cause.STOPPED
+    return 1, cause_of_exit(end.exit_code) or Cause.POD_DELETED
+
+
+def _told_by(pod: Pod, cause: Cause) -> Ending:
+    end = pod.terminated
+    words = last_words(end.message if end else "")
+    said = words.failure or pod.message
+    if cause is Cause.OUT_OF_MEMORY:
+        said = f"out of memory: the container went over its limit{f' ({said})' if said else ''}"
+    elif cause is Cause.POD_DELETED:
+        said = said or "somebody deleted the pod"
+    elif not said:
+        word = pod.disruption or pod.reason or (end.reason if end else "")
+        said = word or "it did not say why"
+    return Ending(
+        cause=cause,
+        message=said,
+        pod=pod.name,
+        node=pod.node,
+        exit_code=end.exit_code if end else None,
+        last_lines=words.lines,
+        logs=words.logs,
+    )
+
+
+def charged(attempts: Iterable[Attempt], budget_from: int) -> dict[Budget, int]:
+    """How many attempts each budget has paid for."""
+    spent = dict.fromkeys(Budget, 0)
+    for attempt in attempts:
+        if attempt.cause is not None and attempt.number >= budget_from:
+            spent[budget_of(attempt.cause)] += 1
+    return spent
+
+
+def sequel(
+    attempts: Sequence[Attempt], budget_from: int, retries: Retries, settings: Failures
+) -> Sequel:
+    """What follows the last of the attempts, which has just failed."""
+    last = attempts[-1]
+    assert last.cause is not None
+    budget = budget_of(last.cause)
+    if budget is Budget.FINAL:
+        return Sequel(delay=None, reason=last.cause, message="it is not tried again")
+    if budget is Budget.FREE:
+        return Sequel(
+            delay=0.0,
+            reason=last.cause,
+            message=f"attempt {last.number + 1} follows at no cost to the budgets",
+        )
+    spent = charged(attempts, budget_from)[budget]
+    granted = retries.application if budget is Budget.APPLICATION else retries.infrastructure
+    if spent > granted:
+        return Sequel(
+            delay=None,
+            reason="BudgetExhausted",
+            message=f"the budget of {granted} {budget} retries is used up ({last.cause})",
+        )
+    wait = delay(attempts, budget_from, settings)
+    return Sequel(
+        delay=wait,
+        reason=last.cause,
+        message=f"attempt {last.number + 1} follows after {wait:g} s; "
+        f"{granted - spent} of {granted} {budget} retries left",
+    )
+
+
+def delay(attempts: Sequence[Attempt], budget_from: int, settings: Failures) -> float:
+    """Seconds before the next attempt: doubled for each failure in a row without a new commit."""
+    streak = 0
+    for attempt in reversed(attempts):
+        if attempt.number < budget_from or attempt.cause is None:
+            break
+        if budget_of(attempt.cause) is Budget.FREE:
+            continue
+        streak += 1
+        if attempt.committed is not None:
+            break
+    exponent = min(max(streak - 1, 0), 30)
+    return float(min(seconds(settings.first_delay) * 2**exponent, seconds(settings.longest_delay)))

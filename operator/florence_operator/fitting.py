@@ -1,0 +1,105 @@
+"""Whether training stages fit the GPUs that they ask for, by the planner's formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from florence.config import Architecture, Checkpointing
+from florence.errors import ConfigurationError
+from florence.planner import (
+    Gpu,
+    MemoryOption,
+    StageRequest,
+    estimate_stage,
+    gpu_named,
+)
+from florence.planner.memory import samples_per_process
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+
+# The planner goes through every block and every way to split a batch: within these it is quick.
+_MOST_BLOCKS = 1_000
+_MOST_SAMPLES_PER_GPU = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What cannot work, and what could not be told."""
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def memory_findings(job: FlorenceJob) -> Findings:
+    """Stages whose batch does not divide over their processes, or whose memory cannot suffice."""
+    problems, warnings = [], []
+    architecture = job.spec.model.architecture()
+    gpu, unknown = _gpu(job)
+    for index, stage in enumerate(job.spec.stages):
+        if stage.pretrain is None:
+            continue
+        field = f"spec.stages[{index}].pretrain"
+        try:
+            samples_per_process(stage.pretrain, stage.resources.processes)
+        except ConfigurationError as error:
+            problems.append(f"{field}.batchSize: {str(error).removeprefix('batchSize=')}")
+            continue
+        if not stage.resources.gpus_per_worker:
+            continue
+        if gpu is None:
+            warnings.append(f"{field}: its memory is not checked: {unknown}")
+        elif not _quick(architecture, stage):
+            warnings.append(f"{field}: its memory is not checked: the model or batch is too large")
+        elif problem := _too_large(architecture, stage, gpu):
+            problems.append(f"{field}: {problem}")
+    return Findings(tuple(problems), tuple(warnings))
+
+
+def _gpu(job: FlorenceJob) -> tuple[Gpu | None, str]:
+    product = job.spec.node_pool.selector.get(PRODUCT_LABEL)
+    if product is None:
+        return None, f"spec.nodePool.selector does not name the GPU in '{PRODUCT_LABEL}'"
+    try:
+        return gpu_named(product), ""
+    except ConfigurationError as error:
+        return None, str(error)
+
+
+def _quick(architecture: Architecture, stage: Stage) -> bool:
+    assert stage.pretrain is not None
+    blocks = sum(architecture.image.depths) + architecture.text.layers
+    samples = samples_per_process(stage.pretrain, stage.resources.processes)
+    return blocks <= _MOST_BLOCKS and samples <= _MOST_SAMPLES_PER_GPU
+
+
+def _too_large(architecture: Architecture, stage: Stage, gpu: Gpu) -> str | None:
+    assert stage.pretrain is not None
+    request = StageRequest(
+        name=stage.name, settings=stage.pretrain, processes=stage.resources.processes, gpu=gpu
+    )
+    try:
+        estimate = estimate_stage(architecture, request)
+    except (ConfigurationError, ValueError) as error:
+        return str(error)
+    if estimate.fits:
+        return None
+    needs = f"needs {_gigabytes(estimate.memory_per_gpu.total)} on each {gpu.name}, which has "
+    needs += _gigabytes(gpu.memory)
+    better = estimate.recommendation
+    if better is None:
+        return f"{needs}: use more or larger GPUs, or a smaller batchSize, resolution or model"
+    return f"{needs}: {_advice(better)} would need {_gigabytes(better.total)}"
+
+
+def _advice(option: MemoryOption) -> str:
+    advice = [f"zeroStage: {option.zero_stage}"]
+    if option.activation_checkpointing is not Checkpointing.NONE:
+        advice.append(f"activationCheckpointing: {option.activation_checkpointing.value}")
+    if option.gradient_cache_chunks > 1:
+        advice.append(f"gradientCacheChunks: {option.gradient_cache_chunks}")
+    return ", ".join(advice)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

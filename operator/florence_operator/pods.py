@@ -1,0 +1,254 @@
+"""The pods of an attempt: what runs in them, what they get and what they may not do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from florence_operator.api.duration import seconds
+from florence_operator.api.v1alpha1 import FlorenceJob, Resources, Stage
+from florence_operator.observe import CONTAINER, INDEX_LABEL
+from florence_operator.settings import OperatorConfiguration
+
+PORT = 23456
+PLAN_FILE = "stage.json"
+CONFIG_FOLDER = "/etc/florence"
+TOKEN_FOLDER = "/var/run/secrets/florence"
+GPU = "nvidia.com/gpu"
+USER = 65532
+_TOKEN_SECONDS = 3600
+_STORAGE_KEYS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False}
+_STORAGE_KEYS_ALSO = {"AWS_SESSION_TOKEN": True}
+_TRACKING_KEYS = {
+    "MLFLOW_TRACKING_USERNAME": True,
+    "MLFLOW_TRACKING_PASSWORD": True,
+    "MLFLOW_TRACKING_TOKEN": True,
+}
+_UNITS = {
+    **{"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
+    **{"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40},
+}
+
+Document = dict[str, Any]
+
+
+def pod_template(
+    job: FlorenceJob,
+    stage: Stage,
+    attempt: int,
+    settings: OperatorConfiguration,
+    *,
+    child: str,
+    labels: dict[str, str],
+    avoid_node: str | None,
+) -> Document:
+    """The template of an attempt's pods."""
+    pods, pool = job.spec.pods, job.spec.node_pool
+    spec: Document = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": seconds(job.spec.run_policy.grace_period),
+        "securityContext": pod_security(),
+        "affinity": _affinity(labels, avoid_node),
+        "containers": [_container(job, stage, attempt, settings, child)],
+        "volumes": _volumes(job, stage, settings, child),
+    }
+    if pods.service_account:
+        spec["serviceAccountName"] = pods.service_account
+    if pods.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pods.image_pull_secrets]
+    if pool.selector:
+        spec["nodeSelector"] = dict(pool.selector)
+    if pool.tolerations:
+        spec["tolerations"] = [toleration.wire() for toleration in pool.tolerations]
+    return {
+        "metadata": {
+            "labels": {**pods.labels, **labels},
+            "annotations": {**pods.annotations, "sidecar.istio.io/inject": "false"},
+        },
+        "spec": spec,
+    }
+
+
+def pod_security() -> Document:
+    """What PodSecurity ``restricted`` asks of a pod."""
+    return {
+        "runAsNonRoot": True,
+        **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), USER),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Document:
+    """What PodSecurity ``restricted`` asks of a container, and a root that cannot be written."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def storage_environment(job: FlorenceJob) -> list[Document]:
+    """The variables with the credentials of the artifacts' store, as references to a Secret."""
+    return _from_secret(
+        job.spec.artifacts.credentials_secret, {**_STORAGE_KEYS, **_STORAGE_KEYS_ALSO}
+    )
+
+
+def _from_secret(secret: str | None, keys: dict[str, bool]) -> list[Document]:
+    """One variable for each key; the value of ``keys`` says whether it may be missing."""
+    if not secret:
+        return []
+    return [
+        {
+            "name": key,
+            "valueFrom": {
+                "secretKeyRef": {
+                    "name": secret,
+                    "key": key,
+                    **({"optional": True} if optional else {}),
+                }
+            },
+        }
+        for key, optional in keys.items()
+    ]
+
+
+def _container(
+    job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration, child: str
+) -> Document:
+    container: Document = {
+        "name": CONTAINER,
+        "image": job.spec.image or settings.defaults.image,
+        "command": ["python", "-m", "florence_jobs.pod", f"{CONFIG_FOLDER}/{PLAN_FILE}"],
+        "ports": [{"name": "pytorchjob-port", "containerPort": PORT, "protocol": "TCP"}],
+        "env": _environment(job, stage, attempt, settings, child),
+        "resources": _resources(stage.resources, settings),
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "plan", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *(
+                {"name": f"volume-{i}", "mountPath": v.mount_path, "readOnly": v.read_only}
+                for i, v in enumerate(job.spec.pods.volumes)
+            ),
+        ],
+    }
+    if job.spec.pods.image_pull_policy:
+        container["imagePullPolicy"] = job.spec.pods.image_pull_policy
+    return container
+
+
+def _environment(
+    job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration, child: str
+) -> list[Document]:
+    """The variables: what the user may change, the user's, then what nobody may change."""
+    values = {"HOME": "/tmp"}
+    if not stage.resources.gpus_per_worker:
+        cpu = stage.resources.cpu or settings.defaults.cpu
+        values["OMP_NUM_THREADS"] = str(max(1, int(quantity(cpu))))
+    values |= job.spec.pods.environment
+    values |= {
+        "FLORENCE_HOME": "/tmp/florence",
+        # A static rendezvous: ranks follow the pods' indices, so that rank 0 is in worker 0.
+        "PET_MASTER_ADDR": f"{child}-worker-0",
+        "PET_MASTER_PORT": str(PORT),
+        "PET_MAX_RESTARTS": "0",
+    }
+    fields = {
+        # The Training Operator tells workers their number only through this label.
+        "PET_NODE_RANK": f"metadata.labels['{INDEX_LABEL}']",
+        "POD_NAME": "metadata.name",
+        "POD_IP": "status.podIP",
+        "NODE_NAME": "spec.nodeName",
+    }
+    secret = [
+        *storage_environment(job),
+        *_from_secret(job.spec.tracking.credentials_secret, _TRACKING_KEYS),
+    ]
+    taken = {*fields, *(variable["name"] for variable in secret)}
+    return [
+        *({"name": name, "value": value} for name, value in values.items() if name not in taken),
+        *(
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for name, path in fields.items()
+        ),
+        *secret,
+    ]
+
+
+def _resources(resources: Resources, settings: OperatorConfiguration) -> Document:
+    memory = resources.memory or settings.defaults.memory
+    gpus = {GPU: str(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
+    return {
+        "requests": {
+            "cpu": str(resources.cpu or settings.defaults.cpu),
+            "memory": memory,
+            **gpus,
+        },
+        "limits": {"memory": memory, **gpus},
+    }
+
+
+def _volumes(
+    job: FlorenceJob, stage: Stage, settings: OperatorConfiguration, child: str
+) -> list[Document]:
+    memory = stage.resources.memory or settings.defaults.memory
+    shared = job.spec.pods.shared_memory or f"{max(1, int(quantity(memory)) // 2 // 2**20)}Mi"
+    token = {
+        "path": "token",
+        "audience": settings.progress.audience,
+        "expirationSeconds": _TOKEN_SECONDS,
+    }
+    return [
+        {"name": "plan", "configMap": {"name": child}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
+        *(
+            {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": claim}}
+            if (claim := volume.persistent_volume_claim)
+            else {"name": f"volume-{i}", "hostPath": {"path": volume.host_path}}
+            for i, volume in enumerate(job.spec.pods.volumes)
+        ),
+    ]
+
+
+def _affinity(labels: dict[str, str], avoid_node: str | None) -> Document:
+    """Spread the pods over nodes, and stay away from the node that the last attempt lost.
+
+    Both are wishes: on a pool without another node the job waits for that one instead of for ever.
+    """
+    affinity: Document = {
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 50,
+                    "podAffinityTerm": {
+                        "topologyKey": "kubernetes.io/hostname",
+                        "labelSelector": {"matchLabels": dict(labels)},
+                    },
+                }
+            ]
+        }
+    }
+    if avoid_node:
+        field = {"key": "metadata.name", "operator": "NotIn", "values": [avoid_node]}
+        affinity["nodeAffinity"] = {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 100, "preference": {"matchFields": [field]}}
+            ]
+        }
+    return affinity
+
+
+def quantity(text: str | int) -> float:
+    """A Kubernetes quantity as a number; ``ValueError`` when it is not one."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m|[kMGT]|[KMGT]i)?", str(text))
+    if match is None:
+        raise ValueError(f"'{text}' is not a quantity: write it as 2, 500m, 16Gi")
+    number, unit = float(match[1]), match[2] or ""
+    return number / 1000 if unit == "m" else number * _UNITS[unit]

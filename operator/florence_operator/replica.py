@@ -1,0 +1,294 @@
+"""One replica of the operator, put together from its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from florence_operator.accounting import account, stages_by_state
+from florence_operator.admission import validate
+from florence_operator.api.duration import seconds
+from florence_operator.caches import (
+    BY_JOB,
+    BY_NODE,
+    BY_OWNER,
+    BY_QUEUE,
+    Caches,
+    by_job,
+    by_node,
+    by_owner,
+    follow_changes,
+    queue_key,
+    slim_child,
+    slim_node,
+    slim_pod,
+    without_data,
+)
+from florence_operator.forwarding import LeaderForward
+from florence_operator.observe import JOB_LABEL
+from florence_operator.progress import ProgressBook, ProgressServer, TokenChecker
+from florence_operator.reconcile import Reconciler
+from florence_operator.runtime.certificates import Certificates
+from florence_operator.runtime.client import (
+    CONFIG_MAPS,
+    FLORENCE_JOBS,
+    NODES,
+    PODS,
+    PYTORCH_JOBS,
+    WORKLOADS,
+    ApiError,
+    Client,
+)
+from florence_operator.runtime.controller import Controller
+from florence_operator.runtime.events import EventRecorder
+from florence_operator.runtime.informer import Informer
+from florence_operator.runtime.leader import Leader, Timing, utc_now
+from florence_operator.runtime.limits import TokenBucket
+from florence_operator.runtime.manager import Manager
+from florence_operator.runtime.metrics import Metrics
+from florence_operator.runtime.review import AdmissionAnswer
+from florence_operator.runtime.webserver import WebServer, health_routes, review_route
+from florence_operator.settings import LeaderElection, OperatorConfiguration
+
+SERVICE = "florence-operator"
+_COUNT_SECONDS = 15.0
+
+Document = dict[str, Any]
+
+
+async def run_replica(settings: OperatorConfiguration, environment: Mapping[str, str]) -> int:
+    """Run until a signal or a lost lease; returns the exit code.
+
+    Args:
+        settings: what the platform engineer set.
+        environment: POD_NAME, POD_NAMESPACE and POD_IP say who this replica is.
+    """
+    metrics = Metrics(CollectorRegistry())
+    limits = TokenBucket(settings.api_client.qps, settings.api_client.burst)
+    client = await Client.connect(
+        limiter=limits, user_agent="florence-operator", on_request=metrics.request
+    )
+    async with client:
+        namespace = environment.get("POD_NAMESPACE") or client.namespace
+        settings = with_progress_url(settings, namespace)
+        caches = await make_caches(client, settings)
+        replica = Replica(client, settings, caches, metrics, namespace, environment)
+        return await replica.manager().run()
+
+
+def with_progress_url(settings: OperatorConfiguration, namespace: str) -> OperatorConfiguration:
+    """The settings with the address at which pods report progress."""
+    url = settings.progress.url or f"https://{SERVICE}.{namespace}.svc:{settings.progress.port}"
+    progress = settings.progress.model_copy(update={"url": url})
+    return settings.model_copy(update={"progress": progress})
+
+
+async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches:
+    """The informers of what this operator may and needs to see."""
+    namespaces = settings.watch_namespaces
+    ours: dict[str, Any] = {"namespaces": namespaces, "labels": JOB_LABEL}
+    indices = {BY_JOB: by_job}
+    nodes = workloads = None
+    if await _may_list(client, NODES.path()):
+        nodes = Informer(client, NODES, transform=slim_node)
+    if settings.kueue == "auto" and await _exists(client, WORKLOADS.api_version):
+        waiting = {BY_OWNER: by_owner, BY_QUEUE: queue_key}
+        workloads = Informer(client, WORKLOADS, namespaces=namespaces, indices=waiting)
+    return Caches(
+        jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
+        children=Informer(client, PYTORCH_JOBS, transform=slim_child, indices=indices, **ours),
+        config_maps=Informer(client, CONFIG_MAPS, transform=without_data, indices=indices, **ours),
+        pods=Informer(
+            client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
+        ),
+        nodes=nodes,
+        workloads=workloads,
+    )
+
+
+async def _may_list(client: Client, path: str) -> bool:
+    try:
+        await client.request("GET", path, query={"limit": 1})
+    except ApiError as error:
+        if error.forbidden:
+            return False
+        raise
+    return True
+
+
+async def _exists(client: Client, api_version: str) -> bool:
+    try:
+        await client.request("GET", f"/apis/{api_version}")
+    except ApiError as error:
+        if error.not_found:
+            return False
+        raise
+    return True
+
+
+class Replica:
+    """The parts of one replica and how they are connected."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: OperatorConfiguration,
+        caches: Caches,
+        metrics: Metrics,
+        namespace: str,
+        environment: Mapping[str, str],
+    ) -> None:
+        pod = environment.get("POD_NAME", SERVICE)
+        self._settings = settings
+        self._caches = caches
+        self._metrics = metrics
+        self._book = ProgressBook()
+        self._host = urlsplit(settings.progress.url or "").hostname or SERVICE
+        election = settings.leader_election
+        self._leader = (
+            Leader(
+                client,
+                namespace=namespace,
+                name=election.lease_name,
+                identity=f"{pod}/{environment.get('POD_IP', '127.0.0.1')}",
+                timing=_timing(election),
+                on_change=lambda leads: metrics.leading(election.lease_name, leads),
+            )
+            if election.enabled
+            else None
+        )
+        self._certificates = Certificates(
+            client,
+            directory=Path(settings.certificates.directory),
+            namespace=namespace,
+            secret=settings.certificates.secret,
+            names=server_names(self._host),
+            self_made=settings.certificates.self_made,
+            webhook=settings.webhook.configuration
+            if settings.webhook.enabled and settings.webhook.inject_ca
+            else None,
+        )
+        reconciler = Reconciler(
+            client,
+            caches,
+            EventRecorder(client, SERVICE, utc_now, instance=pod),
+            settings,
+            self._book,
+            clock=time.time,
+            ca=lambda: self._certificates.authorities,
+            told=lambda key, old, new: account(metrics, key, old, new),
+        )
+        self._controller = Controller(
+            "florencejob",
+            reconciler.reconcile,
+            workers=settings.api_client.workers,
+            metrics=metrics,
+        )
+        self._tokens = TokenChecker(client, settings.progress.audience, time.time)
+        follow_changes(caches, self._controller.enqueue)
+        caches.jobs.add_handler(self._forget)
+
+    def manager(self) -> Manager:
+        """What runs it all."""
+        health = WebServer([], port=self._settings.health_port)
+        manager = Manager(
+            informers=self._caches.all(),
+            servers=self._servers(),
+            health=health,
+            tasks=[self._certificates.run],
+            controllers=[self._controller],
+            leading=[self._certificates.run_renewal, self._count],
+            leader=self._leader,
+            ready=self._unready,
+        )
+        health.add(health_routes(manager.unhealthy, manager.unready, self._metrics))
+        return manager
+
+    def _servers(self) -> list[WebServer]:
+        tls = self._certificates.tls
+        progress = WebServer(
+            [("POST", "/progress", self._counted(self._progress_server().handle))],
+            port=self._settings.progress.port,
+            tls=tls,
+        )
+        if not self._settings.webhook.enabled:
+            return [progress]
+        route = review_route("/validate", self._validate)
+        return [progress, WebServer([route], port=self._settings.webhook.port, tls=tls)]
+
+    def _validate(self, request: Document) -> AdmissionAnswer:
+        answer = validate(request, self._settings)
+        return AdmissionAnswer(answer.allowed, answer.message, answer.warnings)
+
+    def _progress_server(self) -> ProgressServer:
+        leader, port = self._leader, self._settings.progress.port
+        return ProgressServer(
+            self._caches,
+            self._tokens,
+            self._book,
+            clock=time.time,
+            enqueue=self._controller.enqueue,
+            leading=lambda: leader is None or leader.leads,
+            forward=LeaderForward(leader, port, self._host, lambda: self._certificates.authorities)
+            if leader
+            else _nobody,
+        )
+
+    def _counted(
+        self, handle: Callable[[web.Request], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def counted(request: web.Request) -> web.StreamResponse:
+            response = await handle(request)
+            result = "taken" if response.status < 300 else "refused"
+            result = "failed" if response.status >= 500 else result
+            self._metrics.progress_reports.labels(result=result).inc()
+            return response
+
+        return counted
+
+    def _unready(self) -> list[str]:
+        if self._certificates.loaded.is_set():
+            return []
+        return [f"{self._settings.certificates.directory} holds no certificate yet"]
+
+    def _forget(self, old: Document | None, new: Document | None) -> None:
+        if new is None and old is not None:
+            self._metrics.ended(old["metadata"]["namespace"], old["metadata"]["name"])
+
+    async def _count(self) -> None:
+        while True:
+            self._metrics.count_stages(stages_by_state(self._caches.jobs.all()))
+            await asyncio.sleep(_COUNT_SECONDS)
+
+
+async def _nobody(body: bytes, authorization: str) -> tuple[int, bytes]:
+    raise OSError("this replica leads, and there is no other")
+
+
+def _timing(election: LeaderElection) -> Timing:
+    return Timing(
+        lease_duration=seconds(election.lease_duration),
+        renew_deadline=seconds(election.renew_deadline),
+        retry_period=seconds(election.retry_period),
+    )
+
+
+def server_names(host: str) -> list[str]:
+    """The names that a Service is called by, given one of them: ``<service>.<namespace>.svc``."""
+    service, _, rest = host.partition(".")
+    namespace = rest.partition(".")[0]
+    if not namespace:
+        return [host]
+    names = [service, f"{service}.{namespace}", f"{service}.{namespace}.svc"]
+    return [
+        *names,
+        f"{service}.{namespace}.svc.cluster.local",
+        *([host] if host not in names else []),
+    ]

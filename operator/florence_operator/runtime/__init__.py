@@ -1,0 +1,1 @@
+"""The machinery of a controller: client, caches, queue, election, servers; knows no job."""

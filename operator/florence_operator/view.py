@@ -1,0 +1,213 @@
+"""One stage of a job as the operator sees it, and how its record is changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from florence_operator.api.duration import seconds
+from florence_operator.api.status import Attempt, Progress, StageStatus, State
+from florence_operator.api.termination import Termination, last_words
+from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
+from florence_operator.failures import Ending, lost_from, sequel
+from florence_operator.observe import Child, Observation, Pod, QueuePlace, timestamp, unix
+from florence_operator.settings import OperatorConfiguration
+
+_KEPT_LOG_LINES = 3
+"""Of how many attempts the last lines stay in the status: it must not grow without bounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A stage, its record, and what was observed of it."""
+
+    stage: Stage
+    seen: Observation
+    settings: OperatorConfiguration
+    ca: str = ""
+    overdue: bool = False
+    """Whether the job's deadline has passed."""
+
+    @property
+    def job(self) -> FlorenceJob:
+        """The job of the stage."""
+        return self.seen.job
+
+    @property
+    def policy(self) -> RunPolicy:
+        """How the job is run."""
+        return self.seen.job.spec.run_policy
+
+    @property
+    def now(self) -> float:
+        """Unix seconds of the observation."""
+        return self.seen.now
+
+    @property
+    def node_grace(self) -> float:
+        """Seconds that a node may be not ready."""
+        return seconds(self.settings.failures.node_grace)
+
+    def pods(self, attempt: int | None = None) -> list[Pod]:
+        """The stage's pods, or those of one attempt, by index."""
+        pods = [
+            pod
+            for pod in self.seen.pods
+            if pod.stage == self.stage.name and attempt in (None, pod.attempt)
+        ]
+        return sorted(pods, key=lambda pod: (pod.attempt, pod.index))
+
+    def child(self, attempt: Attempt) -> Child | None:
+        """The child of an attempt."""
+        return self.seen.children.get(attempt.child or "")
+
+    def place(self, attempt: Attempt) -> QueuePlace:
+        """What Kueue says about an attempt's child."""
+        return self.seen.queue.get(attempt.child or "", QueuePlace())
+
+    def lost_from(self, pod: Pod) -> float:
+        """From when on the pod counts as lost with its node; infinity for never."""
+        moment = lost_from(pod, self.seen.nodes, self.node_grace)
+        return math.inf if moment is None else moment
+
+    def holding(self, pods: Sequence[Pod]) -> list[Pod]:
+        """The pods that may still run: not over, and not lost with their node."""
+        return [pod for pod in pods if not pod.over and self.lost_from(pod) > self.now]
+
+
+def changed(status: StageStatus, **fields: Any) -> StageStatus:
+    """The record of a stage with other fields."""
+    return status.model_copy(update=fields)
+
+
+def with_attempt(status: StageStatus, **fields: Any) -> StageStatus:
+    """The record of a stage with other fields of its last attempt."""
+    last = status.attempts[-1].model_copy(update=fields)
+    return changed(status, attempts=(*status.attempts[:-1], last))
+
+
+def live(status: StageStatus) -> Attempt | None:
+    """The attempt that has not ended, if there is one."""
+    if status.attempts and status.attempts[-1].ended is None:
+        return status.attempts[-1]
+    return None
+
+
+def take_progress(view: View, status: StageStatus) -> StageStatus:
+    """The record with what the pods told: their reports, then their last words."""
+    attempt = status.attempts[-1]
+    report = view.seen.progress.get((view.stage.name, attempt.number))
+    if report is not None:
+        status = _told(status, report.progress, report.received)
+    first = next((pod for pod in view.pods(attempt.number) if pod.index == 0), None)
+    if first is not None and first.terminated is not None:
+        words = last_words(first.terminated.message)
+        status = _last_words(status, words, first.terminated.finished or view.now)
+    return status
+
+
+def _told(status: StageStatus, progress: Progress, received: float) -> StageStatus:
+    attempt, known = status.attempts[-1], status.progress
+    restored = progress.restored_step
+    fields: dict[str, Any] = {"step": progress.step, "progressed": timestamp(received)}
+    if restored is not None:
+        fields["restored_step"] = restored
+    if _newer(progress.checkpoint_step, known, restored):
+        fields["committed"] = timestamp(received)
+    if progress == known and attempt.progressed is not None:
+        return status
+    if known is not None and progress.checkpoint is None:
+        progress = progress.model_copy(
+            update={"checkpoint": known.checkpoint, "checkpoint_step": known.checkpoint_step}
+        )
+    return changed(with_attempt(status, **fields), progress=progress)
+
+
+def _newer(step: int | None, known: Progress | None, restored: int | None) -> bool:
+    """Whether a commit was made by this attempt and not told of before."""
+    if step is None or (restored is not None and step <= restored):
+        return False
+    return known is None or step != known.checkpoint_step
+
+
+def _last_words(status: StageStatus, words: Termination, finished: float) -> StageStatus:
+    fields: dict[str, Any] = {}
+    if words.restored_step is not None:
+        fields["restored_step"] = words.restored_step
+    if words.step is not None:
+        fields["step"] = words.step
+    if words.logs is not None:
+        fields["logs"] = words.logs
+    progress = status.progress
+    if words.checkpoint is not None and _newer(
+        words.checkpoint_step, progress, words.restored_step
+    ):
+        fields["committed"] = timestamp(finished)
+        progress = (progress or Progress(step=words.step or 0)).model_copy(
+            update={"checkpoint": words.checkpoint, "checkpoint_step": words.checkpoint_step}
+        )
+    return changed(with_attempt(status, **fields), progress=progress)
+
+
+def gpu_seconds(view: View, attempt: Attempt) -> tuple[float, float]:
+    """GPU seconds that an attempt used, and those of them that were for nothing."""
+    gpus = view.stage.resources.workers * view.stage.resources.gpus_per_worker
+    begun = unix(attempt.running)
+    if begun is None or not gpus:
+        return 0.0, 0.0
+    end = unix(attempt.ended) or view.now
+    kept = max(begun, unix(attempt.committed) or begun)
+    lost = max(0.0, end - kept) * gpus if attempt.cause is not None else 0.0
+    return max(0.0, end - begun) * gpus, lost
+
+
+def count_gpus(view: View, status: StageStatus) -> StageStatus:
+    """The record with the last attempt's GPU seconds."""
+    used, lost = gpu_seconds(view, status.attempts[-1])
+    return with_attempt(status, gpu_seconds=used, lost_gpu_seconds=lost)
+
+
+def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
+    """The record after its last attempt ended without success: what follows is part of it."""
+    attempt = status.attempts[-1]
+    fields: dict[str, Any] = {
+        "ended": timestamp(view.now),
+        "cause": ending.cause,
+        "message": ending.message,
+        "pod": ending.pod or attempt.pod,
+        "node": ending.node or attempt.node,
+        "exit_code": ending.exit_code,
+        "last_lines": ending.last_lines,
+        "logs": ending.logs or attempt.logs,
+    }
+    if attempt.admitted is None and attempt.started is not None:
+        fields["queued_seconds"] = max(0.0, view.now - (unix(attempt.started) or view.now))
+    status = count_gpus(view, with_attempt(status, **fields))
+    old = status.attempts[:-_KEPT_LOG_LINES]
+    kept = status.attempts[-_KEPT_LOG_LINES:]
+    short = tuple(a.model_copy(update={"last_lines": ()}) if a.last_lines else a for a in old)
+    status = changed(status, attempts=(*short, *kept))
+    after = sequel(status.attempts, status.budget_from, view.policy.retries, view.settings.failures)
+    story = f"{told(status.attempts[-1])}; {after.message}"
+    if after.delay is None:
+        return changed(
+            status, state=State.FAILED, reason=after.reason, message=story, next_attempt=None
+        )
+    following = timestamp(math.ceil(view.now + after.delay)) if after.delay else None
+    return changed(
+        status,
+        state=State.RECOVERING,
+        reason=after.reason,
+        message=story,
+        next_attempt=following,
+    )
+
+
+def told(attempt: Attempt) -> str:
+    """How an attempt ended, in one phrase."""
+    where = f" in {attempt.pod}" if attempt.pod else ""
+    where += f" on {attempt.node}" if attempt.node else ""
+    code = f", exit code {attempt.exit_code}" if attempt.exit_code is not None else ""
+    return f"attempt {attempt.number} failed ({attempt.cause}{where}{code}): {attempt.message}"

@@ -1,0 +1,343 @@
+"""``why`` and ``describe`` over jobs in every state, and over anything at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from florence_operator.api.failure import Cause
+from florence_operator.api.status import Attempt, State
+from florencectl.cluster.describe import describe
+from florencectl.cluster.explain import why
+from florencectl.cluster.facts import Event, Facts
+from florencectl.cluster.words import MEANINGS, happened, remedy
+from tests.cli.cluster_objects import (
+    FIVE_MINUTES_AGO,
+    NOW,
+    attempt,
+    job,
+    node,
+    pod,
+    stage,
+    waiting,
+)
+
+PROGRESS = {
+    "step": 40,
+    "total": 100,
+    "loss": 1.5,
+    "samplesPerSecond": 410.0,
+    "etaSeconds": 90.0,
+    "checkpointStep": 30,
+}
+LOST = attempt(
+    1,
+    ended=FIVE_MINUTES_AGO,
+    cause="NodeLost",
+    pod="big-mixed-a1-worker-1",
+    node="node1",
+    exitCode=137,
+    message="node1 is not ready",
+)
+BAD = attempt(
+    1,
+    ended=FIVE_MINUTES_AGO,
+    cause="UnusableData",
+    exitCode=3,
+    pod="p",
+    message="s3://x: no shards",
+    lastLines=["reading", "s3://x: no shards"],
+)
+QUEUE = {"runPolicy": {"queue": "a100"}}
+KUEUE_SAYS = {
+    "metadata": {"ownerReferences": [{"name": "big-mixed-a1"}]},
+    "status": {
+        "conditions": [
+            {"type": "QuotaReserved", "status": "False", "message": "8 more GPUs needed"}
+        ]
+    },
+}
+OPEN_QUEUE = {"metadata": {"name": "a100"}}
+
+
+def facts(document: dict[str, Any], **more: Any) -> Facts:
+    return Facts(**{"job": document, "now": NOW, **more})
+
+
+def warning(about: str, message: str) -> Event:
+    return Event(about=about, kind="Warning", reason="X", message=message, count=1, last=NOW)
+
+
+CASES: dict[str, tuple[Facts, list[str]]] = {
+    "unseen": (
+        facts(job()),
+        ["was created 1h00m ago and the operator has not looked", "'florencectl doctor'"],
+    ),
+    "pending": (
+        facts(job("Pending", stage("mixed", message="spec.image: name one"), stage("check"))),
+        ["stage 'mixed' has not started", "Spec.image: name one."],
+    ),
+    "queued": (
+        facts(
+            job("Queued", stage("mixed", "Queued", attempts=[attempt()]), **QUEUE),
+            workloads=[KUEUE_SAYS],
+            queues=[OPEN_QUEUE],
+        ),
+        [
+            "has waited for 5m00s in the queue 'a100' with 2 pods of 8 GPUs",
+            "Kueue says: 8 more GPUs needed.",
+        ],
+    ),
+    "no such queue": (
+        facts(
+            job("Queued", stage("mixed", "Queued", attempts=[attempt()]), **QUEUE),
+            workloads=[],
+            queues=[{"metadata": {"name": "other"}}],
+        ),
+        ["There is no LocalQueue 'a100'", "there: other"],
+    ),
+    "no workload": (
+        facts(
+            job("Queued", stage("mixed", "Queued", attempts=[attempt()]), **QUEUE),
+            workloads=[],
+            queues=[OPEN_QUEUE],
+        ),
+        ["Kueue has made no Workload"],
+    ),
+    "no pods": (
+        facts(job("Starting", stage("mixed", "Starting", attempts=[attempt()]))),
+        ["0 of 2 pods of stage 'mixed' (attempt 1) run after 5m00s", "Training Operator has not"],
+    ),
+    "pods forbidden": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
+            events=[warning("PyTorchJob/big-mixed-a1", "exceeded quota: gpus")],
+        ),
+        ["There are no pods yet: exceeded quota: gpus."],
+    ),
+    "bad image": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
+            pods=[
+                pod(0),
+                pod(
+                    1,
+                    phase="Pending",
+                    containerStatuses=waiting("ImagePullBackOff", "no such image"),
+                ),
+            ],
+        ),
+        [
+            "1 of 2 pods",
+            "pod big-mixed-a1-worker-1 cannot start (ImagePullBackOff: no such image).",
+            "Check spec.image",
+        ],
+    ),
+    "no room": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
+            pods=[
+                pod(
+                    0,
+                    phase="Pending",
+                    conditions=[
+                        {
+                            "type": "PodScheduled",
+                            "status": "False",
+                            "message": "Insufficient nvidia.com/gpu.",
+                        }
+                    ],
+                )
+            ],
+            nodes=[node("n1"), node("n2")],
+            all_pods=[{"spec": {**pod()["spec"], "nodeName": "n1"}, "status": {}}],
+        ),
+        [
+            "No node takes pod big-mixed-a1-worker-0: Insufficient nvidia.com/gpu.",
+            "has room for 1 pod",
+            "n1 0 of 8, n2 8 of 8",
+        ],
+    ),
+    "pulling": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
+            pods=[pod(0, phase="Pending", containerStatuses=waiting("ContainerCreating"))],
+        ),
+        ["pulls its image or mounts its volumes"],
+    ),
+    "running": (
+        facts(
+            job(
+                "Running",
+                stage("mixed", "Running", attempts=[LOST, attempt(2)], progress=PROGRESS),
+            )
+        ),
+        [
+            "stage 'mixed' (attempt 2) is at work since 5m00s ago",
+            "Step 40 of 100 (40 %), loss 1.5000, 410 samples/s, about 1m30s left.",
+            "checkpoint is of step 30",
+            "Earlier attempts ended: 1 NodeLost.",
+        ],
+    ),
+    "stalled": (
+        facts(
+            job(
+                "Stalled",
+                stage("mixed", "Stalled", attempts=[attempt(progressed=FIVE_MINUTES_AGO)]),
+            )
+        ),
+        ["last got further 5m00s ago", "10m without progress is allowed", "replaces the attempt"],
+    ),
+    "recovering": (
+        facts(
+            job(
+                "Recovering",
+                stage(
+                    "mixed",
+                    "Recovering",
+                    attempts=[LOST],
+                    progress=PROGRESS,
+                    nextAttempt="2027-01-15T08:00:05Z",
+                ),
+            )
+        ),
+        [
+            "Attempt 1 lost a node (pod big-mixed-a1-worker-1, node node1, exit code 137): node1 "
+            "is not ready.",
+            "retry 1 of 20 for infrastructure failures",
+            "starts in 5s from the checkpoint of step 30",
+        ],
+    ),
+    "failed": (
+        facts(job("Failed", stage("mixed", "Failed", attempts=[BAD]), stage("check"))),
+        [
+            "failed in stage 'mixed' after 1 attempt.",
+            "could not use its data (pod p, exit code 3): s3://x: no shards.",
+            "'florencectl retry big'",
+        ],
+    ),
+    "suspended": (
+        facts(
+            job(
+                "Suspended",
+                stage("mixed", "Suspended", attempts=[attempt()], progress=PROGRESS),
+                runPolicy={"suspend": True},
+            )
+        ),
+        ["is suspended.", "'florencectl resume big' goes on from the checkpoint of step 30."],
+    ),
+    "succeeded": (
+        facts(
+            job(
+                "Succeeded",
+                stage("mixed", "Succeeded", model="s3://m"),
+                stage("check", "Succeeded", metrics={"digits/top1": 0.98}),
+            )
+        ),
+        ["succeeded", "Results of stage 'check': digits/top1 0.98.", "The model is s3://m."],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_why_says_what_matters(case: str) -> None:
+    given_facts, phrases = CASES[case]
+    text = why(given_facts)
+    for phrase in phrases:
+        assert phrase in text
+    assert "\n" not in text
+    assert "None" not in text
+    assert ".." not in text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_describe_tells_the_whole_story(case: str) -> None:
+    given_facts, _ = CASES[case]
+    text = describe(given_facts)
+    assert "Name:       big" in text
+    assert "  mixed  pretrain  -      2 x 8 GPUs" in text
+    assert text.endswith(f"What happens next:\n  {why(given_facts)}")
+
+
+def test_describe_shows_the_lines_of_the_pod_that_failed() -> None:
+    text = describe(CASES["failed"][0])
+    assert "mixed, attempt 1, pod p:\n    reading\n    s3://x: no shards" in text
+
+
+def test_a_job_that_is_being_deleted_says_so_whatever_its_state() -> None:
+    document = job("Running", stage("mixed", "Running"))
+    document["metadata"] |= {"deletionTimestamp": FIVE_MINUTES_AGO, "finalizers": ["f/x"]}
+    text = why(facts(document, pods=[pod()]))
+    assert "is being deleted since 5m00s ago" in text
+    assert "big-mixed-a1-worker-0" in text
+    assert "f/x" in text
+
+
+def test_a_plugin_names_itself() -> None:
+    assert "'kubectl florence doctor'" in why(CASES["unseen"][0], "kubectl florence")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_words_and_a_remedy(cause: Cause) -> None:
+    assert cause in MEANINGS
+    words = happened(Attempt(number=3, cause=cause, pod="p", exit_code=1, message="it broke."))
+    assert words.startswith("attempt 3 ")
+    assert words.endswith("(pod p, exit code 1): it broke")
+    assert "{" not in remedy(cause, "big", "florencectl")
+
+
+TEXTS = st.none() | st.text(max_size=12)
+MOMENTS = st.none() | st.just(FIVE_MINUTES_AGO)
+ATTEMPTS = st.builds(
+    lambda number, cause, **rest: {"number": number, "cause": cause, **rest},
+    st.integers(1, 5),
+    st.none() | st.sampled_from([cause.value for cause in Cause]),
+    message=TEXTS,
+    pod=TEXTS,
+    child=TEXTS,
+    started=MOMENTS,
+    admitted=MOMENTS,
+    ended=MOMENTS,
+    exitCode=st.none() | st.integers(0, 255),
+    lastLines=st.lists(st.text(max_size=5), max_size=2),
+)
+STAGES = st.builds(
+    lambda name, state, **rest: {"name": name, "state": state, **rest},
+    st.sampled_from(["mixed", "check", "other"]),
+    st.sampled_from([state.value for state in State]),
+    message=TEXTS,
+    nextAttempt=MOMENTS,
+    attempts=st.lists(ATTEMPTS, max_size=3),
+    progress=st.none() | st.just(PROGRESS) | st.just({}),
+)
+PODS = st.builds(
+    lambda index, phase, reason: pod(
+        index, phase=phase, containerStatuses=waiting(reason) if reason else []
+    ),
+    st.integers(0, 3),
+    st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+    st.sampled_from(["", "ContainerCreating", "ErrImagePull"]),
+)
+POLICIES = st.sampled_from([{}, {"queue": "a100"}, {"suspend": True, "startDeadline": "1h"}])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    phase=st.sampled_from([state.value for state in State]),
+    stages=st.lists(STAGES, max_size=3),
+    pods=st.lists(PODS, max_size=3),
+    policy=POLICIES,
+    nodes=st.none() | st.just([node("n1", taints=[{"key": "k", "effect": "NoSchedule"}])]),
+    workloads=st.none() | st.just([KUEUE_SAYS]) | st.just([]),
+)
+def test_nothing_that_a_job_can_be_is_without_words(
+    phase: str, stages: list[Any], pods: list[Any], policy: Any, nodes: Any, workloads: Any
+) -> None:
+    found = facts(
+        job(phase, *stages, runPolicy=policy), pods=pods, nodes=nodes, workloads=workloads
+    )
+    assert len(why(found)) > len("Job 'big' is")
+    assert describe(found)

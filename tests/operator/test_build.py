@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence_operator.api import FlorenceJob, load_plan, to_yaml
+from florence_operator.build import (
+    LONGEST_NAME,
+    artifacts_uri,
+    child_name,
+    config_map,
+    pytorch_job,
+    removal_job,
+    unfit,
+)
+from florence_operator.pods import quantity
+from florence_operator.settings import OperatorConfiguration
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = OperatorConfiguration.model_validate(
+    {"progress": {"url": "https://florence-operator.florence.svc:8443"}}
+)
+SMALL: dict[str, Any] = {
+    "image": "florence-jobs:0.1.0",
+    "artifacts": {"uri": "s3://florence/runs", "endpoint": "http://minio:9000"},
+    "stages": [
+        {
+            "name": "train",
+            "resources": {"workers": 2, "cpu": "1500m", "memory": "2Gi"},
+            "pretrain": {"data": "s3://florence/digits", "batchSize": 8, "steps": 10},
+        }
+    ],
+}
+LARGE: dict[str, Any] = {
+    "image": "registry.example/florence-jobs:0.1.0",
+    "artifacts": {
+        "uri": "s3://florence/runs/",
+        "credentialsSecret": "minio",
+        "deleteWithJob": True,
+    },
+    "tracking": {"mlflowUri": "http://mlflow:5000", "credentialsSecret": "mlflow"},
+    "nodePool": {
+        "selector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    },
+    "pods": {
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": ["registry"],
+        "serviceAccount": "trainer",
+        "labels": {"team": "vision", "florence.dev/job": "not-this-one"},
+        "annotations": {"example.com/cost": "42"},
+        "environment": {"NCCL_DEBUG": "WARN", "PET_MAX_RESTARTS": "9", "POD_NAME": "me"},
+        "volumes": [
+            {"mountPath": "/data", "persistentVolumeClaim": "fld"},
+            {"mountPath": "/scratch", "hostPath": "/mnt/nvme", "readOnly": False},
+        ],
+        "sharedMemory": "64Gi",
+    },
+    "stages": [
+        {
+            "name": "mixed",
+            "resources": {"workers": 64, "gpusPerWorker": 8, "cpu": 96, "memory": "1000Gi"},
+            "pretrain": {"data": "s3://fld/shards", "batchSize": 512, "steps": 1000},
+        },
+        {
+            "name": "test",
+            "dependsOn": ["mixed"],
+            "evaluate": {
+                "zeroShot": [{"name": "digits", "data": "s3://fld/t", "prompts": "digits"}]
+            },
+        },
+    ],
+    "runPolicy": {"queue": "a100", "priorityClass": "high", "gracePeriod": "5m"},
+}
+
+
+def job(spec: dict[str, Any], name: str = "florence-h") -> FlorenceJob:
+    metadata = {
+        "name": name,
+        "namespace": "research",
+        "uid": "6e0c5d52-1111-2222-3333-444455556666",
+    }
+    return FlorenceJob.model_validate(
+        {
+            "apiVersion": "florence.dev/v1alpha1",
+            "kind": "FlorenceJob",
+            "metadata": metadata,
+            "spec": spec,
+        }
+    )
+
+
+def documents(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    subject = job(spec)
+    for stage in subject.spec.stages:
+        made.append(config_map(subject, stage, 2, SETTINGS, "CA"))
+        made.append(pytorch_job(subject, stage, 2, SETTINGS, avoid_node="node-7"))
+    if subject.spec.artifacts.delete_with_job:
+        made += removal_job(subject, SETTINGS)
+    return made
+
+
+@pytest.mark.parametrize(("name", "spec"), [("small", SMALL), ("large", LARGE)])
+def test_the_documents_are_those_that_were_agreed_on(name: str, spec: dict[str, Any]) -> None:
+    """FLORENCE_WRITE_GOLDEN=1 writes them anew; the difference is for a person to read."""
+    path = GOLDEN / f"{name}.yaml"
+    text = "---\n".join(to_yaml(document) for document in documents(spec))
+    if os.environ.get("FLORENCE_WRITE_GOLDEN") == "1":
+        path.write_text(text)
+    assert list(yaml.safe_load_all(text)) == list(yaml.safe_load_all(path.read_text()))
+
+
+def unknown_fields(value: Any, schema: dict[str, Any], where: str = "") -> list[str]:
+    """Fields that the API server would drop: structural schemas name every other one."""
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
+    if isinstance(value, list):
+        inner = schema.get("items", {})
+        return [f for i, v in enumerate(value) for f in unknown_fields(v, inner, f"{where}[{i}]")]
+    if not isinstance(value, dict):
+        return []
+    known, any_other = schema.get("properties", {}), schema.get("additionalProperties")
+    found: list[str] = []
+    for key, inner_value in value.items():
+        path = f"{where}.{key}"
+        if key in known:
+            found += unknown_fields(inner_value, known[key], path)
+        elif isinstance(any_other, dict):
+            found += unknown_fields(inner_value, any_other, path)
+        elif not any_other:
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("spec", [SMALL, LARGE])
+def test_the_training_operator_knows_every_field(spec: dict[str, Any]) -> None:
+    with gzip.open(GOLDEN / "pytorchjob-schema.json.gz") as file:
+        schema = json.load(file)
+    for document in documents(spec):
+        if document["kind"] != "PyTorchJob":
+            continue
+        jsonschema.validate(document, schema)
+        assert unknown_fields(document, schema) == []
+        misspelt = json.loads(json.dumps(document).replace("runAsNonRoot", "runAsNonroot"))
+        assert len(unknown_fields(misspelt, schema)) == 1
+
+
+@given(
+    name=st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?\Z"),
+    stage=st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?\Z"),
+    attempt=st.integers(1, 9999),
+)
+def test_names_of_children_are_short_labels_that_start_with_a_letter(
+    name: str, stage: str, attempt: int
+) -> None:
+    made = child_name(name, stage, attempt)
+    assert len(made) <= LONGEST_NAME
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made)
+    assert made.endswith(f"-a{attempt}")
+    assert made != child_name(name, stage, attempt + 1)
+
+
+def test_long_names_that_begin_alike_stay_different() -> None:
+    assert child_name("j" * 40, "stage-1", 1) != child_name("j" * 40, "stage-2", 1)
+    assert child_name("digits", "train", 3) == "digits-train-a3"
+
+
+def test_a_plan_says_where_the_model_comes_from_and_where_the_results_go() -> None:
+    subject = job(LARGE)
+    stage = subject.spec.stage("test")
+    plan = load_plan(config_map(subject, stage, 1, SETTINGS, "CA")["data"]["stage.json"])
+    assert plan.inputs.checkpoint == "s3://florence/runs/research/florence-h-6e0c5d52/mixed"
+    assert plan.output == artifacts_uri(subject, "test")
+    assert plan.progress is not None
+    assert plan.progress.url == "https://florence-operator.florence.svc:8443/progress"
+    assert plan.grace_seconds < 300
+
+
+def test_without_a_progress_server_no_progress_is_asked_for() -> None:
+    subject = job(SMALL)
+    document = config_map(subject, subject.spec.stages[0], 1, OperatorConfiguration(), "")
+    assert load_plan(document["data"]["stage.json"]).progress is None
+
+
+def test_no_variable_is_set_twice_and_ours_are_not_the_users() -> None:
+    child = documents(LARGE)[1]
+    worker = child["spec"]["pytorchReplicaSpecs"]["Worker"]
+    variables = worker["template"]["spec"]["containers"][0]["env"]
+    names = [variable["name"] for variable in variables]
+    assert len(names) == len(set(names))
+    values = {variable["name"]: variable.get("value") for variable in variables}
+    assert values["PET_MAX_RESTARTS"] == "0"
+    assert values["POD_NAME"] is None
+    assert values["NCCL_DEBUG"] == "WARN"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"image": None}, "spec.image"),
+        ({"artifacts": {}}, "spec.artifacts.uri"),
+        ({"pods": {"sharedMemory": "much"}}, "spec.pods.sharedMemory"),
+    ],
+)
+def test_what_a_cluster_needs_is_named(change: dict[str, Any], field: str) -> None:
+    assert unfit(job(SMALL), SETTINGS) is None
+    problem = unfit(job({**SMALL, **change}), SETTINGS)
+    assert problem is not None
+    assert problem.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2", 2), (3, 3), ("500m", 0.5), ("1.5Gi", 1.5 * 2**30), ("2k", 2000)]
+)
+def test_quantities_are_read_as_kubernetes_does(text: str | int, value: float) -> None:
+    assert quantity(text) == value
