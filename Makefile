@@ -13,6 +13,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?=
+CRD_FILES := manifests/base/crds/florence.dev_florencejobs.yaml charts/florence-operator/templates/crds.yaml
 
 run: $(VENV)/.train
 	$(BIN)/florencectl submit -f jobs/samples/digits.yaml --local
@@ -29,6 +30,8 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
+	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES) --check
+	$(BIN)/python charts/generate.py --check
 
 bench: $(VENV)/.dev
 	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
@@ -38,6 +41,8 @@ bench-operator: $(VENV)/.dev
 
 generate: $(VENV)/.dev
 	$(BIN)/python -m florence_jobs.recipes jobs/samples
+	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES)
+	$(BIN)/python charts/generate.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

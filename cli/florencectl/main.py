@@ -143,11 +143,13 @@ def options(
 
 def main() -> None:
     """The console script."""
+    name = program_name()
     if "_FLORENCECTL_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]  # no __all__
 
         completion_init()
-    app(prog_name=program_name())
+        name = "florencectl"  # the variable is named after it
+    app(prog_name=name)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,11 @@ import time
 import traceback
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from florence.config.base import first_problem
-from florence.errors import ConfigurationError, FlorenceError
+from florence.errors import FlorenceError
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence_jobs.log_tail import LOST_PEERS
-from florence_operator.api.stage import StagePlan, load_plan
+from florence_jobs.plan_file import PROGRESS_FILE, read_plan
+from florence_operator.api.stage import StagePlan
 from florence_operator.api.v1alpha1 import StageKind
 
 log = logging.getLogger("florence")
@@ -29,8 +27,6 @@ TRY_AGAIN = 75
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
 """After this long without an answer the other processes are taken for lost."""
 FAILED = 1
-PROGRESS_FILE = "FLORENCE_PROGRESS_FILE"
-"""Environment variable: a file that gets rank 0's newest progress."""
 
 
 def main(arguments: list[str]) -> int:
@@ -54,16 +50,6 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         return _unexpected(error)
     return 0
-
-
-def read_plan(path: Path) -> StagePlan:
-    """The plan in a file; what is wrong with it names the field."""
-    try:
-        return load_plan(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: the plan cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {first_problem(error)}") from None
 
 
 def run(plan: StagePlan, stop: Stop) -> None:

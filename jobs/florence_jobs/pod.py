@@ -23,7 +23,7 @@ from typing import IO, Any
 from florence.errors import ConfigurationError, FlorenceError
 from florence.storage import open_storage
 from florence_jobs.log_tail import LOST_PEERS, LogTail, failure_line, last_lines
-from florence_jobs.main import PROGRESS_FILE, read_plan
+from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_operator.api.stage import StagePlan
 from florence_operator.api.termination import Termination
 

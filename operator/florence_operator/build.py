@@ -22,7 +22,6 @@ from florence_operator.pods import (
     container_security,
     pod_security,
     pod_template,
-    quantity,
     storage_environment,
 )
 from florence_operator.settings import OperatorConfiguration
@@ -62,27 +61,6 @@ def artifacts_uri(job: FlorenceJob, stage: str | None = None) -> str:
     base = (job.spec.artifacts.uri or "").rstrip("/")
     whole = f"{base}/{job.namespace}/{job.metadata.name}-{(job.metadata.uid or '')[:8]}"
     return f"{whole}/{stage}" if stage else whole
-
-
-def unfit(job: FlorenceJob, settings: OperatorConfiguration) -> str | None:
-    """What keeps a job from a cluster that no schema can say, with its field path; or None."""
-    if not (job.spec.image or settings.defaults.image):
-        return "spec.image: the pods need an image, and the operator has no default: name one"
-    if not job.spec.artifacts.uri:
-        return "spec.artifacts.uri: pods keep nothing of their own: name an s3:// folder"
-    quantities = {"spec.pods.sharedMemory": job.spec.pods.shared_memory}
-    for number, stage in enumerate(job.spec.stages):
-        where = f"spec.stages.{number}.resources"
-        quantities |= {
-            f"{where}.cpu": str(stage.resources.cpu or "1"),
-            f"{where}.memory": stage.resources.memory,
-        }
-    for path, value in quantities.items():
-        try:
-            quantity(value or "1")
-        except ValueError as error:
-            return f"{path}: {error}"
-    return None
 
 
 def build_plan(

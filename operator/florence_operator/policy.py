@@ -52,6 +52,11 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
     ]
 
 
+def unfit(job: FlorenceJob, settings: OperatorConfiguration) -> str | None:
+    """The first thing that keeps a valid job from running here; None when nothing does."""
+    return next(iter(policy_problems(job, settings)), None)
+
+
 def _image(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
     image = job.spec.image
     if not (image or settings.defaults.image):

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.build import child_name, config_map, pytorch_job, removal_job, unfit
+from florence_operator.build import child_name, config_map, pytorch_job, removal_job
 from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Start, Work
 from florence_operator.failures import Ending
 from florence_operator.observe import Observation, timestamp, unix
+from florence_operator.policy import unfit
 from florence_operator.settings import OperatorConfiguration
 from florence_operator.status import announce, idle_since, invalid, job_status, urgent
 from florence_operator.transitions import follow
@@ -47,6 +48,8 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
     stages = _stages(seen, settings, retried, work, ca)
     status = job_status(seen, retried, stages)
     announce(seen.job, retried, status, work)
+    if seen.now < (moment := _deadline(seen, status)) < math.inf and not status.phase.terminal:
+        work.wake(moment)
     return _decision(seen, old, status, work, finalizers)
 
 
@@ -105,7 +108,7 @@ def _stages(
     ca: str,
 ) -> tuple[StageStatus, ...]:
     """The record of every stage after this look, in the order of the spec."""
-    overdue = _overdue(seen, status, work)
+    overdue = seen.now >= _deadline(seen, status)
     done: dict[str, StageStatus] = {}
     for stage in seen.job.spec.in_order():
         view = View(stage=stage, seen=seen, settings=settings, ca=ca, overdue=overdue)
@@ -118,15 +121,12 @@ def _stages(
     return tuple(done[stage.name] for stage in seen.job.spec.stages)
 
 
-def _overdue(seen: Observation, status: JobStatus, work: Work) -> bool:
-    """Whether the deadline has passed; time that the whole job was queued or suspended is free."""
+def _deadline(seen: Observation, status: JobStatus) -> float:
+    """When the deadline passes; time that the whole job was queued or suspended is free."""
     deadline, started = seen.job.spec.run_policy.deadline, unix(status.started)
     if deadline is None or started is None or idle_since(status) is not None:
-        return False
-    moment = started + status.idle_seconds + seconds(deadline)
-    if seen.now < moment:
-        work.wake(moment)
-    return seen.now >= moment
+        return math.inf
+    return started + status.idle_seconds + seconds(deadline)
 
 
 def _idle(

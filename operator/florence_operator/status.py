@@ -187,7 +187,8 @@ def _percent(job: FlorenceJob, stages: Sequence[StageStatus]) -> str | None:
 
 def length(seconds: float) -> str:
     """A length of time in its two largest units, such as 1h3m."""
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (parts and left) or (unit == "s" and not parts):

@@ -115,10 +115,19 @@ def documents(spec: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_documents_are_those_that_were_agreed_on(name: str, spec: dict[str, Any]) -> None:
     """FLORENCE_WRITE_GOLDEN=1 writes them anew; the difference is for a person to read."""
     path = GOLDEN / f"{name}.yaml"
-    text = "---\n".join(to_yaml(document) for document in documents(spec))
+    text = "---\n".join(to_yaml(readable(document)) for document in documents(spec))
     if os.environ.get("FLORENCE_WRITE_GOLDEN") == "1":
         path.write_text(text)
     assert list(yaml.safe_load_all(text)) == list(yaml.safe_load_all(path.read_text()))
+
+
+def readable(document: dict[str, Any]) -> dict[str, Any]:
+    """A plan as a mapping, without the settings that the science's own tests are about."""
+    if "stage.json" not in document.get("data", {}):
+        return document
+    plan = json.loads(document["data"]["stage.json"])
+    kept = {key: value for key, value in plan.items() if key not in ("config", "model")}
+    return {**document, "data": {**document["data"], "stage.json": kept}}
 
 
 def unknown_fields(value: Any, schema: dict[str, Any], where: str = "") -> list[str]:

@@ -31,6 +31,7 @@ FILES = {
     "authority_key": "ca.key",
 }
 POLL_SECONDS = 10.0
+MOUNT_SECONDS = 120.0
 INJECT_SECONDS = 300.0
 RENEW_SECONDS = 3600.0
 
@@ -71,7 +72,7 @@ class Certificates:
         self._sleep = sleep
         self._made: Material | None = None
         self._used: Material | None = None
-        self._lost = False
+        self._tried = float("-inf")
         self._injected: tuple[bytes, float] = (b"", float("-inf"))
 
     @property
@@ -100,8 +101,13 @@ class Certificates:
     async def refresh(self) -> None:
         """Loads what there is, makes it where there is nothing, and tells the webhook."""
         mounted = await asyncio.to_thread(read_material, self._directory)
-        if mounted is None and self._made is None and self._self_made and not self._lost:
-            await self._write(None, renewed(None, Step.MAKE, self._names, self._now()))
+        now = self._now()
+        # A mount shows what was written after about a minute. If it is empty after that, somebody
+        # has emptied the Secret.
+        if mounted is None and self._self_made and now.timestamp() - self._tried > MOUNT_SECONDS:
+            made = self._made or renewed(None, Step.MAKE, self._names, now)
+            await self._write(None, made)
+            self._tried = now.timestamp()
         self._use(newest(mounted, self._made))
         await self._inject()
 
@@ -125,9 +131,7 @@ class Certificates:
         except ApiError as error:
             if error.status != 422:
                 raise
-            # Its folder will show what the other replica has written.
-            self._lost = old is None
-            log.info("secret %s was written by another replica", self._secret)
+            log.info("secret %s is filled already; the mount will show it", self._secret)
         else:
             self._made = new
 

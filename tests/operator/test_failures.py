@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.status import Attempt
+from florence_operator.api.v1alpha1 import Retries
+from florence_operator.failures import Ending, charged, lost_from, sequel, verdict
+from florence_operator.observe import Child, Node, Pod, Terminated
+from florence_operator.settings import Failures
+
+NOW = 1000.0
+CHILD = Child(name="c", uid="u", stage="s", attempt=1)
+FAILED = Child(
+    name="c", uid="u", stage="s", attempt=1, conditions=frozenset({"Failed"}), failed=NOW - 60
+)
+
+
+def pod(index: int = 0, **fields: Any) -> Pod:
+    known: dict[str, Any] = {"phase": "Running", "node": f"n{index}", **fields}
+    return Pod(name=f"p{index}", uid=f"u{index}", stage="s", attempt=1, index=index, **known)
+
+
+def ended(index: int, code: int, *, at: float = NOW - 60, **fields: Any) -> Pod:
+    words = {k: fields.pop(k) for k in ("failure", "lostPeer", "lines", "logs") if k in fields}
+    end = Terminated(
+        exit_code=code,
+        reason=fields.pop("why", "Error"),
+        message=json.dumps(words),
+        finished=at,
+    )
+    return pod(index, phase="Failed", terminated=end, **fields)
+
+
+def judge(*pods: Pod, child: Child = CHILD, ran: bool = True) -> Ending:
+    found = verdict(pods, child, workers=len(pods), ran=ran, now=NOW, settle=3)
+    assert isinstance(found, Ending)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pods", "cause", "who"),
+    [
+        ([ended(0, 2)], Cause.INVALID_CONFIGURATION, "p0"),
+        ([ended(0, 3)], Cause.UNUSABLE_DATA, "p0"),
+        ([ended(0, 4)], Cause.DIVERGED, "p0"),
+        ([ended(0, 75)], Cause.TRY_AGAIN, "p0"),
+        ([ended(0, 1)], Cause.PROGRAM_FAILED, "p0"),
+        ([ended(0, 137)], Cause.KILLED, "p0"),
+        ([ended(0, 137, why="OOMKilled")], Cause.OUT_OF_MEMORY, "p0"),
+        ([ended(0, 143)], Cause.STOPPED, "p0"),
+        ([pod(0, phase="Failed", reason="Evicted")], Cause.EVICTED, "p0"),
+        ([pod(0, phase="Failed", reason="UnexpectedAdmissionError")], Cause.EVICTED, "p0"),
+        ([ended(0, 143, disruption="EvictionByEvictionAPI")], Cause.EVICTED, "p0"),
+        ([pod(0, deleting=True, disruption="PreemptionByScheduler")], Cause.PREEMPTED, "p0"),
+        ([pod(0), pod(1, deleting=True)], Cause.POD_DELETED, "p1"),
+        # The first to fail is the culprit, whatever its number.
+        ([ended(0, 1, at=NOW - 50), ended(1, 4, at=NOW - 60)], Cause.DIVERGED, "p1"),
+        ([ended(0, 1), ended(1, 4)], Cause.PROGRAM_FAILED, "p0"),
+        # A program that lost its peer explains nothing, even when it ended first.
+        (
+            [ended(0, 1, at=NOW - 90, lostPeer=True), ended(1, 137, why="OOMKilled")],
+            Cause.OUT_OF_MEMORY,
+            "p1",
+        ),
+        ([ended(0, 75, lostPeer=True), ended(1, 143)], Cause.STOPPED, "p1"),
+        ([ended(0, 1, lostPeer=True), ended(1, 1, lostPeer=True)], Cause.TRY_AGAIN, "p0"),
+        # Torn down by the Training Operator after another one failed.
+        ([ended(0, 143, at=NOW - 90, deleting=True), ended(1, 1)], Cause.PROGRAM_FAILED, "p1"),
+        # One pod was deleted: its peers only lost it.
+        (
+            [ended(0, 1, lostPeer=True), ended(1, 143, deleting=True)],
+            Cause.POD_DELETED,
+            "p1",
+        ),
+        # What came from outside comes before what the program made of it.
+        ([ended(0, 1, at=NOW - 90), pod(1, phase="Failed", reason="Evicted")], Cause.EVICTED, "p1"),
+    ],
+)
+def test_the_culprit_is_found(pods: list[Pod], cause: Cause, who: str) -> None:
+    ending = judge(*pods)
+    assert (ending.cause, ending.pod) == (cause, who)
+    assert ending.node == f"n{who[1:]}"
+    assert ending.message
+
+
+def test_the_last_words_are_kept() -> None:
+    ending = judge(ended(0, 4, failure="step 7: loss is NaN", lines=["a", "b"], logs="s3://l"))
+    assert ending.message == "step 7: loss is NaN"
+    assert ending.last_lines == ("a", "b")
+    assert ending.logs == "s3://l"
+    assert ending.exit_code == 4
+
+
+def test_other_pods_are_waited_for_until_they_settle() -> None:
+    pods = [ended(0, 1, at=NOW - 1), pod(1)]
+    assert verdict(pods, CHILD, workers=2, ran=True, now=NOW, settle=3) == NOW + 2
+    both = [ended(0, 1, at=NOW - 1), ended(1, 1, at=NOW - 2)]
+    assert isinstance(verdict(both, CHILD, workers=2, ran=True, now=NOW, settle=3), Ending)
+    # A node whose clock is ahead makes nobody wait.
+    ahead = [ended(0, 1, at=NOW + 3600), pod(1)]
+    assert isinstance(verdict(ahead, CHILD, workers=2, ran=True, now=NOW, settle=3), Ending)
+
+
+def test_nothing_is_said_about_pods_that_run() -> None:
+    assert verdict([pod(0), pod(1)], CHILD, workers=2, ran=True, now=NOW, settle=3) is None
+    assert verdict([pod(0)], CHILD, workers=2, ran=False, now=NOW, settle=3) is None
+
+
+def test_a_pod_that_ran_and_is_missing_was_deleted() -> None:
+    found = verdict([pod(0)], CHILD, workers=2, ran=True, now=NOW, settle=3)
+    assert isinstance(found, Ending)
+    assert found.cause is Cause.POD_DELETED
+    assert "worker 1" in found.message
+    again = [pod(0), pod(1, phase="Pending")]
+    found = verdict(again, CHILD, workers=2, ran=True, now=NOW, settle=3)
+    assert isinstance(found, Ending)
+    assert found.cause is Cause.POD_DELETED
+
+
+def test_a_failed_child_without_a_culprit_is_the_infrastructures_fault() -> None:
+    found = verdict([], FAILED, workers=1, ran=False, now=NOW, settle=3)
+    assert isinstance(found, Ending)
+    assert budget_of(found.cause) is Budget.INFRASTRUCTURE
+
+
+NODES = {
+    "well": Node(name="well", ready=True, since=0),
+    "away": Node(name="away", ready=False, since=NOW - 10),
+}
+
+
+@pytest.mark.parametrize(
+    ("subject", "nodes", "moment"),
+    [
+        (pod(node="well"), NODES, None),
+        (pod(node="away"), NODES, NOW + 20),
+        (pod(node="away", phase="Failed"), NODES, None),
+        (pod(node="vanished"), NODES, -float("inf")),
+        (pod(node=None, phase="Pending"), NODES, None),
+        (pod(node="away"), None, None),
+        (pod(node="away", deleting=True, gone_by=NOW), None, NOW + 30),
+    ],
+)
+def test_pods_are_lost_with_their_node(
+    subject: Pod, nodes: dict[str, Node] | None, moment: float | None
+) -> None:
+    assert lost_from(subject, nodes, 30) == moment
+
+
+causes = st.sampled_from(list(Cause))
+
+
+@given(st.lists(st.tuples(causes, st.booleans()), min_size=1, max_size=12), st.integers(1, 5))
+def test_budgets_and_delays_follow_their_definition(
+    ends: list[tuple[Cause, bool]], budget_from: int
+) -> None:
+    attempts = [
+        Attempt(number=i, cause=cause, ended="x", committed="x" if committed else None)
+        for i, (cause, committed) in enumerate(ends, 1)
+    ]
+    retries, policy = Retries(infrastructure=3, application=1), Failures()
+    counted = [a for a in attempts if a.number >= budget_from and a.cause]
+    spent = charged(attempts, budget_from)
+    assert sum(spent.values()) == len(counted)
+    after = sequel(attempts, budget_from, retries, policy)
+    budget = budget_of(ends[-1][0])
+    granted = {Budget.INFRASTRUCTURE: 3, Budget.APPLICATION: 1}.get(budget)
+    if budget is Budget.FINAL:
+        assert after.delay is None
+    elif budget is Budget.FREE:
+        assert after.delay == 0
+    elif granted is not None and spent[budget] > granted:
+        assert (after.delay, after.reason) == (None, "BudgetExhausted")
+    else:
+        charged_for = [a for a in counted if a.cause and budget_of(a.cause) is not Budget.FREE]
+        streak = 0
+        for attempt in reversed(charged_for):
+            streak += 1
+            if attempt.committed:
+                break
+        assert after.delay == min(300, 5 * 2 ** max(0, streak - 1))
