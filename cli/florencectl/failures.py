@@ -78,7 +78,7 @@ def describe(error: BaseException) -> tuple[list[str], int]:
     if type(error).__module__.startswith("pydantic"):
         from pydantic import ValidationError
 
-        from florencectl.validation import problems
+        from florence_operator.api.problems import problems
 
         if isinstance(error, ValidationError):
             lines = problems(error, model=_model_titled(error.title))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from florence.errors import ConfigurationError
-from florencectl.validation import problems
+from florence_operator.api.problems import problems
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob

@@ -153,8 +153,12 @@ def count(value: float) -> str:
 
 
 def byte_size(value: float) -> str:
-    """Bytes in GB (1e9) or MB (1e6) with the digits that matter."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+    """Bytes in GB (1e9), MB or kB with the digits that matter."""
+    if value >= 1e9:
+        return f"{value / 1e9:.1f} GB"
+    if value >= 0.9995e6:
+        return f"{value / 1e6:.3g} MB"
+    return f"{value / 1e3:.3g} kB" if value >= 999.5 else f"{value:g} B"
 
 
 def _cell(value: Any) -> str:

@@ -281,14 +281,10 @@ def _timing(election: LeaderElection) -> Timing:
 
 
 def server_names(host: str) -> list[str]:
-    """The names that a Service is called by, given one of them: ``<service>.<namespace>.svc``."""
-    service, _, rest = host.partition(".")
-    namespace = rest.partition(".")[0]
-    if not namespace:
+    """The names of a Service, given ``<service>.<namespace>.svc``; another host is its only one."""
+    parts = host.split(".")
+    if parts[2:3] != ["svc"]:
         return [host]
-    names = [service, f"{service}.{namespace}", f"{service}.{namespace}.svc"]
-    return [
-        *names,
-        f"{service}.{namespace}.svc.cluster.local",
-        *([host] if host not in names else []),
-    ]
+    short, qualified = parts[0], ".".join(parts[:2])
+    names = [short, qualified, f"{qualified}.svc", f"{qualified}.svc.cluster.local"]
+    return names if host in names else [*names, host]

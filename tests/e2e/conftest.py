@@ -62,11 +62,11 @@ def installed() -> None:
 def _webhook_answers() -> bool:
     """A job that only the webhook refuses is refused by it."""
     job = jobs.small_job("probe")
-    del job["spec"]["image"]
+    del job["spec"]["artifacts"]["uri"]
     try:
         kubectl("apply", "--dry-run=server", "-f", "-", given=json.dumps(job))
     except KubectlError as error:
-        return "spec.image" in str(error)
+        return "spec.artifacts.uri" in str(error)
     return False
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.e2e.kube import NAMESPACE, Document, apply, eventually, get, items, kubectl
 
-STEPS = 120
-EVERY_STEPS = 10
+STEPS = 500
+EVERY_STEPS = 20
 
 
 def small_job(name: str, *, workers: int = 2, steps: int = STEPS, **run_policy: Any) -> Document:

@@ -19,7 +19,7 @@ GRACE = 30.0
 
 def job_document(**policy: Any) -> dict[str, Any]:
     """A job of three stages: ``a`` on two pods, ``b`` after it, and ``c`` beside them."""
-    pretrain = {"data": "s3://d/x", "steps": 100, "batchSize": 8}
+    pretrain = {"data": "s3://data/shards", "steps": 100, "batchSize": 8}
     return {
         "apiVersion": "florence.dev/v1alpha1",
         "kind": "FlorenceJob",

@@ -102,11 +102,11 @@ def _entries(
     try:
         found = storage.list(prefix)
     except FlorenceError as error:
-        more = storage_access.hint(job, endpoint)
-        raise type(error)(f"{error}; {more}" if more else str(error)) from None
+        raise type(error)(storage_access.explained(str(error), job, endpoint)) from None
     below = [e for e in found if not prefix or e.key == prefix or e.key.startswith(f"{prefix}/")]
     if not below:
-        raise NotFoundError(f"{storage.url(prefix) if prefix else storage.uri}: nothing is there")
+        missing = f"{storage.url(prefix) if prefix else storage.uri}: nothing is there"
+        raise NotFoundError(missing if found else storage_access.explained(missing, job, endpoint))
     return storage, prefix, below
 
 

@@ -106,8 +106,10 @@ def _queued(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -
 def _running(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     number = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
-    begun = f" since {ago(attempt.running or attempt.started, facts)}" if attempt else ""
-    sentences = [f"runs: stage '{stage.name}'{number} is at work{begun} {_request(facts, stage)}."]
+    begun = f" for {since(attempt.running or attempt.started, facts)}" if attempt else ""
+    sentences = [
+        f"runs: stage '{stage.name}'{number} has been at work{begun} {_request(facts, stage)}."
+    ]
     sentences.append(_progress(stage))
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
@@ -149,10 +151,11 @@ def _recovering(facts: Facts, status: JobStatus, stage: StageStatus, program: st
 
 def _suspended(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     held = [pod["metadata"]["name"] for pod in facts.pods if _alive(pod)]
-    sentences = ["is suspended.", sentence(stage.message)]
+    asked = bool(facts.policy.get("suspend"))
+    sentences = ["is suspended.", "" if asked else sentence(stage.message)]
     if held:
         sentences.append(f"Pods that are still writing their checkpoint: {', '.join(held[:5])}.")
-    if facts.policy.get("suspend"):
+    if asked:
         kept = f"goes on{_from(stage)}" if stage.attempts else "starts it"
         sentences.append(f"'{program} resume {facts.name}' {kept}.")
     return sentences

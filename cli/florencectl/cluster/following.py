@@ -166,7 +166,7 @@ def _succeeded(stage: StageStatus) -> str:
 
 
 _NEWS: dict[State, Callable[[StageStatus], str]] = {
-    State.PENDING: lambda stage: f"waits{_because(stage)}" if stage.message else "",
+    State.PENDING: lambda stage: stage.message or "",
     State.QUEUED: lambda stage: f"queued{_because(stage)}",
     State.STARTING: lambda stage: f"starting{_attempt(stage)}",
     State.RUNNING: lambda stage: f"running{_attempt(stage)}",
@@ -174,5 +174,5 @@ _NEWS: dict[State, Callable[[StageStatus], str]] = {
     State.RECOVERING: _recovering,
     State.SUCCEEDED: _succeeded,
     State.FAILED: _failed,
-    State.SUSPENDED: lambda stage: f"suspended{_because(stage)}",
+    State.SUSPENDED: lambda stage: stage.message or "suspended",
 }

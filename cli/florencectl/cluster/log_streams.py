@@ -259,11 +259,13 @@ def read_kept(job: Document, folder: str, index: int, endpoint: str | None) -> s
     try:
         return storage.read(key).decode("utf-8", errors="replace")
     except MissingKeyError:
-        there = ", ".join(entry.key for entry in storage.list()) or "nothing"
-        raise NotFoundError(f"{storage.url(key)}: no log was kept; there: {there}") from None
+        there = ", ".join(entry.key for entry in storage.list())
+        missing = f"{storage.url(key)}: no log was kept; there: {there or 'nothing'}"
+        raise NotFoundError(
+            missing if there else storage_access.explained(missing, job, endpoint)
+        ) from None
     except FlorenceError as error:
-        more = storage_access.hint(job, endpoint)
-        raise type(error)(f"{error}; {more}" if more else str(error)) from None
+        raise type(error)(storage_access.explained(str(error), job, endpoint)) from None
 
 
 def worker_of(job: Document, stage: str, rank: int | None) -> int:

@@ -43,7 +43,10 @@ async def prepare_credentials(
 
     metadata = job["metadata"]
     secret = ((job.get("spec") or {}).get("artifacts") or {}).get("credentialsSecret")
-    if not secret or any(environment.get(key) for key in _OWN):
+    if not secret:
+        return
+    if any(environment.get(key) for key in _OWN):
+        note(f"using the AWS_* variables of this shell, not the job's Secret '{secret}'")
         return
     try:
         document = await client.get(SECRETS, secret, metadata["namespace"])
@@ -75,12 +78,12 @@ def open_job_storage(job: Mapping[str, Any], uri: str, endpoint: str | None) -> 
     return open_storage(uri, settings)
 
 
-def hint(job: Mapping[str, Any], endpoint: str | None) -> str:
-    """What to try when the storage cannot be reached from here; empty for no idea."""
+def explained(error: str, job: Mapping[str, Any], endpoint: str | None) -> str:
+    """An error of the storage, with what to try where it may not be reachable from here."""
     own = ((job.get("spec") or {}).get("artifacts") or {}).get("endpoint")
     if endpoint or not own:
-        return ""
+        return error
     return (
-        f"the job's endpoint {own} may be reachable inside the cluster only: make it so here "
-        "(kubectl port-forward) and give --endpoint or FLORENCE_S3_ENDPOINT"
+        f"{error}; the job's endpoint {own} may be reachable inside the cluster only: make it so "
+        "here (kubectl port-forward) and give --endpoint or FLORENCE_S3_ENDPOINT"
     )

@@ -54,9 +54,12 @@ def doctor(
     found = on_cluster(place, lambda client, where: examine(client, where, job, limit))
     if output is DocumentFormat.TABLE:
         print_table(
-            ["check", "result", "found", "what to do"],
-            [[check.name, check.level.value, check.message, check.remedy] for check in found],
+            ["check", "result", "found"],
+            [[check.name, check.level.value, check.message] for check in found],
         )
+        remedies = [f"  {check.name}: {check.remedy}" for check in found if check.remedy]
+        if remedies:
+            print("\nWhat to do:", *remedies, sep="\n")
         if job is None:
             note("storage, MLflow and Secrets: 'doctor -f JOB.yaml' tries those of a job")
     else:

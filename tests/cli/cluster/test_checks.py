@@ -130,7 +130,9 @@ def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> N
     cluster.put(node("n1"))
     result = cluster.run("doctor")
     assert result.returncode == 1, result.stderr
-    rows = {line[:18].strip(): line[20:].split()[0] for line in result.stdout.splitlines()[1:]}
+    table, _, remedies = result.stdout.partition("\n\n")
+    assert "  operator: install it as docs/install.md says" in remedies
+    rows = {line[:18].strip(): line[20:].split()[0] for line in table.splitlines()[1:]}
     assert rows["API server"] == "OK"
     assert rows["FlorenceJob CRD"] == "FAIL"
     assert rows["operator"] == "FAIL"

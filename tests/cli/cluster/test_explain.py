@@ -176,7 +176,7 @@ CASES: dict[str, tuple[Facts, list[str]]] = {
             )
         ),
         [
-            "stage 'mixed' (attempt 2) is at work since 5m00s ago",
+            "stage 'mixed' (attempt 2) has been at work for 5m00s",
             "Step 40 of 100 (40 %), loss 1.5000, 410 samples/s, about 1m30s left.",
             "checkpoint is of step 30",
             "Earlier attempts ended: 1 NodeLost.",

@@ -41,6 +41,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def get(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
 class Replica:
     """A whole process of the operator, in this one."""
 
@@ -73,9 +78,7 @@ class Replica:
         self.task = asyncio.create_task(self.manager.run())
 
     async def probe(self, path: str) -> tuple[int, str]:
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{self.health.port}{path}") as answer:
-                return answer.status, await answer.text()
+        return await get(f"http://127.0.0.1:{self.health.port}{path}")
 
 
 def running(test: Callable[[FakeApiServer, Client], Awaitable[None]]) -> None:
@@ -106,9 +109,7 @@ def test_one_replica_works_and_both_serve() -> None:
         assert await two.probe("/healthz") == (200, "ok\n")
         two.problems.append("no certificate")
         assert await two.probe("/readyz") == (503, "no certificate\n")
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{two.everywhere.port}/") as answer:
-                assert answer.status == 404
+        assert (await get(f"http://127.0.0.1:{two.everywhere.port}/"))[0] == 404
         assert {name for name, _ in seen} == {"one"}
         one.manager.stop()
         assert await one.task == 0

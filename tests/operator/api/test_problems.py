@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from florence_operator.api import FlorenceJob
-from florencectl.validation import field_path, problems
+from florence_operator.api.problems import field_path, problems
 
 
 def job(stage: dict[str, Any], **spec: Any) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""What the caches drop must not change what is observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from florence_operator.caches import slim_child, slim_node, slim_pod, without_data
+from florence_operator.observe import child_from, node_from, pod_from
+
+LABELS = {"florence.dev/job": "j", "florence.dev/stage": "s", "florence.dev/attempt": "2"}
+POD = {
+    "metadata": {"name": "p", "uid": "u", "labels": LABELS, "resourceVersion": "7"},
+    "spec": {"nodeName": "n", "containers": [{"name": "pytorch", "env": [{"name": "A"}] * 50}]},
+    "status": {
+        "phase": "Failed",
+        "containerStatuses": [
+            {"name": "pytorch", "state": {"terminated": {"exitCode": 3, "message": "m"}}}
+        ],
+    },
+}
+CHILD = {
+    "metadata": {"name": "c", "uid": "u", "labels": LABELS, "resourceVersion": "7"},
+    "spec": {"runPolicy": {"suspend": True}, "pytorchReplicaSpecs": {"Worker": {"x": 1}}},
+    "status": {"conditions": [{"type": "Failed", "status": "True", "message": "why"}]},
+}
+NODE = {
+    "metadata": {"name": "n", "resourceVersion": "7", "annotations": {"a": "x" * 1000}},
+    "spec": {"podCIDR": "x"},
+    "status": {
+        "images": [{"names": ["i"]}] * 50,
+        "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-23T10:00:00Z"},
+            {"type": "DiskPressure", "status": "False"},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "slim", "observe"),
+    [
+        (POD, slim_pod, pod_from),
+        ({**POD, "spec": {}}, slim_pod, pod_from),
+        (CHILD, slim_child, child_from),
+        ({**CHILD, "spec": {}}, slim_child, child_from),
+        (NODE, slim_node, node_from),
+    ],
+)
+def test_a_slim_document_is_observed_as_the_whole_one(
+    document: dict[str, Any], slim: Any, observe: Any
+) -> None:
+    kept = slim(document)
+    assert observe(kept) == observe(document)
+    assert kept["metadata"]["resourceVersion"] == "7"
+    assert len(str(kept)) <= len(str(document)) + 60
+
+
+def test_a_config_map_is_kept_without_its_data() -> None:
+    assert without_data({"metadata": {"name": "m"}, "data": {"a": "b"}}) == {
+        "metadata": {"name": "m"}
+    }
