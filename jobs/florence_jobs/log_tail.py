@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 LOST_PEERS = "Lost the other processes or the network"
 """How the line begins that a process logs when it failed only because another one did."""
@@ -33,21 +34,35 @@ class LogTail:
         return data
 
 
-def failure_line(tail: bytes) -> str:
-    """The line that says why: the last error of the rank that logged an error first.
+def failure_line(tail: bytes, code: int = 1) -> str:
+    """The line that says why a stage with this exit code failed.
 
-    Ranks that say that they lost their peers do not count while another one says more.
+    It is the last error of the rank that logged an error first. Ranks that say that they lost their
+    peers do not count while another one says more. Without an error, the signal that ended it says
+    why, or else the last line.
     """
     errors = _ERROR_LINE.findall(tail)
-    if errors:
-        causes = [rank for rank, text in errors if text.startswith(LOST_PEERS.encode())]
-        roots = [rank for rank, _ in errors if rank not in causes]
-        first_rank = (roots or [errors[0][0]])[0]
-        line: bytes = [text for rank, text in errors if rank == first_rank][-1]
-    else:
-        lines = [line for line in tail.splitlines() if line.strip()]
-        line = lines[-1] if lines else b"ended without a message"
+    if not errors:
+        return _ended_by(code) or _last_line(tail)
+    causes = [rank for rank, text in errors if text.startswith(LOST_PEERS.encode())]
+    roots = [rank for rank, _ in errors if rank not in causes]
+    first_rank = (roots or [errors[0][0]])[0]
+    line: bytes = [text for rank, text in errors if rank == first_rank][-1]
     return line.decode(errors="replace").strip()
+
+
+def _ended_by(code: int) -> str | None:
+    """What an exit code of 128 and more says; the launcher's own 143 is a request to stop."""
+    try:
+        name = signal.Signals(code - 128).name if code > 128 else None
+    except ValueError:
+        return None
+    return f"ended by {name}" if name else None
+
+
+def _last_line(tail: bytes) -> str:
+    lines = last_lines(tail, 1)
+    return lines[0].strip() if lines else "ended without a message"
 
 
 def last_lines(tail: bytes, count: int) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         stream=sys.stderr,
         force=True,
     )
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where credentials are from
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGINT, stop.request)

@@ -37,6 +37,7 @@ _LAST_LINES = 20
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run the stage of a plan file and return the exit code of the process that failed first."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     message = Path(environment.get("TERMINATION_LOG", "/dev/termination-log"))
     try:
         plan = read_plan(Path(arguments[0]))
@@ -139,7 +140,7 @@ def last_words(
     plan: StagePlan, index: int, code: int, tail: bytes, progress: Path, logs: str
 ) -> Termination:
     """How the pod's part ended; worker 0's also tells the results."""
-    failure = failure_line(tail) if code else None
+    failure = failure_line(tail, code) if code else None
     told = _document(progress.read_bytes()) if progress.is_file() else {}
     results = _results(plan) if code == 0 and index == 0 else {}
     return Termination(

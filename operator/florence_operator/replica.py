@@ -35,6 +35,7 @@ from florence_operator.forwarding import LeaderForward
 from florence_operator.observe import JOB_LABEL
 from florence_operator.progress import ProgressBook, ProgressServer, TokenChecker
 from florence_operator.reconcile import Reconciler
+from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.certificates import Certificates
 from florence_operator.runtime.client import (
     CONFIG_MAPS,
@@ -175,10 +176,12 @@ class Replica:
             if settings.webhook.enabled and settings.webhook.inject_ca
             else None,
         )
+        # A replica that was paused and has lost its lease meanwhile must not write once more.
+        writer = client.guarded(self._leader.check) if self._leader else client
         reconciler = Reconciler(
-            client,
+            writer,
             caches,
-            EventRecorder(client, SERVICE, utc_now, instance=pod),
+            EventRecorder(writer, SERVICE, utc_now, instance=pod),
             settings,
             self._book,
             clock=time.time,
@@ -285,6 +288,5 @@ def server_names(host: str) -> list[str]:
     parts = host.split(".")
     if parts[2:3] != ["svc"]:
         return [host]
-    short, qualified = parts[0], ".".join(parts[:2])
-    names = [short, qualified, f"{qualified}.svc", f"{qualified}.svc.cluster.local"]
-    return names if host in names else [*names, host]
+    names = service_names(parts[0], parts[1])
+    return [*names] if host in names else [*names, host]

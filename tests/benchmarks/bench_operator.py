@@ -1,11 +1,11 @@
 """The operator on a real API server: how many jobs, how soon, at what cost.
 
-    make bench-operator        # the cluster in KUBECONFIG, one that nobody else uses
+    make bench-operator        # the cluster in KUBECONFIG: one that nobody else uses
 
-The operator runs as a process of this machine, alone: the Training Operator is stopped and its
-webhook taken away while it is measured, and brought back afterwards. Pods only pretend to run.
-The Training Operator then makes as many pods from as many PyTorchJobs, at its default flags and at
-raised ones: that is the yardstick.
+The cluster has the Training Operator and no operator of ours: that runs as a process of this
+machine, alone. The Training Operator is stopped and its webhook taken away meanwhile, and brought
+back afterwards. Pods only pretend to run. The Training Operator then makes as many pods from as
+many PyTorchJobs, at its default flags and at raised ones: that is the yardstick.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence_operator.observe import JOB_LABEL
+from florence_operator.runtime.authority import Step, renewed
 from florence_operator.runtime.client import FLORENCE_JOBS, PODS, PYTORCH_JOBS, Client
+from florence_operator.runtime.leader import utc_now
 from tests.benchmarks.operator_load import (
     NAMESPACE,
     Arrivals,
@@ -42,6 +44,7 @@ from tests.benchmarks.operator_load import (
     pytorch_job,
 )
 
+ROOT = Path(__file__).parents[2]
 PORT = 18080
 TRAINING_OPERATOR = ("-n", "kubeflow", "deployment/training-operator")
 RAISED = ["--kube-api-qps=200", "--kube-api-burst=400", "--controller-threads=16"]
@@ -64,11 +67,15 @@ class Operator:
             "leaderElection": {"enabled": False},
             "webhook": {"enabled": False},
             "progress": {"port": PORT + 1, "url": "https://none.invalid"},
-            "certificates": {"selfMade": True, "directory": self._folder.name},
+            "certificates": {"directory": self._folder.name},
             "healthPort": PORT,
             "kueue": "off",
         }
-        path = Path(self._folder.name) / "config.yaml"
+        folder = Path(self._folder.name)
+        made = renewed(None, Step.MAKE, ["none.invalid"], utc_now())
+        (folder / "tls.crt").write_bytes(made.certificate)
+        (folder / "tls.key").write_bytes(made.key)
+        path = folder / "config.yaml"
         path.write_text(json.dumps(settings))
         self._command = [sys.executable, "-m", "florence_operator", "--config", str(path)]
         self._log = open(Path(self._folder.name) / "log", "wb")  # noqa: SIM115 - as long as it runs
@@ -256,6 +263,11 @@ async def training_operator(client: Client, count: int) -> float:
 
 
 async def main(options: argparse.Namespace) -> None:
+    if kubectl(
+        "get", "deployments", "-A", "-l", "app.kubernetes.io/name=florence-operator"
+    ).strip():
+        raise SystemExit("this cluster has a florence-operator: use one that nobody else uses")
+    kubectl("apply", "--server-side", "-k", str(ROOT / "manifests/base/crds"))
     async with await Client.connect() as client:
         with without_training_operator():
             async with empty_namespace(client):

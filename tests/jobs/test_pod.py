@@ -149,3 +149,11 @@ def test_a_lost_peer_is_not_the_cause_while_another_rank_says_more() -> None:
         "2026 [rank 1] ERROR Unexpected ValueError: the cause\n"
     )
     assert failure_line(log.encode()) == "Unexpected ValueError: the cause"
+
+
+def test_without_an_error_the_signal_or_the_last_line_speaks() -> None:
+    log = b"2026 [rank 0] INFO Step 1\nSegmentation fault\n\n"
+    assert failure_line(log, 137) == "ended by SIGKILL"
+    assert failure_line(log, 1) == "Segmentation fault"
+    assert failure_line(log, 128 + 200) == "Segmentation fault"
+    assert failure_line(b"", 1) == "ended without a message"
