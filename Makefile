@@ -22,7 +22,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 e2e: $(VENV)/.dev
-	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/e2e --timeout=1200
+	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -38,12 +38,8 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
         return _terminal(seen, old, finalizers)
     problem = unfit(seen.job, settings)
     if problem is not None and not any(live(stage) for stage in retried.stages):
-        return _decision(
-            seen,
-            old,
-            invalid(seen.job.metadata.generation, retried, problem, seen.now),
-            Work(seen.now),
-        )
+        status = invalid(seen.job.metadata.generation, retried, problem, seen.now)
+        return _decision(seen, old, status, Work(seen.now), finalizers)
     work = Work(seen.now)
     stages = _stages(seen, settings, retried, work, ca)
     status = job_status(seen, retried, stages)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.e2e.kube import NAMESPACE, Document, apply, eventually, get, items, kubectl
 
-STEPS = 500
+STEPS = 300
 EVERY_STEPS = 20
 
 

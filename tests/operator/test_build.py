@@ -21,9 +21,9 @@ from florence_operator.build import (
     config_map,
     pytorch_job,
     removal_job,
-    unfit,
 )
 from florence_operator.pods import quantity
+from florence_operator.policy import unfit
 from florence_operator.settings import OperatorConfiguration
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,7 +20,7 @@ STEPS = {
     State.STARTING: set(State),
     State.RUNNING: set(State),
     State.STALLED: set(State),
-    State.RECOVERING: set(State) - {State.SUCCEEDED},
+    State.RECOVERING: set(State),
     State.SUSPENDED: set(State) - {State.SUCCEEDED, State.STALLED},
     State.SUCCEEDED: {State.SUCCEEDED},
     State.FAILED: {State.FAILED},

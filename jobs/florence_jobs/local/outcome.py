@@ -47,12 +47,12 @@ def may_retry(attempts: Sequence[Attempt], budget: Retries) -> bool:
     return charged.count(budget_of(last)) <= limits.get(budget_of(last), -1)
 
 
-def failure_line_of(log: Path) -> str:
-    """The line of a log file that says why its attempt failed."""
+def failure_line_of(log: Path, code: int = 1) -> str:
+    """The line of a log file that says why its attempt ended with an exit code."""
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _LOG_TAIL))
-        return failure_line(file.read())
+        return failure_line(file.read(), code)
 
 
 def results_of(uri: str, artifacts: Artifacts) -> Results:

@@ -218,7 +218,7 @@ class LocalRunner:
                 "ended": self._now(),
                 "exit_code": code,
                 "cause": cause_of_exit(code),
-                "message": failure_line_of(log) if code else None,
+                "message": failure_line_of(log, code) if code else None,
             }
         )
         self._set(stage, attempts=(*status.attempts[:-1], ended))
