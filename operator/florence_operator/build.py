@@ -13,7 +13,7 @@ from florence_operator.api.stage import (
     StagePlan,
 )
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, FlorenceJob, Stage
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
 from florence_operator.pods import (
     CONFIG_FOLDER,
     PLAN_FILE,
@@ -227,6 +227,7 @@ def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration, config: str)
 def _labels(job: FlorenceJob, stage: Stage, attempt: int) -> dict[str, str]:
     return {
         JOB_LABEL: job.metadata.name,
+        UID_LABEL: job.metadata.uid or "",
         STAGE_LABEL: stage.name,
         ATTEMPT_LABEL: str(attempt),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from florence_operator.observe import (
     JOB_LABEL,
+    UID_LABEL,
     Child,
     Node,
     Pod,
@@ -59,10 +60,11 @@ class Caches:
             and child_from(document) is not None
         )
 
-    def pods_of(self, key: Key) -> list[Pod]:
-        """The pods of the job's attempts."""
+    def pods_of(self, key: Key, uid: str) -> list[Pod]:
+        """The pods of the attempts of the very job with that uid."""
         documents = self.pods.by_index(BY_JOB, _path(key))
-        return [pod for document in documents if (pod := pod_from(document)) is not None]
+        ours = [d for d in documents if d["metadata"]["labels"].get(UID_LABEL) == uid]
+        return [pod for document in ours if (pod := pod_from(document)) is not None]
 
     def nodes_of(self, pods: list[Pod]) -> dict[str, Node] | None:
         """The nodes of these pods; None where nodes may not be read."""
@@ -99,7 +101,7 @@ class Caches:
 
     def observe(self, key: Key, uid: str) -> dict[str, Any]:
         """The fields of an observation that the caches fill."""
-        children, pods = self.children_of(key, uid), self.pods_of(key)
+        children, pods = self.children_of(key, uid), self.pods_of(key, uid)
         return {
             "children": children,
             "config_maps": self.config_maps_of(key, uid),

@@ -11,6 +11,8 @@ from florence_operator.api.status import Progress
 from florence_operator.api.v1alpha1 import FlorenceJob
 
 JOB_LABEL = "florence.dev/job"
+UID_LABEL = "florence.dev/job-uid"
+"""Of the job: pods of a deleted one may outlive it and have a namesake."""
 STAGE_LABEL = "florence.dev/stage"
 ATTEMPT_LABEL = "florence.dev/attempt"
 INDEX_LABEL = "training.kubeflow.org/replica-index"

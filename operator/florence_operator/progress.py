@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from florence.config.base import Settings, first_problem, setting
 from florence_operator.api.status import JobStatus, Progress
 from florence_operator.caches import Caches
-from florence_operator.observe import JOB_LABEL, Report, pod_from
+from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, pod_from
 from florence_operator.runtime.client import TOKEN_REVIEWS, ApiError, Client
 from florence_operator.runtime.store import Key
 
@@ -205,8 +205,9 @@ class ProgressServer:
         if document is None or document["metadata"].get("uid") != identity.uid:
             raise RefusedError(403, f"pod {identity.name} is of no attempt")
         pod, labels = pod_from(document), document["metadata"].get("labels") or {}
-        told_of = posted.job, posted.stage, posted.attempt
-        if pod is None or (labels.get(JOB_LABEL), pod.stage, pod.attempt) != told_of:
+        told_of = posted.job, posted.uid, posted.stage, posted.attempt
+        of = labels.get(JOB_LABEL), labels.get(UID_LABEL)
+        if pod is None or (*of, pod.stage, pod.attempt) != told_of:
             raise RefusedError(403, f"pod {identity.name} is of another attempt")
         if pod.index != 0:
             raise RefusedError(403, f"pod {identity.name} is not worker 0, which reports for all")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, timestamp
+from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL, timestamp
 from florence_operator.runtime.client import (
     FLORENCE_JOBS,
     PODS,
@@ -113,7 +113,8 @@ async def pretend(client: Client, child: Document) -> None:
     """Be the pod of a child: run at once, and then succeed."""
     metadata = child["metadata"]
     name = f"{metadata['name']}-worker-0"
-    labels = {label: metadata["labels"][label] for label in (JOB_LABEL, STAGE_LABEL, ATTEMPT_LABEL)}
+    told = (JOB_LABEL, UID_LABEL, STAGE_LABEL, ATTEMPT_LABEL)
+    labels = {label: metadata["labels"][label] for label in told}
     owner = {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",

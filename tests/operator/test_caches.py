@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from florence_operator.caches import slim_child, slim_node, slim_pod, without_data
+from florence_operator.caches import BY_JOB, Caches, slim_child, slim_node, slim_pod, without_data
 from florence_operator.observe import child_from, node_from, pod_from
+from florence_operator.runtime.informer import Informer
+from florence_operator.runtime.store import Key
 
 LABELS = {"florence.dev/job": "j", "florence.dev/stage": "s", "florence.dev/attempt": "2"}
-POD = {
+POD: dict[str, Any] = {
     "metadata": {"name": "p", "uid": "u", "labels": LABELS, "resourceVersion": "7"},
     "spec": {"nodeName": "n", "containers": [{"name": "pytorch", "env": [{"name": "A"}] * 50}]},
     "status": {
@@ -55,6 +57,21 @@ def test_a_slim_document_is_observed_as_the_whole_one(
     assert observe(kept) == observe(document)
     assert kept["metadata"]["resourceVersion"] == "7"
     assert len(str(kept)) <= len(str(document)) + 60
+
+
+def test_pods_of_a_namesake_are_not_the_jobs() -> None:
+    def pod(uid: str) -> dict[str, Any]:
+        labels = {**LABELS, "florence.dev/job-uid": uid}
+        return {**POD, "metadata": {**POD["metadata"], "name": f"of-{uid}", "labels": labels}}
+
+    class Pods:
+        def by_index(self, index: str, key: str) -> list[dict[str, Any]]:
+            assert (index, key) == (BY_JOB, "ns/j")
+            return [pod("new"), pod("old")]
+
+    empty: Any = None
+    caches = Caches(jobs=empty, children=empty, config_maps=empty, pods=cast(Informer, Pods()))
+    assert [found.name for found in caches.pods_of(Key("ns", "j"), "new")] == ["of-new"]
 
 
 def test_a_config_map_is_kept_without_its_data() -> None:

@@ -30,6 +30,7 @@ class Cache:
 def pod(name: str, index: int = 0, attempt: int = 2, uid: str = "pod-1") -> dict[str, Any]:
     labels = {
         "florence.dev/job": "j",
+        "florence.dev/job-uid": "job-1",
         "florence.dev/stage": "train",
         "florence.dev/attempt": str(attempt),
         "training.kubeflow.org/replica-index": str(index),
@@ -158,7 +159,7 @@ def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_a_minute() ->
         (report(attempt=1), "ns/p0/pod-1", 403, "another attempt"),
         (report(stage="test"), "ns/p0/pod-1", 403, "another attempt"),
         (report(attempt=1), "ns/old/pod-3", 409, "attempt 1 of train is over"),
-        (report(uid="job-0"), "ns/p0/pod-1", 409, "is gone"),
+        (report(uid="job-0"), "ns/p0/pod-1", 403, "another attempt"),
         (report(attempt=0), "ns/p0/pod-1", 400, "attempt: "),
         (report(progress={"step": "much"}), "ns/p0/pod-1", 400, "progress.step: "),
         (b"{", "ns/p0/pod-1", 400, "not JSON"),

@@ -87,6 +87,7 @@ class Bench:
         """The pod of attempt 1 in a phase."""
         labels = {
             "florence.dev/job": "j",
+            "florence.dev/job-uid": self.job["metadata"]["uid"],
             "florence.dev/stage": "c",
             "florence.dev/attempt": "1",
             "training.kubeflow.org/replica-index": "0",
