@@ -69,6 +69,18 @@ def failing(pods: Iterable[Pod]) -> list[Pod]:
     ]
 
 
+def culprits(bad: Sequence[Pod]) -> list[Pod]:
+    """The failing pods without those that were only torn down because another one had failed."""
+    own = [
+        (pod, pod.terminated.finished)
+        for pod in bad
+        if pod.terminated and not (pod.deleting and pod.deleted < pod.terminated.finished)
+    ]
+    first = min((finished for _, finished in own), default=math.inf)
+    by_themselves = [pod for pod, _ in own]
+    return [pod for pod in bad if pod in by_themselves or pod.disruption or pod.deleted < first]
+
+
 def verdict(
     pods: Sequence[Pod], child: Child | None, *, workers: int, ran: bool, now: float, settle: float
 ) -> Ending | float | None:
@@ -76,7 +88,7 @@ def verdict(
 
     ``ran`` says that all of its pods were seen running: one that is missing then was deleted.
     """
-    bad = failing(pods)
+    bad = culprits(failing(pods))
     there = {pod.index for pod in pods if not (ran and pod.phase == "Pending")}
     absent = [index for index in range(workers) if index not in there] if ran else []
     child_failed = child is not None and "Failed" in child.conditions
@@ -115,7 +127,7 @@ def _ending(bad: Sequence[Pod], child: Child | None, absent: Sequence[int]) -> E
 
 def first_failure(pods: Iterable[Pod]) -> Ending | None:
     """What the pods' own failures say, when one of them is more than being torn down."""
-    first = min(failing(pods), key=_rank, default=None)
+    first = min(culprits(failing(pods)), key=_rank, default=None)
     if first is None or _judged(first)[0] >= 2:
         return None
     return _told_by(first, _judged(first)[1])

@@ -45,6 +45,8 @@ class Pod:
     started: float = 0.0
     """When the node's kubelet took it (Unix seconds), or 0."""
     deleting: bool = False
+    deleted: float = 0.0
+    """When somebody asked for its deletion (Unix seconds), or 0."""
     gone_by: float = 0.0
     """When a pod that is being deleted has used up its grace (Unix seconds), or 0."""
     waiting_reason: str = ""
@@ -181,6 +183,7 @@ def pod_from(document: Document) -> Pod | None:
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
     waiting = state.get("waiting", {})
+    gone_by = unix(document["metadata"].get("deletionTimestamp")) or 0.0
     return Pod(
         name=document["metadata"]["name"],
         uid=document["metadata"].get("uid", ""),
@@ -191,7 +194,8 @@ def pod_from(document: Document) -> Pod | None:
         node=document.get("spec", {}).get("nodeName"),
         started=unix(status.get("startTime")) or 0.0,
         deleting="deletionTimestamp" in document["metadata"],
-        gone_by=unix(document["metadata"].get("deletionTimestamp")) or 0.0,
+        gone_by=gone_by,
+        deleted=gone_by - (document["metadata"].get("deletionGracePeriodSeconds") or 0),
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",

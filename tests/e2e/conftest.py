@@ -16,8 +16,10 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from safetensors.numpy import load
 
 from florence.config.storage import S3Settings
@@ -41,10 +43,13 @@ OVERLAY = ROOT / "tests/e2e/overlay"
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
     """Everything that the samples need, applied as the README says, and ready."""
-    manifest = kubectl("kustomize", str(OVERLAY))
-    if image := os.environ.get("FLORENCE_E2E_MINIO_IMAGE"):
-        manifest = re.sub(r"image: minio/minio:\S+", f"image: {image}", manifest)
+    documents = list(yaml.safe_load_all(kubectl("kustomize", str(OVERLAY))))
+    for document in documents:
+        if document["kind"] == "Deployment" and document["metadata"]["name"] in ("minio", "mlflow"):
+            _adapt(document["spec"]["template"]["spec"])
+    manifest = yaml.safe_dump_all(documents)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=manifest)
+    _keep_kueue_on_the_first_node()
     for namespace, what in (
         (SYSTEM, "deployment/florence-operator"),
         (NAMESPACE, "deployment/minio"),
@@ -57,6 +62,29 @@ def installed() -> None:
         timeout=320,
     )
     eventually("the webhook answers", _webhook_answers, timeout=180, pause=2)
+
+
+def _adapt(pod: dict[str, Any]) -> None:
+    """Another image of MinIO, and a place that outlives the node which tests break."""
+    image = os.environ.get("FLORENCE_E2E_MINIO_IMAGE")
+    for container in pod["containers"]:
+        if image and container["name"] == "minio":
+            container["image"] = image
+    if Machine.found():
+        pod["nodeSelector"] = {"kubernetes.io/hostname": "node1"}
+
+
+def _keep_kueue_on_the_first_node() -> None:
+    """Without its webhook no PyTorchJob can be made, and it has one replica only."""
+    namespace, name = "kueue-system", "kueue-controller-manager"
+    if not (Machine.found() and get("deployment", name, namespace)):
+        return
+    patch = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}}}}}
+    kubectl("-n", namespace, "patch", "deployment", name, "-p", json.dumps(patch))
+    kubectl(
+        *("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=300s"),
+        timeout=320,
+    )
 
 
 def _webhook_answers() -> bool:

@@ -185,3 +185,19 @@ def test_budgets_and_delays_follow_their_definition(
             if attempt.committed:
                 break
         assert after.delay == min(300, 5 * 2 ** max(0, streak - 1))
+
+
+def test_a_pod_that_is_torn_down_after_another_failed_is_not_the_cause() -> None:
+    # Worker 0 lost its peer with worker 1's node; then the Training Operator deletes worker 1.
+    lost = ended(0, 75, at=NOW - 60, lostPeer=True, failure="Lost the other processes")
+    torn = pod(1, deleting=True, deleted=NOW - 60, gone_by=NOW)
+    found = judge(lost, torn)
+    assert (found.cause, found.pod) == (Cause.TRY_AGAIN, "p0")
+    # Somebody deletes worker 1; then worker 0 loses its peer.
+    drained = ended(1, 143, at=NOW - 59, deleting=True, deleted=NOW - 62, gone_by=NOW)
+    found = judge(lost, drained)
+    assert (found.cause, found.pod) == (Cause.POD_DELETED, "p1")
+    # A program's own failure counts although its pod is deleted afterwards.
+    failed = ended(1, 3, at=NOW - 61, deleting=True, deleted=NOW - 60, gone_by=NOW)
+    found = judge(lost, failed)
+    assert (found.cause, found.pod) == (Cause.UNUSABLE_DATA, "p1")
