@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from florence_operator.api.generated import write_or_check
 from florence_operator.settings import OperatorConfiguration
 
 CHART = Path(__file__).parent / "florence-operator"
@@ -137,15 +138,8 @@ def main(*, check: bool) -> int:
     """Write the generated files, or say which of them are stale; 1 when one is."""
     read = {name: (CHART / name) for name in ("values.yaml", "README.md")}
     texts = {name: path.read_text(encoding="utf-8") for name, path in read.items()}
-    stale = 0
-    for name, text in generated(texts["values.yaml"], texts["README.md"]).items():
-        path = CHART / name
-        if not check:
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is stale: run 'make generate'", file=sys.stderr)
-            stale = 1
-    return stale
+    files = generated(texts["values.yaml"], texts["README.md"])
+    return write_or_check({CHART / name: text for name, text in files.items()}, check=check)
 
 
 if __name__ == "__main__":

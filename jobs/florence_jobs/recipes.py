@@ -28,6 +28,7 @@ from florence.config import (
     ZeroShot,
 )
 from florence_operator.api import FlorenceJob, JobSpec, Stage, to_yaml
+from florence_operator.api.generated import write_or_check
 from florence_operator.api.v1alpha1 import (
     API_VERSION,
     KIND,
@@ -279,15 +280,7 @@ def sample(name: str) -> str:
 
 def main(folder: Path, check: bool) -> int:
     """Write the samples into a folder, or say which of them are stale; 1 when one is."""
-    stale = 0
-    for name in RECIPES:
-        path, text = folder / f"{name}.yaml", sample(name)
-        if not check:
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is stale: run 'make generate'", file=sys.stderr)
-            stale = 1
-    return stale
+    return write_or_check({folder / f"{n}.yaml": sample(n) for n in RECIPES}, check=check)
 
 
 if __name__ == "__main__":

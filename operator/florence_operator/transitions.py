@@ -24,9 +24,11 @@ from florence_operator.view import (
     with_attempt,
 )
 
+_NO_CONFIGURATION = "CreateContainerConfigError"
+"""What a kubelet says of a Secret that is not there."""
 _IMAGE_PROBLEMS = (
     *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
-    "CreateContainerConfigError",
+    _NO_CONFIGURATION,
 )
 _STOPPING = {
     Cause.SUSPENDED: (None, "a checkpoint is made, then the pods are given back"),
@@ -260,6 +262,8 @@ def _starting(
     if pulling is not None:
         image = view.job.spec.image or view.settings.defaults.image
         cause, reason = Cause.IMAGE_PULL, pulling.waiting_reason
+        if reason == _NO_CONFIGURATION:
+            cause = Cause.INVALID_CONFIGURATION
         said = pulling.waiting_message or pulling.waiting_reason
         message = f"{pulling.name} cannot start from image {image}: {said}"
         patience = seconds(view.settings.failures.image_pull_deadline)
@@ -272,7 +276,7 @@ def _starting(
         message = f"the pods of attempt {attempt.number} are being started"
     if view.now >= deadline:
         short = f"{up} of {view.stage.resources.workers} pods ran after {longest}; "
-        said = message if cause is Cause.IMAGE_PULL else short + message
+        said = message if pulling is not None else short + message
         blamed = pulling or homeless
         ending = Ending(cause=cause, message=said, pod=blamed.name if blamed else None)
         return _end(view, status, ending, work)

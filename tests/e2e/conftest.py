@@ -43,6 +43,8 @@ OVERLAY = ROOT / "tests/e2e/overlay"
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
     """Everything that the samples need, applied as the README says, and ready."""
+    # MinIO may be a new one, without what an earlier run put there.
+    kubectl("-n", NAMESPACE, "delete", "job", "sample-data", "--ignore-not-found")
     documents = list(yaml.safe_load_all(kubectl("kustomize", str(OVERLAY))))
     for document in documents:
         if document["kind"] == "Deployment" and document["metadata"]["name"] in ("minio", "mlflow"):

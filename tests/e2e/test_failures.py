@@ -183,12 +183,12 @@ def test_an_image_that_does_not_exist_fails_with_the_reason() -> None:
 
 def test_pods_that_fit_nowhere_fail_with_the_schedulers_words() -> None:
     job = jobs.small_job("no-room", startDeadline="15s")
-    job["spec"]["stages"][0]["resources"]["gpusPerWorker"] = 100
+    job["spec"]["stages"][0]["resources"]["memory"] = "4000Gi"
     name = jobs.submit(job)
     status = jobs.wait_for(name, "Failed", timeout=180)
     (attempt,) = status["stages"][0]["attempts"]
     assert attempt["cause"] == "Unschedulable"
-    assert "nvidia.com/gpu" in attempt["message"]
+    assert "Insufficient memory" in attempt["message"]
     jobs.delete(name)
 
 

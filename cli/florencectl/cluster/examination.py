@@ -103,14 +103,14 @@ async def _operator(client: Client, deployments: list[Document] | None, now: flo
     found = [checks.operator(deployments)]
     if found[0].level is not Level.OK:
         return found
-    namespace = next(
-        d["metadata"]["namespace"]
-        for d in deployments or ()
-        if "florence-operator" in d["metadata"]["name"]
+    deployment = next(
+        d["metadata"] for d in deployments or () if "florence-operator" in d["metadata"]["name"]
     )
-    leases = await _listed(client, LEASES, namespace)
+    leases = await _listed(client, LEASES, deployment["namespace"])
     if leases is not None:
-        lease = next((x for x in leases if x["metadata"]["name"] == "florence-operator"), None)
+        # The chart and the manifests give both the same name.
+        named = (x for x in leases if x["metadata"]["name"] == deployment["name"])
+        lease = next(named, None)
         renewed = unix(((lease or {}).get("spec") or {}).get("renewTime"))
         found.append(checks.leader(lease, now, renewed))
     return found

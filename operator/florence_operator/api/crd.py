@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from florence_operator.api.crd_rules import BOUNDS, COLUMNS, LIST_KEYS, ROOT_RULES, RULES
+from florence_operator.api.generated import write_or_check
 from florence_operator.api.manifest import to_yaml
 from florence_operator.api.v1alpha1 import GROUP, KIND, VERSION, FlorenceJob, Metadata
 
@@ -233,16 +234,8 @@ def chart_template() -> str:
 
 def main(paths: list[Path], *, check: bool) -> int:
     """Write the CRD into files, or say which of them are stale; 1 when one is."""
-    stale = 0
-    for path in paths:
-        text = chart_template() if path.parent.name == "templates" else plain_file()
-        if not check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is stale: run 'make generate'", file=sys.stderr)
-            stale = 1
-    return stale
+    files = {p: chart_template() if p.parent.name == "templates" else plain_file() for p in paths}
+    return write_or_check(files, check=check)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -91,6 +92,7 @@ class Metrics:
         # Otherwise each counter has a second series that says when the process began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
+        ProcessCollector(registry=registry)
         self._clock = clock
         self._runtime(registry)
         self._queues(registry)
