@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from florence.config.base import first_problem
 from florence_operator.api.duration import seconds
 from florence_operator.api.manifest import from_cluster
-from florence_operator.api.status import JobStatus
+from florence_operator.api.status import JobStatus, State
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.build import removal_name
 from florence_operator.caches import Caches
@@ -38,6 +38,7 @@ from florence_operator.writes import WriteBudget
 log = logging.getLogger(__name__)
 
 _KINDS = {"PyTorchJob": PYTORCH_JOBS, "ConfigMap": CONFIG_MAPS, "FlorenceJob": FLORENCE_JOBS}
+_ENDED = (State.SUCCEEDED, State.FAILED)
 _REMOVAL_POLL = 5.0
 _NAME_POLL = 2.0
 _ASKED_FOR = 30.0
@@ -87,12 +88,35 @@ class Reconciler:
             self._book.forget(key)
             self._budget.forget(key)
             return Result()
+        settled = self._settled(key, document)
+        if settled is not None:
+            return settled
         try:
             job = from_cluster(document)
         except ValidationError as error:
             return await self._refuse(key, document, first_problem(error))
         seen = await self._look(key, document, job)
         return await self._act(key, document, seen)
+
+    def _settled(self, key: Key, document: Document) -> Result | None:
+        """For a job that has ended and left nothing: when to look again; None for any other.
+
+        There may be tens of thousands of them, so they are not even read.
+        """
+        metadata, status = document["metadata"], document.get("status") or {}
+        if status.get("phase") not in _ENDED or "deletionTimestamp" in metadata:
+            return None
+        if status.get("observedGeneration") != metadata.get("generation"):
+            return None
+        policy = (document.get("spec") or {}).get("runPolicy") or {}
+        if policy.get("ttlAfterFinished") or policy.get("ttlAfterFailed"):
+            return None
+        uid = metadata["uid"]
+        if self._caches.children_of(key, uid) or self._caches.config_maps_of(key, uid):
+            return None
+        self._book.forget(key)
+        self._budget.forget(key)
+        return Result()
 
     async def _look(self, key: Key, document: Document, job: FlorenceJob) -> Observation:
         metadata = document["metadata"]

@@ -145,6 +145,25 @@ def test_an_undisturbed_job_costs_eight_requests() -> None:
     run(single(), check)
 
 
+def test_a_job_that_ended_and_left_nothing_is_not_even_read() -> None:
+    async def check(bench: Bench) -> None:
+        # A spec that nobody can read shows that nobody tries.
+        bench.server.put({**bench.job, "spec": {"stages": "nonsense"}})
+        ended = {"phase": "Failed", "observedGeneration": bench.job["metadata"]["generation"]}
+        bench.server.put({**bench.job, "status": ended})
+        await bench.seen()
+        assert await bench.reconcile() == Result()
+        assert bench.job["status"] == ended
+        assert not writes(bench.server)
+        # A changed spec is looked at: it may be a request to try again.
+        bench.server.put({**bench.job, "spec": {"stages": "other nonsense"}})
+        await bench.seen()
+        await bench.reconcile()
+        assert writes(bench.server)
+
+    run(single(), check)
+
+
 def test_progress_is_written_once_an_interval() -> None:
     async def check(bench: Bench) -> None:
         await bench.reconcile()

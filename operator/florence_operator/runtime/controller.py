@@ -86,6 +86,8 @@ class Controller:
                 await self._once(key)
             finally:
                 self._queue.done(key)
+            # A reconcile need not wait for anything; probes and servers must get their turn.
+            await asyncio.sleep(0)
 
     async def _once(self, key: Key) -> None:
         started = asyncio.get_running_loop().time()
