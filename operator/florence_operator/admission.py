@@ -26,7 +26,7 @@ _LONGEST_PROBLEM = 600
 
 
 @dataclass(frozen=True, slots=True)
-class AdmissionAnswer:
+class Validation:
     """Whether an object is taken; when it is not, every reason, with its field's path first."""
 
     allowed: bool
@@ -47,7 +47,7 @@ class AdmissionAnswer:
         return "; ".join(shown)
 
 
-def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> AdmissionAnswer:
+def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Validation:
     """Whether the object of an AdmissionReview's request may be stored.
 
     Deletions, status writes and changes that leave the spec alone are never refused. Of a change,
@@ -55,17 +55,17 @@ def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Adm
     operator can still be suspended.
     """
     if request.get("operation") not in ("CREATE", "UPDATE") or request.get("subResource"):
-        return AdmissionAnswer(True)
+        return Validation(True)
     new, old = request.get("object"), request.get("oldObject")
     if not isinstance(new, dict):
-        return AdmissionAnswer(False, ("object: must be a FlorenceJob",))
+        return Validation(False, ("object: must be a FlorenceJob",))
     if isinstance(old, dict) and ("spec" in old and _equal(new.get("spec"), old["spec"])):
-        return AdmissionAnswer(True)
+        return Validation(True)
     if impossible := _impossible_in(new):
-        return AdmissionAnswer(False, tuple(impossible))
+        return Validation(False, tuple(impossible))
     job = _parsed(new)
     if isinstance(job, list):
-        return AdmissionAnswer(False, tuple(job))
+        return Validation(False, tuple(job))
     known: set[str] = set()
     changes: list[str] = []
     if request["operation"] == "UPDATE" and isinstance(old, dict):
@@ -77,8 +77,8 @@ def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Adm
     found = [*policy_problems(job, settings), *memory.problems]
     found = changes + [problem for problem in found if problem not in known]
     if found:
-        return AdmissionAnswer(False, tuple(found))
-    return AdmissionAnswer(True, warnings=(*memory.warnings, *_untracked(job, settings)))
+        return Validation(False, tuple(found))
+    return Validation(True, warnings=(*memory.warnings, *_untracked(job, settings)))
 
 
 def changed(before: FlorenceJob, after: FlorenceJob) -> Iterator[str]:

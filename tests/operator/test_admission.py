@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from florence_operator.admission import AdmissionAnswer, validate
+from florence_operator.admission import Validation, validate
 from florence_operator.settings import OperatorConfiguration
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +58,11 @@ def put(job: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def create(job: Any, settings: OperatorConfiguration = SETTINGS) -> AdmissionAnswer:
+def create(job: Any, settings: OperatorConfiguration = SETTINGS) -> Validation:
     return validate({"operation": "CREATE", "object": job}, settings)
 
 
-def update(old: Any, new: Any) -> AdmissionAnswer:
+def update(old: Any, new: Any) -> Validation:
     return validate({"operation": "UPDATE", "object": new, "oldObject": old}, SETTINGS)
 
 
@@ -75,7 +75,7 @@ def started(state: str = "Running") -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["digits-cluster", "florence-h"])
 def test_cluster_samples_are_taken(name: str) -> None:
     answer = create(SAMPLES[name])
-    assert answer == AdmissionAnswer(True), answer
+    assert answer == Validation(True), answer
 
 
 def test_a_local_job_is_told_what_a_cluster_needs() -> None:

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from pydantic import ValidationError
 from florence_operator.admission import validate
 from florence_operator.api.manifest import from_cluster
 from florence_operator.observe import Observation
+from florence_operator.runtime.client import FLORENCE_JOBS
 from florence_operator.runtime.review import AdmissionAnswer, answer_review
+from florence_operator.runtime.store import Key
 from florence_operator.schedule import decide
 from florence_operator.settings import OperatorConfiguration
+from tests.operator.test_reconcile import Bench, run, single
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("jobs/samples/*.yaml"))]
@@ -172,3 +176,29 @@ def test_whatever_is_taken_can_be_decided_about(seed: int) -> None:
         json.dumps([start.documents for start in decision.starts])
         decided += 1
     assert decided > 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_server_holds_can_be_reconciled(seed: int) -> None:
+    """Stored past schema and webhook alike: each gets a status, and none stops the others."""
+    source = random.Random(seed)
+    phases: Counter[str] = Counter()
+
+    async def check(bench: Bench) -> None:
+        for number in range(500):
+            sent = json.dumps(hostile(source), ensure_ascii=False).encode(errors="replace")
+            document = json.loads(sent)
+            spec = document.get("spec") if isinstance(document, dict) else document
+            name = f"job-{number}"
+            metadata = {"name": name, "namespace": "ns", "uid": f"{number:08}-0"}
+            kind = {"apiVersion": "florence.dev/v1alpha1", "kind": "FlorenceJob"}
+            bench.caches.jobs.put(bench.server.put({**kind, "metadata": metadata, "spec": spec}))
+            for _ in range(2):
+                await bench.reconciler.reconcile(Key("ns", name))
+            stored = bench.server.get(FLORENCE_JOBS, "ns", name)
+            assert stored is not None
+            phases[stored["status"]["phase"]] += 1
+
+    run(single(), check)
+    assert phases["Starting"] > 20
+    assert phases["Pending"] > 20
