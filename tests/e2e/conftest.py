@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from tests.e2e.kube import (
     KubectlError,
     Machine,
     eventually,
+    forwarded,
     get,
     kubectl,
     story,
@@ -120,17 +119,9 @@ def machine() -> Machine:
 
 @pytest.fixture(scope="session")
 def storage_endpoint() -> Iterator[str]:
-    """MinIO's address on this machine, through a port that kubectl forwards."""
-    forward = subprocess.Popen(
-        ["kubectl", "-n", NAMESPACE, "port-forward", "service/minio", ":9000"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert forward.stdout is not None
-    found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-    assert found, "kubectl port-forward did not say its port"
-    yield f"http://127.0.0.1:{found[1]}"
-    forward.terminate()
+    """MinIO's address on this machine."""
+    with forwarded("minio", 9000) as address:
+        yield address
 
 
 @pytest.fixture

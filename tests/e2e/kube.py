@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,23 @@ def story() -> str:
         except (KubectlError, subprocess.TimeoutExpired) as error:
             parts.append(f"$ kubectl {' '.join(command)}\n{error}")
     return "\n".join(parts)
+
+
+@contextlib.contextmanager
+def forwarded(service: str, port: int) -> Iterator[str]:
+    """The address on this machine at which a Service of the jobs' namespace answers."""
+    forward = subprocess.Popen(
+        ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{service}", f":{port}"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert forward.stdout is not None
+        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+        assert found, "kubectl port-forward did not say its port"
+        yield f"http://127.0.0.1:{found[1]}"
+    finally:
+        forward.terminate()
 
 
 class Machine:
