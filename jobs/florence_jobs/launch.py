@@ -18,10 +18,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
+from florence.errors import StoppedError, TryAgainError
 from florence_jobs.log_tail import LOST_PEERS
-
-STOPPED = 143
-TRY_AGAIN = 75
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -46,10 +44,10 @@ def launch(arguments: Sequence[str]) -> int:
         _, first = failure.get_first_failure()
         return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
     except SignalException:
-        return STOPPED
+        return StoppedError.exit_code
     except (RendezvousError, DistError) as error:
         print(f"[rank -1] ERROR {LOST_PEERS} ({error}); try again", file=sys.stderr)
-        return TRY_AGAIN
+        return TryAgainError.exit_code
     return 0
 
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from florence.errors import FlorenceError
+from florence.errors import FlorenceError, TryAgainError
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
@@ -23,7 +23,6 @@ from florence_operator.api.v1alpha1 import StageKind
 log = logging.getLogger("florence")
 
 
-TRY_AGAIN = 75
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
 """After this long without an answer the other processes are taken for lost."""
 FAILED = 1
@@ -117,7 +116,7 @@ def _unexpected(error: Exception) -> int:
     lost_peer = any(word in text for word in ("Connection", "closed by peer", "NCCL", "Socket"))
     if isinstance(error, OSError) or (isinstance(error, RuntimeError) and lost_peer):
         log.error("%s (%s); try again", LOST_PEERS, text.splitlines()[0])
-        return TRY_AGAIN
+        return TryAgainError.exit_code
     log.error("Unexpected %s: %s", type(error).__name__, text.splitlines()[0] if text else "")
     return FAILED
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from florence_operator.api.duration import seconds
-from florence_operator.api.stage import (
-    Inputs,
-    PlanTracking,
-    ProgressTarget,
-    Removal,
-    StagePlan,
-)
+from florence_operator.api.stage import ProgressTarget, Removal, StagePlan, plan_of
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, FlorenceJob, Stage
 from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
 from florence_operator.pods import (
@@ -67,34 +61,24 @@ def build_plan(
     job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration
 ) -> StagePlan:
     """What the pods of an attempt are told."""
-    source = job.spec.model_source(stage)
-    mlflow = job.spec.tracking.mlflow_uri or settings.defaults.mlflow_uri
     grace = seconds(job.spec.run_policy.grace_period)
-    return StagePlan(
-        job=job.metadata.name,
-        namespace=job.namespace,
-        uid=job.metadata.uid or "",
-        stage=stage.name,
-        attempt=attempt,
-        kind=stage.kind,
-        config=stage.config,
-        model=job.spec.model,
-        inputs=Inputs(checkpoint=artifacts_uri(job, source.name) if source else None),
-        output=artifacts_uri(job, stage.name),
-        storage=job.spec.artifacts.s3,
-        tracking=PlanTracking(
-            mlflow_uri=mlflow, experiment=job.spec.tracking.experiment or job.metadata.name
-        )
-        if mlflow
-        else None,
-        progress=ProgressTarget(
+    reported = (
+        ProgressTarget(
             url=f"{settings.progress.url.rstrip('/')}/progress",
             token_file=f"{TOKEN_FOLDER}/token",
             ca_file=f"{CONFIG_FOLDER}/ca.crt",
             interval_seconds=settings.progress.interval_seconds,
         )
         if settings.progress.url
-        else None,
+        else None
+    )
+    return plan_of(
+        job,
+        stage,
+        attempt,
+        uri_of=lambda name: artifacts_uri(job, name),
+        mlflow_uri=job.spec.tracking.mlflow_uri or settings.defaults.mlflow_uri,
+        progress=reported,
         # What is left of the grace period is for the agent to end and the log to be kept.
         grace_seconds=max(1.0, grace - min(5.0, 0.2 * grace)),
     )

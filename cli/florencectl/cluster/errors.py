@@ -19,18 +19,6 @@ class NotFoundError(FlorenceError):
     exit_code = NOT_FOUND
 
 
-class NotAuthorisedError(FlorenceError):
-    """The user may not do that."""
-
-    exit_code = NOT_AUTHORISED
-
-
-class WaitedTooLongError(FlorenceError):
-    """What was waited for did not happen in time."""
-
-    exit_code = TIMED_OUT
-
-
 def told(error: Any) -> tuple[list[str], int]:
     """The lines that tell a refusal of the API server in its own words, and the exit code."""
     words = server_words(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from florence_operator.api import FlorenceJob, Stage, StagePlan
-from florence_operator.api.stage import Inputs, PlanTracking, ProgressTarget
+from florence_operator.api.stage import GRACE_SECONDS, ProgressTarget, plan_of
 
 
 def stage_uri(job: FlorenceJob, stage: str, default_artifacts: str) -> str:
@@ -22,27 +22,14 @@ def build_plan(
     progress: ProgressTarget,
 ) -> StagePlan:
     """The plan of one attempt, as the operator would write it for a pod."""
-    source = job.spec.model_source(stage)
-    tracking = job.spec.tracking
-    return StagePlan(
-        job=job.metadata.name,
-        namespace=job.namespace,
-        uid=job.metadata.uid or "",
-        stage=stage.name,
-        attempt=attempt,
-        kind=stage.kind,
-        config=stage.config,
-        model=job.spec.model,
-        inputs=Inputs(
-            checkpoint=stage_uri(job, source.name, default_artifacts) if source else None
-        ),
-        output=stage_uri(job, stage.name, default_artifacts),
-        storage=job.spec.artifacts.s3,
-        tracking=PlanTracking(
-            mlflow_uri=tracking.mlflow_uri or default_mlflow,
-            experiment=tracking.experiment or job.metadata.name,
-        ),
+    return plan_of(
+        job,
+        stage,
+        attempt,
+        uri_of=lambda name: stage_uri(job, name, default_artifacts),
+        mlflow_uri=job.spec.tracking.mlflow_uri or default_mlflow,
         progress=progress,
+        grace_seconds=GRACE_SECONDS,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from florence.config import Evaluate, ModelConfig, Pretrain
 from florence.config.base import Settings, setting
 from florence.config.storage import S3Settings
-from florence_operator.api.v1alpha1 import StageKind
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage, StageKind
 
 SCHEMA_VERSION = 1
+GRACE_SECONDS = 30.0
 
 
 class Inputs(Settings):
@@ -59,7 +61,7 @@ class StagePlan(Settings):
     tracking: PlanTracking | None = setting(None, description="where metrics go")
     progress: ProgressTarget | None = setting(None, description="where progress goes")
     grace_seconds: float = setting(
-        30.0, description="time from SIGTERM to SIGKILL", unit="seconds", gt=0
+        GRACE_SECONDS, description="time from SIGTERM to SIGKILL", unit="seconds", gt=0
     )
 
     @property
@@ -73,6 +75,42 @@ class StagePlan(Settings):
         """The settings of an evaluation stage."""
         assert isinstance(self.config, Evaluate)
         return self.config
+
+
+def plan_of(
+    job: FlorenceJob,
+    stage: Stage,
+    attempt: int,
+    *,
+    uri_of: Callable[[str], str],
+    mlflow_uri: str | None,
+    progress: ProgressTarget | None,
+    grace_seconds: float,
+) -> StagePlan:
+    """The plan of an attempt, whoever runs it.
+
+    Args:
+        uri_of: where the artifacts of a stage, given by name, go.
+        mlflow_uri: tracking server; none tracks nothing.
+    """
+    source = job.spec.model_source(stage)
+    experiment = job.spec.tracking.experiment or job.metadata.name
+    return StagePlan(
+        job=job.metadata.name,
+        namespace=job.namespace,
+        uid=job.metadata.uid or "",
+        stage=stage.name,
+        attempt=attempt,
+        kind=stage.kind,
+        config=stage.config,
+        model=job.spec.model,
+        inputs=Inputs(checkpoint=uri_of(source.name) if source else None),
+        output=uri_of(stage.name),
+        storage=job.spec.artifacts.s3,
+        tracking=PlanTracking(mlflow_uri=mlflow_uri, experiment=experiment) if mlflow_uri else None,
+        progress=progress,
+        grace_seconds=grace_seconds,
+    )
 
 
 class Removal(Settings):
