@@ -106,7 +106,7 @@ class DeepSpeedEngine:
         self._objective = objective
         self._stage = settings.zero_stage
         self._chunks = settings.gradient_cache_chunks
-        self._log_scale_limit = math.log(settings.loss.max_scale)
+        self._logit_scale_limit = math.log(settings.loss.max_scale)
         self._loss_scale = LossScale.of(settings.precision)
         self._steps = 0
         self._parameters = dict(model.named_parameters())
@@ -122,8 +122,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         initialise_moments(self._adamw, self._stepped_tensors())
-        self._log_scale_views = [
-            shard.views[MODEL] for shard in self._shards() if shard.parameter == "log_scale"
+        self._logit_scale_views = [
+            shard.views[MODEL] for shard in self._shards() if shard.parameter == "logit_scale"
         ]
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
@@ -148,7 +148,7 @@ class DeepSpeedEngine:
         self._loss_scale.update(overflow=skipped)
         if not skipped:
             self._steps += 1
-            self._clamp_log_scale()
+            self._clamp_logit_scale()
         return StepResult(
             loss=float(gradients.loss),
             grad_norm=grad_norm,
@@ -243,15 +243,15 @@ class DeepSpeedEngine:
         return self._stage < 3 or _zero3(parameter).ds_status.name == "AVAILABLE"
 
     @torch.no_grad()
-    def _clamp_log_scale(self) -> None:
+    def _clamp_logit_scale(self) -> None:
         """Clamp every copy; all ranks hold equal ones, so none has to tell the others."""
-        log_scale = self._parameters.get("log_scale")
-        if log_scale is None:
+        logit_scale = self._parameters.get("logit_scale")
+        if logit_scale is None:
             return
-        if self._is_whole(log_scale):
-            log_scale.clamp_(max=self._log_scale_limit)
-        for view in self._log_scale_views:
-            view.clamp_(max=self._log_scale_limit)
+        if self._is_whole(logit_scale):
+            logit_scale.clamp_(max=self._logit_scale_limit)
+        for view in self._logit_scale_views:
+            view.clamp_(max=self._logit_scale_limit)
 
 
 class _Run(NamedTuple):

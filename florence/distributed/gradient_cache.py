@@ -76,7 +76,7 @@ def accumulate_gradients(
 
 def _surrogate(features: Features, row_grads: Sequence[Tensor], scale_grad: Tensor) -> Tensor:
     """A scalar whose gradient by the features is ``row_grads``, and by the log-scale its own."""
-    scalar = (features.log_scale * scale_grad).sum()
+    scalar = (features.logit_scale * scale_grad).sum()
     for rows, grads in zip(features.rows, row_grads, strict=True):
         scalar = scalar + (rows * grads).sum()
     return scalar
@@ -87,7 +87,7 @@ def _one_if_finite(value: Tensor) -> Tensor:
 
 
 def _scale(features: Features) -> Tensor:
-    return features.log_scale.detach().float().exp().reshape(())
+    return features.logit_scale.detach().float().exp().reshape(())
 
 
 def _without_activations(
@@ -108,10 +108,10 @@ def _loss_pass(
     """The loss over ranks, its gradient by the rows of each chunk, and by the log-scale."""
     by_kind = zip(*(chunk.rows for chunk in chunks), strict=True)
     rows = [torch.cat(parts).detach().requires_grad_() for parts in by_kind]
-    log_scale = chunks[0].log_scale.detach().requires_grad_()
-    loss = objective.loss(tuple(rows), log_scale, batch)
+    logit_scale = chunks[0].logit_scale.detach().requires_grad_()
+    loss = objective.loss(tuple(rows), logit_scale, batch)
     value = mean_over_ranks(loss)
-    *grads, scale_grad = torch.autograd.grad(loss * _one_if_finite(value), [*rows, log_scale])
+    *grads, scale_grad = torch.autograd.grad(loss * _one_if_finite(value), [*rows, logit_scale])
     lengths = [len(chunk.rows[0]) for chunk in chunks]
     return value, [torch.split(grad, lengths) for grad in grads], scale_grad
 

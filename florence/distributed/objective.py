@@ -42,7 +42,7 @@ class Features(NamedTuple):
     """A forward pass: tensors with one row per sample, and the logit scale's logarithm."""
 
     rows: tuple[Tensor, ...]
-    log_scale: Tensor
+    logit_scale: Tensor
 
 
 class Objective(Protocol[ContravariantBatchT]):
@@ -53,7 +53,7 @@ class Objective(Protocol[ContravariantBatchT]):
         ...
 
     def loss(
-        self, rows: tuple[Tensor, ...], log_scale: Tensor, batch: ContravariantBatchT
+        self, rows: tuple[Tensor, ...], logit_scale: Tensor, batch: ContravariantBatchT
     ) -> Tensor:
         """This rank's scalar loss; its mean over ranks is what the step minimises."""
         ...
@@ -68,16 +68,16 @@ class ContrastiveObjective:
 
     def features(self, model: Callable[..., Any], chunk: PairBatch) -> Features:
         """Image and text embeddings (b, D) of a chunk."""
-        u, v, log_scale = model(chunk.images, chunk.ids)
-        return Features((u, v), log_scale)
+        u, v, logit_scale = model(chunk.images, chunk.ids)
+        return Features((u, v), logit_scale)
 
-    def loss(self, rows: tuple[Tensor, ...], log_scale: Tensor, batch: PairBatch) -> Tensor:
+    def loss(self, rows: tuple[Tensor, ...], logit_scale: Tensor, batch: PairBatch) -> Tensor:
         """:func:`florence.losses.unicl.unicl_loss` of the whole local batch."""
         u, v = rows
         return unicl_loss(
             u,
             v,
-            log_scale,
+            logit_scale,
             batch.labels,
             reduction=self.settings.reduction,
             row_chunk=self.settings.row_chunk,

@@ -31,7 +31,7 @@ from florence.distributed.world import World
 class TorchEngine:
     """Every rank holds all parameters and moments; DDP averages gradients during the last backward.
 
-    See :class:`florence.distributed.engine.Engine`. ``model.log_scale`` is clamped to
+    See :class:`florence.distributed.engine.Engine`. ``model.logit_scale`` is clamped to
     ln(``settings.loss.max_scale``) after each step.
     """
 
@@ -51,7 +51,7 @@ class TorchEngine:
         self._world = world
         self._objective = objective
         self._chunks = settings.gradient_cache_chunks
-        self._log_scale_limit = math.log(settings.loss.max_scale)
+        self._logit_scale_limit = math.log(settings.loss.max_scale)
         self._optimizer = GuardedAdamW(
             parameter_groups(self.model, settings.optimizer, no_decay), settings.optimizer
         )
@@ -82,7 +82,7 @@ class TorchEngine:
         self._loss_scale.update(overflow=optimizer.skipped)
         if not optimizer.skipped:
             self._steps += 1
-            self._clamp_log_scale()
+            self._clamp_logit_scale()
         return StepResult(
             loss=float(gradients.loss),
             grad_norm=optimizer.grad_norm,
@@ -123,10 +123,10 @@ class TorchEngine:
         return self._forward.no_sync()
 
     @torch.no_grad()
-    def _clamp_log_scale(self) -> None:
-        log_scale = getattr(self.model, "log_scale", None)
-        if isinstance(log_scale, Tensor):
-            log_scale.clamp_(max=self._log_scale_limit)
+    def _clamp_logit_scale(self) -> None:
+        logit_scale = getattr(self.model, "logit_scale", None)
+        if isinstance(logit_scale, Tensor):
+            logit_scale.clamp_(max=self._logit_scale_limit)
 
 
 def _distributed(module: nn.Module, world: World) -> DistributedDataParallel:

@@ -21,7 +21,7 @@ from florence.distributed.gather import all_gather_rows, gather_rows
 def unicl_loss(
     u: Tensor,
     v: Tensor,
-    log_scale: Tensor,
+    logit_scale: Tensor,
     labels: Tensor,
     *,
     reduction: Reduction = Reduction.MEAN,
@@ -37,18 +37,18 @@ def unicl_loss(
     Args:
         u: L2-normalised image features (b, D) of this rank; b is the same on every rank.
         v: L2-normalised text features (b, D).
-        log_scale: ln τ, one element.
+        logit_scale: ln τ, one element.
         labels: int64 (b,); equal labels, on any rank, are positives.
         reduction: MEAN is L / 2B (UniCL's own), SUM is the paper's L.
         row_chunk: rows of the logits held at once, recomputed in the backward pass; 0 holds all.
         group: the processes of the global batch; None is all of them.
     """
     with torch.autocast(u.device.type, enabled=False):
-        u, v, log_scale = _at_least_fp32(u), _at_least_fp32(v), _at_least_fp32(log_scale)
+        u, v, logit_scale = _at_least_fp32(u), _at_least_fp32(v), _at_least_fp32(logit_scale)
         rows, width = u.shape
         all_u, all_v = torch.split(gather_rows(torch.cat([u, v], dim=1), group), width, dim=1)
         all_labels = all_gather_rows(labels, group)
-        scale = log_scale.reshape(()).exp()
+        scale = logit_scale.reshape(()).exp()
 
         own, groups, counts = _groups(labels, all_labels)
         total: Tensor = (

@@ -20,7 +20,7 @@ from florence.models.text import TextTransformer
 class TwoTower(nn.Module):
     """An image tower, a text tower, and the logarithm of what multiplies their similarities.
 
-    ``log_scale`` is ln(1 / temperature) in a tensor of shape (1,): DeepSpeed refuses scalars.
+    ``logit_scale`` is ln(1 / temperature) in a tensor of shape (1,): DeepSpeed refuses scalars.
 
     Args:
         architecture: sizes of both towers.
@@ -52,14 +52,14 @@ class TwoTower(nn.Module):
         self.text = TextTransformer(
             architecture.text, architecture.embed_dim, checkpointing=checkpointing
         )
-        self.log_scale = nn.Parameter(torch.empty(1))
-        nn.init.constant_(self.log_scale, math.log(1 / temperature))
+        self.logit_scale = nn.Parameter(torch.empty(1))
+        nn.init.constant_(self.logit_scale, math.log(1 / temperature))
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise both towers and the temperature, drawing from ``generator``."""
         self.image.reset_parameters(generator)
         self.text.reset_parameters(generator)
-        nn.init.constant_(self.log_scale, math.log(1 / self.temperature))
+        nn.init.constant_(self.logit_scale, math.log(1 / self.temperature))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) floating point to (B, D) float32 of unit length."""
@@ -76,7 +76,7 @@ class TwoTower(nn.Module):
         u = None if images is None else self.encode_image(images)
         v = None if ids is None else self.encode_text(ids)
         # A copy: wrappers that hook outputs must not hook the parameter itself.
-        return u, v, self.log_scale.clone()
+        return u, v, self.logit_scale.clone()
 
 
 def build_model(

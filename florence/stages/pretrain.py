@@ -161,7 +161,7 @@ def _export(context: StageContext, settings: Pretrain, engine: Engine) -> None:
     write_final_model(context.output, files)
     uri = context.output.url("model")
     context.recorder.model(files, uri)
-    scale = float(torch.exp(state["log_scale"]))
+    scale = float(torch.exp(state["logit_scale"]))
     metrics = {"steps": float(settings.steps), "logitScale": scale}
     document = {"metrics": metrics, "mlflowRun": context.recorder.run_id}
     context.output.write("metrics.json", json.dumps(document, indent=1).encode())

@@ -87,7 +87,7 @@ class ServedModel:
     ) -> dict[str, Any]:
         if not labels:
             return {"embedding": embedding.tolist()}
-        scale = self._model.log_scale.detach().float().cpu().exp()
+        scale = self._model.logit_scale.detach().float().cpu().exp()
         logits = scale * (self._classes(tuple(labels), templates) @ embedding)
         probabilities = logits.softmax(dim=0)
         best = int(probabilities.argmax())

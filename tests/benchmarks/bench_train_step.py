@@ -78,11 +78,11 @@ class OpenClipContract(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.model = model
-        self.logit_scale = model.log_scale
+        self.logit_scale = model.logit_scale
 
     def forward(self, images: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        u, v, log_scale = self.model(images, ids)
-        return {"image_features": u, "text_features": v, "logit_scale": log_scale.exp()}
+        u, v, logit_scale = self.model(images, ids)
+        return {"image_features": u, "text_features": v, "logit_scale": logit_scale.exp()}
 
 
 def open_clip_step(model: nn.Module, batch: TinyBatch) -> Callable[[], None]:

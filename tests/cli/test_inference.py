@@ -80,7 +80,7 @@ def test_predict_is_the_softmax_over_prompt_ensembles(folder: Path) -> None:
             mean = model.encode_text(tokenize(texts)).mean(dim=0)
             classes.append(mean / mean.norm())
         similarity = reference_images(folder) @ torch.stack(classes).T
-        expected = (similarity * model.log_scale.exp()).softmax(dim=1)
+        expected = (similarity * model.logit_scale.exp()).softmax(dim=1)
     result = invoke(
         *("predict", "plain", "0.png", "1.png", "2.png"),
         *("--labels", "zero, one,two", "-o", "json"),

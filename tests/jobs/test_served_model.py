@@ -92,7 +92,7 @@ def expected(
     with torch.no_grad():
         rows = model.encode_image(torch.stack([transform(i.convert("RGB")) for i in images]))
         texts = model.encode_text(tokenize([template.replace("{}", name) for name in labels]))
-        return (model.log_scale.exp() * rows @ texts.T).softmax(dim=1)
+        return (model.logit_scale.exp() * rows @ texts.T).softmax(dim=1)
 
 
 def test_labels_for_all_images(model: Any, served: Any) -> None:

@@ -88,7 +88,7 @@ def classify(
     sentences = sentences or load_templates(default_templates(card))
     classes = class_embeddings(model, tokenize, names, sentences)
     pictures = embed_images(model, image_batches(images, card))
-    scale = model.log_scale.detach().exp()
+    scale = model.logit_scale.detach().exp()
     rows = (scale * pictures @ classes.T).softmax(dim=1).tolist()
     return [
         sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True) for row in rows

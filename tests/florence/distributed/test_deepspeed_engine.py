@@ -87,7 +87,7 @@ def _stage(stage: int, world: World, start: Portable, counters: dict[str, float]
 
     clamped = engine("deepspeed", tiny_settings(zero_stage=stage, loss=Loss(max_scale=10.0)), world)
     out["scales"] = [result.scale for result in steps(clamped, range(3), world)]
-    out["clamped"] = state_of(clamped)["log_scale"]
+    out["clamped"] = state_of(clamped)["logit_scale"]
 
     half = engine("deepspeed", tiny_settings(zero_stage=stage, precision=Precision.FP16), world)
     out["fp16"] = steps(half, range(16), world)

@@ -48,7 +48,7 @@ def uncached(model: nn.Module, batch: TinyBatch, chunks: int) -> dict[str, Tenso
     """Gradients of all chunks in one graph, forwards in order: what the cache must reproduce."""
     parts = [OBJECTIVE.features(model, part) for part in batch.chunk(chunks)]
     rows = tuple(torch.cat(tensors) for tensors in zip(*(p.rows for p in parts), strict=True))
-    OBJECTIVE.loss(rows, parts[0].log_scale, batch).backward()
+    OBJECTIVE.loss(rows, parts[0].logit_scale, batch).backward()
     grads = {}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -89,7 +89,7 @@ class _Fp64(nn.Module):
         m = self.model
         u, v = m.image_projection(m.image(images)), m.text(m.embedding(ids)).mean(1)
         normalize = nn.functional.normalize
-        return normalize(u, dim=1), normalize(v, dim=1), m.log_scale.clone()
+        return normalize(u, dim=1), normalize(v, dim=1), m.logit_scale.clone()
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -143,7 +143,7 @@ def test_a_non_finite_loss_on_another_rank_poisons_the_gradients() -> None:
             mean_over_ranks=lambda loss: loss.detach() + float("nan"),
         )
         assert all(bool(p.grad.isnan().all()) for p in model.parameters() if p.grad is not None)
-        assert model.log_scale.grad is not None
+        assert model.logit_scale.grad is not None
 
 
 def test_only_the_last_backward_pass_synchronises() -> None:

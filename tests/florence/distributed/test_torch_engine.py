@@ -101,14 +101,14 @@ def test_the_scale_is_clamped_after_a_step() -> None:
     first, second = steps(one, range(2))
     assert first.scale == pytest.approx(math.exp(2.659), rel=1e-6)
     assert second.scale <= 10.0 + 1e-5
-    assert float(one.model_state()["log_scale"]) <= math.log(10.0) + 1e-6
+    assert float(one.model_state()["logit_scale"]) <= math.log(10.0) + 1e-6
 
 
 def test_the_loss_of_a_step_is_that_of_the_batch_before_it() -> None:
     model, batch = TinyTwoTower(), tiny_batch(0)
     objective = ContrastiveObjective(Loss())
     features = objective.features(model, batch)
-    expected = objective.loss(features.rows, features.log_scale, batch)
+    expected = objective.loss(features.rows, features.logit_scale, batch)
     (result,) = steps(engine(tiny_settings()), range(1))
     assert result.loss == pytest.approx(expected.item(), rel=1e-6)
     assert not result.skipped

@@ -27,11 +27,11 @@ class TinyTwoTower(nn.Module):
         self.image_projection = nn.Linear(13, 5, bias=False)
         self.embedding = nn.Embedding(11, 7)
         self.text = nn.Sequential(nn.Linear(7, 9), nn.GELU(), nn.Dropout(dropout), nn.Linear(9, 5))
-        self.log_scale = nn.Parameter(torch.tensor([2.659]))
+        self.logit_scale = nn.Parameter(torch.tensor([2.659]))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name != "log_scale":
+                if name != "logit_scale":
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +40,7 @@ class TinyTwoTower(nn.Module):
         return (
             F.normalize(u.float(), dim=1),
             F.normalize(v.float(), dim=1),
-            self.log_scale.clone(),
+            self.logit_scale.clone(),
         )
 
 

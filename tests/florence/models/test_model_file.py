@@ -68,7 +68,7 @@ def test_files_are_the_same_through_any_storage(model: TwoTower, folder: Path) -
     assert files == {path.name: path.read_bytes() for path in folder.iterdir()}
     loaded, card = read_model(files.__getitem__, source="s3://bucket/model")
     assert card == CARD
-    assert torch.equal(loaded.log_scale, model.log_scale)
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(folder: Path) -> None:

@@ -128,16 +128,16 @@ def test_initial_weights_have_their_deviations() -> None:
 def test_embeddings_have_unit_length_and_the_scale_is_a_vector() -> None:
     model = build_model(NANO, seed=0, temperature=0.05)
     ids = torch.tensor([[49406, 320, 49407, 0], [49406, 1125, 539, 49407]])
-    u, v, log_scale = model(torch.randn(3, 3, 64, 64), ids)
+    u, v, logit_scale = model(torch.randn(3, 3, 64, 64), ids)
     assert u.shape == (3, 64)
     assert v.shape == (2, 64)
     for embedding in (u, v):
         assert embedding.dtype is torch.float32
         torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(len(embedding)))
-    assert log_scale.shape == (1,)
-    assert log_scale.item() == pytest.approx(math.log(1 / 0.05))
-    assert log_scale is not model.log_scale
-    (u.sum() + v.sum() + log_scale.sum()).backward()
+    assert logit_scale.shape == (1,)
+    assert logit_scale.item() == pytest.approx(math.log(1 / 0.05))
+    assert logit_scale is not model.logit_scale
+    (u.sum() + v.sum() + logit_scale.sum()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -173,7 +173,7 @@ def test_weight_decay_spares_vectors_tables_and_positions() -> None:
     assert "text.token_embedding.weight" in decayed
     assert "image.stages.0.embedding.proj.weight" in decayed
     for name in (
-        "log_scale",
+        "logit_scale",
         "text.positional_embedding",
         "text.norm.weight",
         "image.stages.2.blocks.1.attention.bias_table",

@@ -220,7 +220,7 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
     told = context(tmp_path, input_model=whole)
     pretrain(told, next_stage)
     continued, before = weights(tmp_path), weights(whole)
-    assert torch.allclose(continued["log_scale"], before["log_scale"])
+    assert torch.allclose(continued["logit_scale"], before["logit_scale"])
     tables = [name for name in before if name.endswith("bias_table")]
     assert tables
     assert any(continued[name].shape != before[name].shape for name in tables)
