@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+from florence.kinds import KINDS
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ _EXTRA_OF = {
 # Where the models are whose documents users write, by the title pydantic gives their errors.
 _MODEL_MODULES = {
     "FlorenceJob": "florence_operator.api",
-    "Pretrain": "florence.config",
-    "Evaluate": "florence.config",
     "ModelConfig": "florence.config",
 }
 
@@ -88,6 +87,9 @@ def describe(error: BaseException) -> tuple[list[str], int]:
 
 
 def _model_titled(title: str) -> type[BaseModel] | None:
+    for kind in KINDS.values():
+        if kind.settings.__name__ == title:
+            return kind.settings
     if title not in _MODEL_MODULES:
         return None
     model: type[BaseModel] = getattr(importlib.import_module(_MODEL_MODULES[title]), title)

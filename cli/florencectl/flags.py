@@ -32,19 +32,33 @@ def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
     ]
 
 
-def with_flags(function: Callable[..., None], model: type[Settings]) -> Callable[..., None]:
+def with_flags(
+    function: Callable[..., None], model: type[Settings], *, name: str, help: str
+) -> Callable[..., None]:
     """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read."""
+    command = with_parameters(function, flags_of(model), name=name)
+    command.__doc__ = help
+    return command
+
+
+def with_parameters(
+    function: Callable[..., None], parameters: Sequence[inspect.Parameter], *, name: str
+) -> Callable[..., None]:
+    """``function`` with its keyword arguments replaced by parameters, for Typer to read."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags_of(model)
+    every = [
+        *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+        *parameters,
+    ]
 
     def command(**values: Any) -> None:
         function(**values)
 
     command.__doc__ = function.__doc__
-    command.__name__ = function.__name__
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__name__ = name
+    command.__annotations__ = {p.name: p.annotation for p in every}
+    command.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
     return command
 
 

@@ -1,79 +1,20 @@
-"""Trained models and the files they are shown; importing this imports torch."""
+"""Files that trained models are shown; importing this imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
-from torch import Tensor
 
-from florence.checkpoint import read_final_model
 from florence.data.images import BrokenImageError, decode
-from florence.data.transforms import eval_transform
 from florence.errors import DataError
-from florence.models.model_file import CARD, ModelCard, read_model
-from florence.models.two_tower import TwoTower
-from florence.storage import open_storage
-
-COMMIT = "commit.json"
-FOLDER = "model"
-BATCH = 64
 
 
-def open_model(uri: str) -> tuple[TwoTower, ModelCard]:
-    """The model in a folder or under an ``s3://`` prefix, ready for evaluation.
-
-    That is a folder with a model's two files, or a stage's artifacts, whose final model is checked
-    against its commit. An endpoint comes from ``AWS_ENDPOINT_URL``.
-
-    Raises:
-        DataError: there is no model, or it is broken.
-        ConfigurationError: the URI or the credentials are wrong.
-        TryAgainError: the network gave up.
-    """
-    uri = uri.rstrip("/") or uri
-    storage = open_storage(uri)
-    if storage.size(f"{FOLDER}/{COMMIT}") is not None:
-        final = read_final_model(storage)
-        return read_model(final.read, source=final.uri)
-    parent, _, name = uri.rpartition("/")
-    if name == FOLDER and storage.size(COMMIT) is not None:
-        final = read_final_model(open_storage(parent or "."))
-        return read_model(final.read, source=final.uri)
-    if storage.size(CARD) is None:
-        raise DataError(
-            f"{storage.uri}: no model: there is no {CARD} in it and no {FOLDER}/{COMMIT}; "
-            "give a model's folder or the artifacts of a finished stage"
-        )
-    return read_model(storage.read, source=storage.uri)
-
-
-def image_batches(
-    paths: Sequence[Path], card: ModelCard, *, batch_size: int = BATCH
-) -> Iterator[Tensor]:
-    """The image files as the model saw images in training: fp32 ``(b, 3, R, R)``.
-
-    Raises:
-        DataError: a file is missing or no image; names it.
-    """
-    transform = eval_transform(card.resolution, card.mean, card.std)
-    for start in range(0, len(paths), batch_size):
-        part = paths[start : start + batch_size]
-        yield torch.stack([transform(_read_image(path)) for path in part])
-
-
-def read_file(path: Path) -> bytes:
-    """A file's content; a file that cannot be read is a DataError that names it."""
+def decoded(path: Path, content: bytes | Image.Image) -> Image.Image:
+    """An image file's picture in RGB; a file that is none is a DataError that names it."""
+    if isinstance(content, Image.Image):
+        return content
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        return decode(read_file(path))
+        return decode(content)
     except BrokenImageError as error:
         raise DataError(f"{path}: {error}") from None

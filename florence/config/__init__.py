@@ -1,6 +1,7 @@
 """Everything a user can set, as pydantic models. Imports no torch."""
 
 from florence.config.base import Settings
+from florence.config.contrastive import ContrastiveLoss, Reduction
 from florence.config.data import Augmentation, CaptionLabel, Loader, Text, TextIdentity
 from florence.config.evaluate import Baseline, Evaluate, Retrieval, RetrievalFormat, ZeroShot
 from florence.config.model import (
@@ -14,44 +15,46 @@ from florence.config.model import (
     TextTower,
     architecture_of,
 )
-from florence.config.pretrain import (
-    Checkpointing,
+from florence.config.precision import Precision
+from florence.config.stage import StageSettings
+from florence.config.training import (
+    ActivationCheckpointing,
     Checkpoints,
     EngineKind,
-    Loss,
     Optimizer,
-    Precision,
-    Pretrain,
-    Reduction,
+    Schedule,
+    Training,
 )
 
 __all__ = [
     "PRESETS",
     "Activation",
+    "ActivationCheckpointing",
     "Architecture",
     "Attention",
     "Augmentation",
     "Baseline",
     "CaptionLabel",
-    "Checkpointing",
     "Checkpoints",
+    "ContrastiveLoss",
     "Embedding",
     "EngineKind",
     "Evaluate",
     "ImageTower",
     "Loader",
-    "Loss",
     "ModelConfig",
     "Optimizer",
     "Precision",
-    "Pretrain",
     "Reduction",
     "Retrieval",
     "RetrievalFormat",
+    "Schedule",
     "Settings",
+    "StageSettings",
     "Text",
     "TextIdentity",
     "TextTower",
+    "Training",
     "ZeroShot",
     "architecture_of",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 
 class Settings(BaseModel):
@@ -40,16 +43,87 @@ def first_problem(error: ValidationError) -> str:
 
 
 def setting(
-    default: Any = ..., *, description: str, unit: str | None = None, **constraints: Any
+    default: Any = ...,
+    *,
+    description: str,
+    unit: str | None = None,
+    affects_result: bool = True,
+    **constraints: Any,
 ) -> Any:
     """A field with a description and, where it measures something, a unit.
 
     Both reach the CRD, ``--help`` and the docs. ``constraints`` are pydantic's (``ge``, ``le``, …).
+
+    Args:
+        affects_result: whether training reaches other parameters when it changes; a stage resumes
+            under changed settings only where none of them does (:func:`resume_fingerprint`).
     """
-    extra: dict[str, JsonValue] | None = {"unit": unit} if unit else None
+    extra: dict[str, JsonValue] = {"unit": unit} if unit else {}
+    if not affects_result:
+        extra["affectsResult"] = False
+    return Field(default, description=description, json_schema_extra=extra or None, **constraints)
+
+
+def location(
+    default: Any = ...,
+    *,
+    description: str,
+    names: Sequence[str] = (),
+    affects_result: bool = True,
+    **constraints: Any,
+) -> Any:
+    """A field that holds the URI or path of something that the stage reads.
+
+    Args:
+        names: what the field takes beside URIs, such as the names of built-in lists.
+    """
+    extra: dict[str, JsonValue] = {"location": list(names)}
+    if not affects_result:
+        extra["affectsResult"] = False
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
-def settings_group(kind: type[Settings], *, description: str) -> Any:
+def settings_group(kind: type[Settings], *, description: str, affects_result: bool = True) -> Any:
     """A field that holds another settings model and defaults to that model's defaults."""
-    return Field(default_factory=kind, description=description)
+    extra: dict[str, JsonValue] | None = None if affects_result else {"affectsResult": False}
+    return Field(default_factory=kind, description=description, json_schema_extra=extra)
+
+
+def locations(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The URIs and paths in ``settings``, each with its field's path such as ``text.templates``.
+
+    Names of built-in things are left out.
+    """
+    for wire_name, field, value in _fields(settings):
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        names = extra.get("location")
+        if isinstance(names, list):
+            values = value if isinstance(value, tuple) else (value,)
+            yield from ((wire_name, v) for v in values if isinstance(v, str) and v not in names)
+        elif isinstance(value, Settings):
+            yield from ((f"{wire_name}.{path}", uri) for path, uri in locations(value))
+        elif isinstance(value, tuple):
+            for index, inner in enumerate(value):
+                if isinstance(inner, Settings):
+                    field_path = f"{wire_name}[{index}]"
+                    yield from ((f"{field_path}.{path}", uri) for path, uri in locations(inner))
+
+
+def resume_fingerprint(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what training reaches, flat, by dotted field path."""
+    flat: dict[str, Any] = {}
+    for wire_name, field, value in _fields(settings):
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        if extra.get("affectsResult", True) is False or value is None:
+            continue
+        if isinstance(value, Settings):
+            inner = resume_fingerprint(value)
+            flat |= {f"{wire_name}.{path}": leaf for path, leaf in inner.items()}
+        else:
+            flat[wire_name] = to_jsonable_python(value, by_alias=True)
+    return flat
+
+
+def _fields(settings: Settings) -> Iterator[tuple[str, FieldInfo, Any]]:
+    for name, field in type(settings).model_fields.items():
+        yield field.alias or name, field, getattr(settings, name)

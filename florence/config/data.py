@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
-from florence.config.base import Settings, setting
+from pydantic import model_validator
+
+from florence.config.base import Settings, location, setting
 
 
 class TextIdentity(StrEnum):
@@ -27,13 +30,22 @@ class Loader(Settings):
     workers: int = setting(
         2,
         description="processes that decode images, per rank; 0 decodes in the training process",
+        affects_result=False,
         ge=0,
     )
     prefetch: int = setting(
-        4, description="batches each worker prepares ahead", unit="batches", ge=1
+        4,
+        description="batches each worker prepares ahead",
+        unit="batches",
+        affects_result=False,
+        ge=1,
     )
     cache_bytes: int = setting(
-        1 << 30, description="shard data each worker may hold in memory", unit="bytes", ge=1 << 20
+        1 << 30,
+        description="shard data each worker may hold in memory",
+        unit="bytes",
+        affects_result=False,
+        ge=1 << 20,
     )
     shuffle_window: int = setting(
         32_768,
@@ -45,6 +57,7 @@ class Loader(Settings):
     max_bad_fraction: float = setting(
         0.01,
         description="fraction of unreadable samples above which the stage stops with exit code 3",
+        affects_result=False,
         ge=0,
         le=1,
     )
@@ -74,6 +87,12 @@ class Augmentation(Settings):
         (0.229, 0.224, 0.225), description="divides the channels after the mean is subtracted"
     )
 
+    @model_validator(mode="after")
+    def _minima_are_below_maxima(self) -> Self:
+        if self.scale_min > self.scale_max or self.ratio_min > self.ratio_max:
+            raise ValueError("a minimum is above its maximum")
+        return self
+
 
 class Text(Settings):
     """How descriptions become labels and prompts."""
@@ -92,8 +111,9 @@ class Text(Settings):
         unit="words",
         ge=0,
     )
-    templates: str = setting(
+    templates: str = location(
         "imagenet",
-        description="templates for short texts: 'imagenet' (80), 'digits', 'none', or the "
-        "path of a text file with one per line, {} where the text goes",
+        description="templates for short texts: 'imagenet' (80), 'digits', 'none', or the path or "
+        "s3:// URI of a text file with one per line, {} where the text goes",
+        names=("imagenet", "digits", "none"),
     )

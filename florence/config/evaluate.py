@@ -8,7 +8,8 @@ from typing import Self
 from pydantic import model_validator
 
 from florence.config.base import Settings, setting
-from florence.config.pretrain import Precision
+from florence.config.stage import StageSettings
+from florence.config.training import Precision
 
 
 class Baseline(StrEnum):
@@ -81,7 +82,7 @@ class Retrieval(Settings):
     )
 
 
-class Evaluate(Settings):
+class Evaluate(StageSettings):
     """One evaluation stage."""
 
     zero_shot: tuple[ZeroShot, ...] = setting((), description="zero-shot classifications")

@@ -70,6 +70,7 @@ class ImageTower(Settings):
         Attention.AUTO,
         description="implementation of window attention; changes speed and memory, never the "
         "result",
+        affects_result=False,
     )
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,17 +19,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from florence.checkpoint.fragment import Fragment, TensorReader, read_whole, share_of
-from florence.config import Pretrain
+from florence.checkpoint.fragment import Fragment, TensorReader, share_of
+from florence.config import Training
+from florence.distributed.accumulation import accumulate_gradients
 from florence.distributed.engine import PrecisionModule, StepResult
-from florence.distributed.gradient_cache import accumulate_gradients
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import (
     GuardedAdamW,
     LossScale,
     adamw,
     initialise_moments,
-    parameter_groups,
+)
+from florence.distributed.parameter_rules import (
+    ParameterTraining,
+    clamp,
+    freeze,
+    optimizer_groups,
+    set_learning_rate,
 )
 from florence.distributed.training_state import (
     MODEL,
@@ -38,7 +43,6 @@ from florence.distributed.training_state import (
     Shard,
     cpu_copies,
     fill_whole,
-    require_shape,
     whole_tensors,
 )
 from florence.distributed.world import World
@@ -46,7 +50,7 @@ from florence.distributed.world import World
 _BUCKET_ELEMENTS = 50_000_000
 
 
-def deepspeed_config(settings: Pretrain, world_size: int) -> dict[str, Any]:
+def deepspeed_config(settings: Training, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration; every value that decides the result is written out.
 
     Its own defaults change between versions: gradients are clipped to 1.0 unless told otherwise.
@@ -93,11 +97,11 @@ class DeepSpeedEngine:
     def __init__(
         self,
         model: nn.Module,
-        settings: Pretrain,
+        settings: Training,
         objective: Objective[Any],
         world: World,
         *,
-        no_decay: set[str],
+        training: Mapping[str, ParameterTraining],
     ) -> None:
         _prepare(world)
         self.device = world.device
@@ -106,13 +110,13 @@ class DeepSpeedEngine:
         self._objective = objective
         self._stage = settings.zero_stage
         self._chunks = settings.gradient_cache_chunks
-        self._logit_scale_limit = math.log(settings.loss.max_scale)
+        freeze(self.model, training)
         self._loss_scale = LossScale.of(settings.precision)
         self._steps = 0
         self._parameters = dict(model.named_parameters())
         self._shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
 
-        groups = parameter_groups(self.model, settings.optimizer, no_decay)
+        groups = optimizer_groups(self.model, training)
         make = GuardedAdamW if self._stage == 0 else adamw
         self._adamw = make(groups, settings.optimizer)
         self._engine, self._zero, _, _ = deepspeed.initialize(
@@ -122,14 +126,19 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         initialise_moments(self._adamw, self._stepped_tensors())
-        self._logit_scale_views = [
-            shard.views[MODEL] for shard in self._shards() if shard.parameter == "logit_scale"
+        self._maxima = {
+            name: each.maximum for name, each in training.items() if each.maximum is not None
+        }
+        self._bounded_views = [
+            (shard.views[MODEL], self._maxima[shard.parameter])
+            for shard in self._shards()
+            if shard.parameter in self._maxima
         ]
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
         self._set_loss_scale(self._loss_scale.value)
-        gradients = accumulate_gradients(
+        loss = accumulate_gradients(
             self._objective,
             self._engine,
             batch.to(self.device),
@@ -138,8 +147,7 @@ class DeepSpeedEngine:
             synchronise=_always,  # stages 0 and 1 reduce in step(), 2 and 3 in every backward
             mean_over_ranks=self._world.all_reduce_mean,
         )
-        for group in self._adamw.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._adamw, lr)
         self._engine.step()
         if isinstance(self._adamw, GuardedAdamW):
             grad_norm, skipped = self._adamw.grad_norm, self._adamw.skipped
@@ -148,12 +156,9 @@ class DeepSpeedEngine:
         self._loss_scale.update(overflow=skipped)
         if not skipped:
             self._steps += 1
-            self._clamp_logit_scale()
+            self._clamp()
         return StepResult(
-            loss=float(gradients.loss),
-            grad_norm=grad_norm,
-            skipped=skipped,
-            scale=float(gradients.scale),
+            loss=float(loss.value), grad_norm=grad_norm, skipped=skipped, metrics=loss.metrics
         )
 
     def fragments(self) -> list[Fragment]:
@@ -161,7 +166,8 @@ class DeepSpeedEngine:
         if self._stage == 0:
             tensors = whole_tensors(self.model, self._adamw)
             return share_of(tensors, self._world.rank, self._world.size)
-        return [fragment for shard in self._shards() for fragment in shard.fragments()]
+        own = [fragment for shard in self._shards() for fragment in shard.fragments()]
+        return own + share_of(self._unsharded(), self._world.rank, self._world.size)
 
     @torch.no_grad()
     def restore(self, read: TensorReader) -> None:
@@ -174,10 +180,12 @@ class DeepSpeedEngine:
             if self._stage == 3:
                 partition = _zero3(self._parameters[shard.parameter]).ds_tensor
                 partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
-        for name, parameter in self._parameters.items():
-            if self._is_whole(parameter):
-                require_shape(read, f"{MODEL}/{name}", self._shapes[name])
-                parameter.data.copy_(read_whole(read, f"{MODEL}/{name}"))
+        whole = {
+            f"{MODEL}/{name}": parameter.detach()
+            for name, parameter in self._parameters.items()
+            if self._is_whole(parameter)
+        }
+        fill_whole(whole | self._unsharded(), read)
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""
@@ -191,15 +199,31 @@ class DeepSpeedEngine:
         self._loss_scale.restore(counters)
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole parameters by name, fp32 copies on the CPU."""
-        if self._stage < 3:
-            return cpu_copies(self._parameters.items())
-        state: dict[str, Tensor] = {}
+        """Whole parameters and buffers by name; see :class:`Engine`."""
+        keep = self._world.is_first
+        state = cpu_copies(self._buffers().items()) if keep else {}
         for name, parameter in self._parameters.items():
             # One at a time, so that no GPU needs to hold the whole model.
-            with deepspeed.zero.GatheredParameters([parameter]):
-                state |= cpu_copies([(name, parameter)])
+            gathered: AbstractContextManager[Any] = contextlib.nullcontext()
+            if self._stage == 3:
+                gathered = deepspeed.zero.GatheredParameters([parameter])
+            with gathered:
+                state |= cpu_copies([(name, parameter)]) if keep else {}
         return state
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """The model's persistent buffers, live, by name."""
+        state = self.model.state_dict()
+        return {name: value for name, value in state.items() if name not in self._parameters}
+
+    def _unsharded(self) -> dict[str, Tensor]:
+        """What ZeRO leaves whole on every rank, by canonical name: buffers, frozen parameters."""
+        frozen = {
+            name: parameter.detach()
+            for name, parameter in self._parameters.items()
+            if self._stage < 3 and not parameter.requires_grad
+        }
+        return {f"{MODEL}/{name}": value for name, value in (self._buffers() | frozen).items()}
 
     def _backward(self, scalar: Tensor) -> None:
         if self._stage == 0:
@@ -236,22 +260,34 @@ class DeepSpeedEngine:
                     for kind, tensor in tensors.items()
                 }
                 shards.append(Shard(name, self._shapes[name], run.offset, views))
+        return shards + (self._frozen_shards() if self._stage == 3 else [])
+
+    def _frozen_shards(self) -> list[Shard]:
+        """This rank's partitions of the frozen parameters, which ZeRO 3 cuts up as well."""
+        shards = []
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad:
+                continue
+            partition = _zero3(parameter).ds_tensor
+            offset = self._world.rank * _zero3(parameter).ds_tensor.ds_numel
+            length = min(partition.ds_numel, _zero3(parameter).ds_numel - offset)
+            if length > 0:
+                view = partition.detach()[:length]
+                shards.append(Shard(name, self._shapes[name], offset, {MODEL: view}))
         return shards
 
     def _is_whole(self, parameter: nn.Parameter) -> bool:
         """Whether this process holds all of the parameter beside its shard."""
         return self._stage < 3 or _zero3(parameter).ds_status.name == "AVAILABLE"
 
-    @torch.no_grad()
-    def _clamp_logit_scale(self) -> None:
+    def _clamp(self) -> None:
         """Clamp every copy; all ranks hold equal ones, so none has to tell the others."""
-        logit_scale = self._parameters.get("logit_scale")
-        if logit_scale is None:
-            return
-        if self._is_whole(logit_scale):
-            logit_scale.clamp_(max=self._logit_scale_limit)
-        for view in self._logit_scale_views:
-            view.clamp_(max=self._logit_scale_limit)
+        whole = [
+            (self._parameters[name].data, maximum)
+            for name, maximum in self._maxima.items()
+            if self._is_whole(self._parameters[name])
+        ]
+        clamp([*whole, *self._bounded_views])
 
 
 class _Run(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -24,8 +24,8 @@ class StepResult:
     """Global norm of the gradient before clipping; non-finite if the step was skipped."""
     skipped: bool
     """Loss or gradient was not finite on some rank: parameters and moments were left alone."""
-    scale: float
-    """What the logits were multiplied by in this step."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the objective tells about this rank's samples: detached scalars by name."""
 
 
 class Engine(Protocol):
@@ -44,11 +44,11 @@ class Engine(Protocol):
         ...
 
     def fragments(self) -> list[Fragment]:
-        """A copy of this rank's share of ``model/``, ``exp_avg/`` and ``exp_avg_sq/``.
+        """This rank's share of ``model/``, ``exp_avg/`` and ``exp_avg_sq/``.
 
-        Over all ranks every element is there exactly once. Names and offsets are those of the
-        model's parameters, whatever the engine, so that any engine on any number of ranks can
-        restore them. Not collective.
+        Over all ranks every element is there exactly once, of frozen parameters and buffers too.
+        Names and offsets are those of the model's parameters, whatever the engine, so that any
+        engine on any number of ranks can restore them. Not collective.
         """
         ...
 
@@ -69,7 +69,7 @@ class Engine(Protocol):
         ...
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole parameters by name, copies in fp32 on the CPU, on every rank."""
+        """Whole parameters and buffers by name, copies on the CPU; empty on ranks other than 0."""
         ...
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from florence.config import EngineKind, Pretrain
+from florence.config import EngineKind, Training
 from florence.distributed.engine import Engine
 from florence.distributed.objective import Objective
+from florence.distributed.parameter_rules import ParameterRule, apply_rules
 from florence.distributed.torch_engine import TorchEngine
 from florence.distributed.world import World
-from florence.errors import ConfigurationError, MissingExtraError
-from florence.models.two_tower import no_decay_names
+from florence.errors import MissingExtraError
 
 
 def resolve_engine(
@@ -30,40 +31,30 @@ def resolve_engine(
 def make_engine(
     kind: EngineKind,
     model: nn.Module,
-    settings: Pretrain,
+    settings: Training,
     objective: Objective[Any],
     world: World,
+    *,
+    rules: Sequence[ParameterRule] = (),
 ) -> Engine:
     """The engine that trains ``model``, moved to the world's device, as ``settings`` say.
+
+    Args:
+        rules: how parameters differ from each other in rate, decay and bounds.
 
     Raises:
         MissingExtraError: DeepSpeed is asked for and not installed.
         ConfigurationError: the batch cannot be shared by the ranks, or not be cut into the chunks.
     """
-    check_batch(settings, world)
+    settings.samples_per_process(world.size)
+    training = apply_rules(model, rules, settings.optimizer)
     deepspeed_installed = importlib.util.find_spec("deepspeed") is not None
     kind = resolve_engine(kind, world, world.device.type == "cuda", deepspeed_installed)
-    no_decay = no_decay_names(model)
     if kind is EngineKind.DEEPSPEED:
         if not deepspeed_installed:
             raise MissingExtraError("deepspeed", "deepspeed")
         # Importing DeepSpeed takes ten seconds and more: only whoever uses it should wait.
         from florence.distributed.deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(model, settings, objective, world, no_decay=no_decay)
-    return TorchEngine(model, settings, objective, world, no_decay=no_decay)
-
-
-def check_batch(settings: Pretrain, world: World) -> None:
-    """Refuse a global batch that does not divide over the ranks, or has fewer rows than chunks."""
-    if settings.batch_size % world.size:
-        raise ConfigurationError(
-            f"batchSize={settings.batch_size} does not divide over {world.size} processes: "
-            f"use a multiple of {world.size}"
-        )
-    rows = settings.batch_size // world.size
-    if settings.gradient_cache_chunks > rows:
-        raise ConfigurationError(
-            f"gradientCacheChunks={settings.gradient_cache_chunks} is more than the {rows} samples "
-            f"of a rank: use at most {rows}"
-        )
+        return DeepSpeedEngine(model, settings, objective, world, training=training)
+    return TorchEngine(model, settings, objective, world, training=training)

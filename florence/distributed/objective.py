@@ -1,85 +1,62 @@
-"""What a step minimises, cut where the gradient cache needs it: features, then their loss."""
+"""What a step minimises, cut where chunks of a batch need it: outputs of the model, their loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
 
-import torch.distributed as dist
 from torch import Tensor
 
-from florence.config import Loss
-from florence.losses.unicl import unicl_loss
+Model = Callable[..., Any]
 
 
 class Chunkable(Protocol):
     """A batch that can be cut into parts of consecutive samples and moved to a device."""
+
+    def __len__(self) -> int: ...
 
     def chunk(self, n: int) -> Sequence[Self]: ...
 
     def to(self, device: Any) -> Self: ...
 
 
-class PairBatch(Chunkable, Protocol):
-    """Image-text pairs: images (b, 3, H, W) float, ids (b, L) int64, labels (b,) int64."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def ids(self) -> Tensor: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-
 BatchT = TypeVar("BatchT", bound=Chunkable)
 ContravariantBatchT = TypeVar("ContravariantBatchT", bound=Chunkable, contravariant=True)
 
 
-class Features(NamedTuple):
-    """A forward pass: tensors with one row per sample, and the logit scale's logarithm."""
+@dataclass(frozen=True)
+class Loss:
+    """A loss and what else is worth knowing about it.
 
-    rows: tuple[Tensor, ...]
-    logit_scale: Tensor
+    ``value`` is a scalar whose mean over ranks is minimised; the values of a separable loss's
+    chunks add up. ``metrics`` are detached scalars by name, which add up in the same way.
+    """
+
+    value: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol[ContravariantBatchT]):
-    """A loss that depends on the parameters only through per-sample features and the log-scale."""
+    """A loss over a batch, in three steps.
 
-    def features(self, model: Callable[..., Any], chunk: ContravariantBatchT) -> Features:
-        """One forward pass; the features of a sample depend on that sample only."""
+    ``coupled`` says whether a sample's loss depends on other samples. Where it does not, chunks of
+    a batch are computed one after the other (gradient accumulation); where it does, the outputs
+    of all chunks are needed before the loss of any is known (gradient cache), and outputs must be
+    tensors whose rows belong to the chunk's samples, or stand once for the whole chunk.
+    """
+
+    @property
+    def coupled(self) -> bool: ...
+
+    def prepare(self, batch: ContravariantBatchT) -> Any:
+        """Targets and normalisers of the whole batch, before any forward pass; collective."""
         ...
 
-    def loss(
-        self, rows: tuple[Tensor, ...], logit_scale: Tensor, batch: ContravariantBatchT
-    ) -> Tensor:
-        """This rank's scalar loss; its mean over ranks is what the step minimises."""
+    def outputs(self, model: Model, chunk: ContravariantBatchT) -> tuple[Tensor, ...]:
+        """One forward pass; what a sample's outputs are depends on that sample only."""
         ...
 
-
-@dataclass(frozen=True)
-class ContrastiveObjective:
-    """UniCL over the samples of every rank of ``group`` (None: all ranks)."""
-
-    settings: Loss
-    group: dist.ProcessGroup | None = None
-
-    def features(self, model: Callable[..., Any], chunk: PairBatch) -> Features:
-        """Image and text embeddings (b, D) of a chunk."""
-        u, v, logit_scale = model(chunk.images, chunk.ids)
-        return Features((u, v), logit_scale)
-
-    def loss(self, rows: tuple[Tensor, ...], logit_scale: Tensor, batch: PairBatch) -> Tensor:
-        """:func:`florence.losses.unicl.unicl_loss` of the whole local batch."""
-        u, v = rows
-        return unicl_loss(
-            u,
-            v,
-            logit_scale,
-            batch.labels,
-            reduction=self.settings.reduction,
-            row_chunk=self.settings.row_chunk,
-            group=self.group,
-        )
+    def loss(self, outputs: tuple[Tensor, ...], batch: ContravariantBatchT, prepared: Any) -> Loss:
+        """This rank's loss of a batch, or of a chunk where the loss is separable."""
+        ...

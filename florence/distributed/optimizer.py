@@ -8,25 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from florence.config import Optimizer, Precision
-
-
-def parameter_groups(
-    model: nn.Module, settings: Optimizer, no_decay: set[str]
-) -> list[dict[str, Any]]:
-    """AdamW's groups: parameters with weight decay, and those named in ``no_decay`` without."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (plain if name in no_decay else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def adamw(groups: list[dict[str, Any]], settings: Optimizer) -> torch.optim.AdamW:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from florence.config import Optimizer
+from florence.config import Optimizer, Schedule
 
 
-def learning_rate(step: int, steps: int, optimizer: Optimizer) -> float:
-    """Learning rate of the 0-based ``step`` of ``steps``.
+def learning_rate(
+    step: int, steps: int, optimizer: Optimizer, plateau: Plateau | None = None
+) -> float:
+    """Learning rate of the 0-based ``step`` of ``steps``, before any parameter's own scale.
 
-    Linear warm-up that reaches the peak on step ``warmup_steps - 1``, then half a cosine that
-    reaches ``min_lr_fraction`` of the peak on the last step. A default warm-up longer than the
-    stage is cut to a tenth of it.
+    Linear warm-up that reaches the peak on step ``warmup_steps - 1``, then the schedule; cosine and
+    linear reach ``min_lr_fraction`` of the peak on the last step. A default warm-up longer than
+    the stage is cut to a tenth of it.
+
+    Args:
+        plateau: what evaluations so far did, for the schedule of that name.
     """
     warmup = optimizer.warmup_steps
     if warmup >= steps:
@@ -20,5 +26,46 @@ def learning_rate(step: int, steps: int, optimizer: Optimizer) -> float:
     if step < warmup:
         return optimizer.lr * (step + 1) / warmup
     progress = min((step - warmup) / max(steps - 1 - warmup, 1), 1.0)
+    return optimizer.lr * _fraction(step / steps, progress, optimizer, plateau)
+
+
+def _fraction(done: float, progress: float, optimizer: Optimizer, plateau: Plateau | None) -> float:
+    """The part of the peak after ``done`` of all steps and ``progress`` of those after warm-up."""
     floor = optimizer.min_lr_fraction
-    return optimizer.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    match optimizer.schedule:
+        case Schedule.COSINE:
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        case Schedule.LINEAR:
+            return floor + (1 - floor) * (1 - progress)
+        case Schedule.STEP:
+            fallen = sum(done >= at for at in optimizer.decay_at)
+            return max(optimizer.decay_factor**fallen, floor)
+        case Schedule.PLATEAU:
+            return max(optimizer.decay_factor ** (plateau.fallen if plateau else 0), floor)
+        case Schedule.CONSTANT:
+            return 1.0
+
+
+@dataclass(slots=True)
+class Plateau:
+    """When evaluations stopped improving; a part of every checkpoint.
+
+    ``best`` is the best value so far (higher is better), ``waited`` evaluations since, ``fallen``
+    how often the rate fell.
+    """
+
+    best: float = -math.inf
+    waited: int = 0
+    fallen: int = 0
+
+    def note(self, value: float, patience: int) -> bool:
+        """Note an evaluation; whether the rate falls now."""
+        if value > self.best:
+            self.best, self.waited = value, 0
+            return False
+        self.waited += 1
+        if self.waited < patience:
+            return False
+        self.waited = 0
+        self.fallen += 1
+        return True

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from florence.checkpoint.fragment import Fragment, TensorReader, share_of
-from florence.config import Pretrain
+from florence.config import Training
+from florence.distributed.accumulation import accumulate_gradients
 from florence.distributed.engine import PrecisionModule, StepResult
-from florence.distributed.gradient_cache import accumulate_gradients
 from florence.distributed.objective import Objective
-from florence.distributed.optimizer import (
-    GuardedAdamW,
-    LossScale,
-    initialise_moments,
-    parameter_groups,
+from florence.distributed.optimizer import GuardedAdamW, LossScale, initialise_moments
+from florence.distributed.parameter_rules import (
+    ParameterTraining,
+    clamp,
+    freeze,
+    optimizer_groups,
+    set_learning_rate,
 )
 from florence.distributed.training_state import cpu_copies, fill_whole, whole_tensors
 from florence.distributed.world import World
@@ -31,8 +31,10 @@ from florence.distributed.world import World
 class TorchEngine:
     """Every rank holds all parameters and moments; DDP averages gradients during the last backward.
 
-    See :class:`florence.distributed.engine.Engine`. ``model.logit_scale`` is clamped to
-    ln(``settings.loss.max_scale``) after each step.
+    See :class:`florence.distributed.engine.Engine`.
+
+    Args:
+        training: how each parameter is trained, by name.
     """
 
     name = "torch"
@@ -40,21 +42,24 @@ class TorchEngine:
     def __init__(
         self,
         model: nn.Module,
-        settings: Pretrain,
+        settings: Training,
         objective: Objective[Any],
         world: World,
         *,
-        no_decay: set[str],
+        training: Mapping[str, ParameterTraining],
     ) -> None:
         self.device = world.device
         self.model = model.to(world.device)
         self._world = world
         self._objective = objective
         self._chunks = settings.gradient_cache_chunks
-        self._logit_scale_limit = math.log(settings.loss.max_scale)
-        self._optimizer = GuardedAdamW(
-            parameter_groups(self.model, settings.optimizer, no_decay), settings.optimizer
-        )
+        freeze(self.model, training)
+        self._bounded = [
+            (parameter, maximum)
+            for name, parameter in self.model.named_parameters()
+            if (maximum := training[name].maximum) is not None
+        ]
+        self._optimizer = GuardedAdamW(optimizer_groups(self.model, training), settings.optimizer)
         initialise_moments(self._optimizer, (p for p in model.parameters() if p.requires_grad))
         self._loss_scale = LossScale.of(settings.precision)
         self._steps = 0
@@ -64,7 +69,7 @@ class TorchEngine:
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
-        gradients = accumulate_gradients(
+        loss = accumulate_gradients(
             self._objective,
             self._forward,
             batch.to(self.device),
@@ -74,20 +79,19 @@ class TorchEngine:
             mean_over_ranks=self._world.all_reduce_mean,
         )
         optimizer = self._optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(optimizer, lr)
         optimizer.loss_scale = self._loss_scale.value
         optimizer.step()
         optimizer.zero_grad()
         self._loss_scale.update(overflow=optimizer.skipped)
         if not optimizer.skipped:
             self._steps += 1
-            self._clamp_logit_scale()
+            clamp(self._bounded)
         return StepResult(
-            loss=float(gradients.loss),
+            loss=float(loss.value),
             grad_norm=optimizer.grad_norm,
             skipped=optimizer.skipped,
-            scale=float(gradients.scale),
+            metrics=loss.metrics,
         )
 
     def fragments(self) -> list[Fragment]:
@@ -111,8 +115,8 @@ class TorchEngine:
         self._loss_scale.restore(counters)
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole parameters by name, fp32 copies on the CPU."""
-        return cpu_copies(self.model.named_parameters())
+        """Whole parameters and buffers by name; see :class:`Engine`."""
+        return cpu_copies(self.model.state_dict().items()) if self._world.is_first else {}
 
     def _backward(self, scalar: Tensor) -> None:
         (scalar * self._loss_scale.value).backward()  # type: ignore[no-untyped-call]
@@ -121,12 +125,6 @@ class TorchEngine:
         if is_last or not isinstance(self._forward, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._forward.no_sync()
-
-    @torch.no_grad()
-    def _clamp_logit_scale(self) -> None:
-        logit_scale = getattr(self.model, "logit_scale", None)
-        if isinstance(logit_scale, Tensor):
-            logit_scale.clamp_(max=self._logit_scale_limit)
 
 
 def _distributed(module: nn.Module, world: World) -> DistributedDataParallel:

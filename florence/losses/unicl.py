@@ -24,6 +24,7 @@ def unicl_loss(
     logit_scale: Tensor,
     labels: Tensor,
     *,
+    all_labels: Tensor | None = None,
     reduction: Reduction = Reduction.MEAN,
     row_chunk: int = 0,
     group: dist.ProcessGroup | None = None,
@@ -39,6 +40,7 @@ def unicl_loss(
         v: L2-normalised text features (b, D).
         logit_scale: ln τ, one element.
         labels: int64 (b,); equal labels, on any rank, are positives.
+        all_labels: the labels of all ranks by rank, where they are known; else gathered.
         reduction: MEAN is L / 2B (UniCL's own), SUM is the paper's L.
         row_chunk: rows of the logits held at once, recomputed in the backward pass; 0 holds all.
         group: the processes of the global batch; None is all of them.
@@ -47,7 +49,8 @@ def unicl_loss(
         u, v, logit_scale = _at_least_fp32(u), _at_least_fp32(v), _at_least_fp32(logit_scale)
         rows, width = u.shape
         all_u, all_v = torch.split(gather_rows(torch.cat([u, v], dim=1), group), width, dim=1)
-        all_labels = all_gather_rows(labels, group)
+        if all_labels is None:
+            all_labels = all_gather_rows(labels, group)
         scale = logit_scale.reshape(()).exp()
 
         own, groups, counts = _groups(labels, all_labels)

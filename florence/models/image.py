@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from florence.config.model import ImageTower
-from florence.config.pretrain import Checkpointing
+from florence.config.pretrain import ActivationCheckpointing
 from florence.models.attention import WindowAttention
 from florence.models.embedding import ConvEmbedding, PatchMerging, stage_embedding
 from florence.models.layers import Mlp, recompute
@@ -30,7 +30,7 @@ class SwinBlock(nn.Module):
         window: int,
         *,
         drop: float,
-        checkpointing: Checkpointing,
+        checkpointing: ActivationCheckpointing,
     ) -> None:
         super().__init__()
         self.drop = drop
@@ -60,12 +60,12 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, grid: WindowGrid, mask: Tensor | None = None) -> Tensor:
         """(B, L, C) to the same; in window order, or in image order where the grid is padded."""
-        if self.checkpointing is Checkpointing.FULL and self.training:
+        if self.checkpointing is ActivationCheckpointing.FULL and self.training:
             return recompute(self._transform, x, grid, mask)
         return self._transform(x, grid, mask)
 
     def _transform(self, x: Tensor, grid: WindowGrid, mask: Tensor | None) -> Tensor:
-        if self.checkpointing is Checkpointing.SELECTIVE and self.training:
+        if self.checkpointing is ActivationCheckpointing.SELECTIVE and self.training:
             attended = recompute(self._attend, x, grid)
         else:
             attended = self._attend(x, grid)
@@ -97,7 +97,7 @@ class Stage(nn.Module):
         stage: int,
         window: int,
         drops: list[float],
-        checkpointing: Checkpointing,
+        checkpointing: ActivationCheckpointing,
     ) -> None:
         super().__init__()
         channels = config.width << stage
@@ -164,7 +164,7 @@ class CoSwin(nn.Module):
         embed_dim: int,
         *,
         window: int | None = None,
-        checkpointing: Checkpointing = Checkpointing.NONE,
+        checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE,
         drop_path: float | None = None,
     ) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from florence.config.model import TextTower
-from florence.config.pretrain import Checkpointing
+from florence.config.pretrain import ActivationCheckpointing
 from florence.models.layers import Mlp, recompute
 
 
@@ -64,7 +64,7 @@ class TextTransformer(nn.Module):
         config: TextTower,
         embed_dim: int,
         *,
-        checkpointing: Checkpointing = Checkpointing.NONE,
+        checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE,
     ) -> None:
         super().__init__()
         self.config = config
@@ -109,7 +109,7 @@ class TextTransformer(nn.Module):
         position. Attention is causal, so columns after every text's end token may be cut off.
         """
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        recomputed = self.checkpointing is not Checkpointing.NONE and self.training
+        recomputed = self.checkpointing is not ActivationCheckpointing.NONE and self.training
         for block in self.blocks:
             x = recompute(block, x) if recomputed else block(x)
         ends = ids.argmax(dim=1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from florence.config.model import Architecture
-from florence.config.pretrain import Checkpointing
+from florence.config.pretrain import ActivationCheckpointing
 from florence.models.image import CoSwin
 from florence.models.text import TextTransformer
 
@@ -35,7 +35,7 @@ class TwoTower(nn.Module):
         architecture: Architecture,
         *,
         window: int | None = None,
-        checkpointing: Checkpointing = Checkpointing.NONE,
+        checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE,
         temperature: float = 0.07,
         drop_path: float | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ def build_model(
     *,
     seed: int,
     window: int | None = None,
-    checkpointing: Checkpointing = Checkpointing.NONE,
+    checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE,
     drop_path: float | None = None,
     temperature: float = 0.07,
 ) -> TwoTower:

@@ -1,5 +1,6 @@
 """Parameters, FLOPs, memory and days of a training run, from formulas alone; imports no torch."""
 
+from florence.planner.cost import Cost, LossBytes
 from florence.planner.estimate import (
     DEFAULT_MFU,
     JobEstimate,
@@ -23,8 +24,10 @@ from florence.planner.speed import (
 __all__ = [
     "DEFAULT_MFU",
     "GPUS",
+    "Cost",
     "Gpu",
     "JobEstimate",
+    "LossBytes",
     "MemoryOption",
     "MemoryPerGpu",
     "Pace",

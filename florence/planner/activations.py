@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from florence.config import Activation, Architecture, Attention, Checkpointing, Precision
+from florence.config import Activation, ActivationCheckpointing, Architecture, Attention, Precision
 from florence.planner.sizes import ImageStage, image_stages
 
 FP32 = 4
@@ -86,7 +86,7 @@ def image_units(
     *,
     resolution: int,
     window: int | None,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
     numbers: Numerics,
 ) -> list[Unit]:
     """The image tower's units in the order of its forward pass; the images are not counted."""
@@ -107,7 +107,11 @@ def image_units(
 
 
 def text_units(
-    architecture: Architecture, *, tokens: int, checkpointing: Checkpointing, numbers: Numerics
+    architecture: Architecture,
+    *,
+    tokens: int,
+    checkpointing: ActivationCheckpointing,
+    numbers: Numerics,
 ) -> list[Unit]:
     """The text tower's units; any checkpointing recomputes its blocks whole."""
     text = architecture.text
@@ -118,7 +122,7 @@ def text_units(
     mlp = n * (w + activation * f) * numbers.product
     saved = 2 * norm + attention + mlp
     gradients = n * (f * numbers.product + 2 * w * FP32)
-    if checkpointing is Checkpointing.NONE:
+    if checkpointing is ActivationCheckpointing.NONE:
         block = Unit(kept=saved, working=gradients)
     else:
         block = Unit(kept=n * w * FP32, working=saved + gradients - n * w * FP32)
@@ -137,7 +141,11 @@ def _embedding_unit(stage: ImageStage, previous: float, numbers: Numerics) -> Un
 
 
 def _swin_unit(
-    stage: ImageStage, ratio: int, shifted: bool, checkpointing: Checkpointing, numbers: Numerics
+    stage: ImageStage,
+    ratio: int,
+    shifted: bool,
+    checkpointing: ActivationCheckpointing,
+    numbers: Numerics,
 ) -> Unit:
     tokens, channels = stage.tokens, stage.channels
     stream = tokens * channels * numbers.residual
@@ -150,9 +158,9 @@ def _swin_unit(
     scores = stage.heads * stage.padded_tokens * stage.window**2
     score_bytes = numbers.product if numbers.fused else FP32
     attention_gradients = 2 * stream + 2 * scores * score_bytes
-    if checkpointing is Checkpointing.NONE:
+    if checkpointing is ActivationCheckpointing.NONE:
         return Unit(kept=attention + mlp, working=max(mlp_gradients, attention_gradients - mlp))
-    if checkpointing is Checkpointing.SELECTIVE:
+    if checkpointing is ActivationCheckpointing.SELECTIVE:
         recomputed = attention - stream + attention_gradients - mlp
         return Unit(kept=stream + mlp, working=max(mlp_gradients, recomputed))
     recomputed = attention + mlp - stream

@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from florence.config import Architecture, Pretrain
+from florence.config import Architecture, Training
 from florence.config.base import Settings, setting
 from florence.errors import ConfigurationError
+from florence.planner.cost import Cost
 from florence.planner.memory import (
     MemoryOption,
     MemoryPerGpu,
     memory_options,
     memory_per_gpu,
     recommend,
-    samples_per_process,
 )
-from florence.planner.sizes import (
-    TowerCounts,
-    forward_macs,
-    parameters,
-    recomputed_macs,
-    training_flops,
-)
+from florence.planner.sizes import TowerCounts
 from florence.planner.speed import SECONDS_PER_DAY, Gpu, samples_per_second
 
 DEFAULT_MFU = 0.4
@@ -30,12 +24,31 @@ DEFAULT_MFU = 0.4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRequest:
-    """A pretraining stage and what it runs on; no ``gpu`` means processes on CPUs."""
+    """A stage that trains and what it runs on; no ``gpu`` means processes on CPUs.
+
+    ``samples`` is the size of the data set, which a stage with ``epochs`` needs.
+    """
 
     name: str
-    settings: Pretrain
+    settings: Training
+    cost: Cost
     processes: int
     gpu: Gpu | None
+    samples: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage.
+
+        Raises:
+            ConfigurationError: it is planned in epochs and the data set's size is not known.
+        """
+        if self.settings.steps is None and self.samples is None:
+            raise ConfigurationError(
+                f"stage '{self.name}' trains for epochs of {self.settings.data}, whose number of "
+                "samples is not known: give --samples, or index the data"
+            )
+        return self.settings.total_steps(self.samples or 0)
 
 
 class Pace(Settings):
@@ -115,7 +128,7 @@ def estimate_job(
         total = days
     samples = sum(stage.samples for stage in stages)
     return JobEstimate(
-        parameters=parameters(architecture, window=requests[0].settings.window),
+        parameters=requests[0].cost.parameters(architecture, requests[0].settings),
         flops_per_sample=_mean_flops(stages),
         flops=sum(stage.flops for stage in stages),
         memory_per_gpu=max((stage.memory_per_gpu for stage in stages), key=lambda m: m.total),
@@ -131,20 +144,20 @@ def estimate_stage(
 ) -> StageEstimate:
     """Estimate one stage; ``mfu`` as in :func:`estimate_job`."""
     settings, processes, gpu = request.settings, request.processes, request.gpu
-    resolution, window = settings.resolution, settings.window
+    cost, cuda = request.cost, request.gpu is not None
     capacity = gpu.memory if gpu else None
-    memory = memory_per_gpu(architecture, settings, processes=processes, cuda=gpu is not None)
-    flops = training_flops(architecture, resolution=resolution, window=window)
-    samples = settings.batch_size * settings.steps
-    recompute = executed_over_useful(architecture, settings)
+    memory = memory_per_gpu(architecture, settings, cost=cost, processes=processes, cuda=cuda)
+    flops = cost.training_flops(architecture, settings)
+    samples = settings.batch_size * request.steps
+    recompute = executed_over_useful(architecture, settings, cost)
     return StageEstimate(
         name=request.name,
         processes=processes,
         gpu=gpu.name if gpu else None,
-        resolution=resolution,
+        resolution=settings.resolution,
         batch_size=settings.batch_size,
-        batch_per_gpu=samples_per_process(settings, processes),
-        steps=settings.steps,
+        batch_per_gpu=settings.samples_per_process(processes),
+        steps=request.steps,
         samples=samples,
         flops_per_sample=flops,
         flops=float(flops.total) * samples,
@@ -156,28 +169,25 @@ def estimate_stage(
             memory_options(
                 architecture,
                 settings,
+                cost=cost,
                 processes=processes,
-                cuda=gpu is not None,
+                cuda=cuda,
                 capacity=capacity,
             )
         ),
-        recommendation=recommend(architecture, settings, processes=processes, capacity=capacity)
+        recommendation=recommend(
+            architecture, settings, cost=cost, processes=processes, capacity=capacity
+        )
         if capacity
         else None,
         pace=_pace(request, flops.total, mfu / recompute) if gpu else None,
     )
 
 
-def executed_over_useful(architecture: Architecture, settings: Pretrain) -> float:
+def executed_over_useful(architecture: Architecture, settings: Training, cost: Cost) -> float:
     """How much more a step computes than without checkpointing and gradient cache."""
-    resolution, window = settings.resolution, settings.window
-    forward = forward_macs(architecture, resolution=resolution, window=window).total
-    repeated = recomputed_macs(
-        architecture, settings.activation_checkpointing, resolution=resolution, window=window
-    )
-    if settings.gradient_cache_chunks > 1:
-        repeated += forward
-    return 1 + repeated / (3 * forward)
+    useful = cost.training_flops(architecture, settings).total
+    return 1 + 2 * cost.recomputed_macs(architecture, settings) / useful
 
 
 def _pace(request: StageRequest, flops_per_sample: float, useful_mfu: float) -> Pace:
@@ -189,7 +199,7 @@ def _pace(request: StageRequest, flops_per_sample: float, useful_mfu: float) -> 
         peak=request.gpu.peak(settings.precision),
         mfu=useful_mfu,
     )
-    days = settings.batch_size * settings.steps / rate / SECONDS_PER_DAY
+    days = settings.batch_size * request.steps / rate / SECONDS_PER_DAY
     return Pace(
         mfu=useful_mfu,
         samples_per_second=rate,
@@ -209,8 +219,8 @@ def _total_days(stages: Sequence[StageEstimate]) -> float | None:
 
 def _mean_flops(stages: Sequence[StageEstimate]) -> TowerCounts:
     samples = sum(stage.samples for stage in stages)
-    image, text = (
-        round(sum(getattr(s.flops_per_sample, tower) * s.samples for s in stages) / samples)
-        for tower in ("image", "text")
+    image, text, head = (
+        round(sum(getattr(s.flops_per_sample, part) * s.samples for s in stages) / samples)
+        for part in ("image", "text", "head")
     )
-    return TowerCounts(image=image, text=text, total=image + text)
+    return TowerCounts(image=image, text=text, head=head, total=image + text + head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from florence.config import Architecture, Checkpointing, Embedding, ImageTower
+from florence.config import ActivationCheckpointing, Architecture, Embedding, ImageTower
 from florence.config.base import Settings, setting
 
 TRAINING_FLOPS_PER_MAC = 6
@@ -19,6 +19,7 @@ class TowerCounts(Settings):
 
     image: int = setting(description="the image tower with its projection")
     text: int = setting(description="the text tower with its projection")
+    head: int = setting(0, description="what a task adds to the towers")
     total: int = setting(description="the whole model")
 
 
@@ -120,7 +121,7 @@ def training_flops(
 
 def recomputed_macs(
     architecture: Architecture,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
     *,
     resolution: int,
     window: int | None = None,
@@ -130,14 +131,14 @@ def recomputed_macs(
     A repetition stops at the last tensor it needs, so each one's last product is left out: the
     attention's projection, or the MLP's second layer.
     """
-    if checkpointing is Checkpointing.NONE:
+    if checkpointing is ActivationCheckpointing.NONE:
         return 0
     text = architecture.text
     total = _text_macs(architecture, text.context) - text.width * architecture.embed_dim
     total -= text.layers * text.context * text.width * text.hidden
     for stage in image_stages(architecture.image, resolution, window):
         square = stage.channels**2
-        if checkpointing is Checkpointing.SELECTIVE:
+        if checkpointing is ActivationCheckpointing.SELECTIVE:
             # Where the map is padded, its tokens are put back in order after the projection.
             last = stage.tokens * square if stage.padded == stage.side else 0
             total += stage.depth * (_attention_macs(stage) - last)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from florence.config import Architecture
 from florence.config.storage import S3Settings
 from florence.distributed.world import World
+from florence.models.opening import open_stored, read_card
+from florence.models.stored import ModelCard, StoredModel
 from florence.storage import Storage
 
 
@@ -57,6 +59,22 @@ class Recorder(Protocol):
         """Record the final model."""
 
 
+@dataclass(frozen=True, slots=True)
+class InputModel:
+    """A model by its URI: that of a folder with its files, or of a stage's artifacts."""
+
+    uri: str
+    s3: S3Settings
+
+    def card(self) -> ModelCard:
+        """Everything about it but its weights. Raises :class:`DataError` when there is none."""
+        return read_card(self.uri, self.s3)
+
+    def open(self) -> StoredModel:
+        """The whole model. Raises :class:`DataError` when it is missing or broken."""
+        return open_stored(self.uri, self.s3)
+
+
 class Stop:
     """A request to stop after the current step, set by a signal handler."""
 
@@ -76,8 +94,8 @@ class StageContext:
     """The model's sizes."""
     output: Storage
     """The stage's artifacts."""
-    input_model: Storage | None
-    """The artifacts of the stage whose final model this one starts from."""
+    input_model: InputModel | None
+    """The model that this stage starts from."""
     s3: S3Settings
     """Where ``s3://`` data lives."""
     attempt: int

@@ -1,14 +1,22 @@
-"""How fast a stage goes, and how long it still takes."""
+"""How fast a stage goes, how long it still takes, and how much of the time it waits for data."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 _WINDOW_STEPS = 50
 
 
-class Meter:
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    time: float
+    step: int
+    waited: float
+
+
+class ThroughputMeter:
     """Steps per second over the last fifty steps; the first step, which warms up, is not counted.
 
     Args:
@@ -17,11 +25,20 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS + 1)
+        self._marks: deque[_Mark] = deque(maxlen=_WINDOW_STEPS + 1)
+        self._waited = 0.0
+
+    def now(self) -> float:
+        """The clock's seconds."""
+        return self._clock()
+
+    def wait(self, seconds: float) -> None:
+        """Note time that a step spent waiting for its batch."""
+        self._waited += seconds
 
     def step(self, step: int) -> None:
         """Note that ``step`` steps are done."""
-        self._marks.append((self._clock(), step))
+        self._marks.append(_Mark(self._clock(), step, self._waited))
 
     def pause(self) -> None:
         """Forget what was measured: what follows (a checkpoint, say) is not training."""
@@ -32,10 +49,19 @@ class Meter:
         """The rate; ``None`` until two steps were measured."""
         if len(self._marks) < 2:
             return None
-        (start, first), (end, last) = self._marks[0], self._marks[-1]
-        return (last - first) / (end - start) if end > start else None
+        first, last = self._marks[0], self._marks[-1]
+        seconds = last.time - first.time
+        return (last.step - first.step) / seconds if seconds > 0 else None
+
+    @property
+    def wait_fraction(self) -> float | None:
+        """The part of the time that training waited for data; ``None`` as above."""
+        if self.steps_per_second is None:
+            return None
+        first, last = self._marks[0], self._marks[-1]
+        return min(1.0, (last.waited - first.waited) / (last.time - first.time))
 
     def seconds_left(self, total: int) -> float | None:
         """Time for the steps up to ``total`` at the measured rate."""
         rate = self.steps_per_second
-        return (total - self._marks[-1][1]) / rate if rate else None
+        return (total - self._marks[-1].step) / rate if rate else None

@@ -4,60 +4,82 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from florence.checkpoint import Checkpoint, CheckpointWriter
-from florence.config import Pretrain
+from florence.checkpoint import Checkpoint, Saves
+from florence.config import Training
+from florence.data.bad_samples import BadSampleCounter
 from florence.data.batch import Batch
 from florence.distributed.engine import Engine, StepResult
-from florence.distributed.schedule import learning_rate
+from florence.distributed.schedule import Plateau, learning_rate
 from florence.errors import DivergedError, StoppedError
 from florence.stages.context import StageContext, StageProgress
-from florence.stages.meter import Meter
+from florence.stages.meter import ThroughputMeter
 from florence.stages.randomness import rank_state, restore_rank_state, seed_rank
+from florence.stages.step_metrics import StepMetrics
 
 log = logging.getLogger(__name__)
 
+Evaluate = Callable[[int], Mapping[str, float]]
+"""Measures the model after a step on held-out data; collective."""
+
 
 @dataclass(slots=True)
-class Counts:
+class TrainState:
     """What happened so far; kept in every checkpoint."""
 
     skipped: int = 0
     """Steps whose loss or gradient was not finite."""
     skipped_in_a_row: int = 0
+    seen_samples: int = 0
     bad_samples: int = 0
-    """Samples of this rank that could not be read and were replaced."""
+    """Samples of all ranks that could not be read and were replaced."""
+    evaluated_step: int = 0
+    """The last step that was evaluated."""
 
 
 class Trainer:
     """Drives an engine over a stream of batches, with checkpoints, metrics and clean stops.
 
     Args:
+        steps: optimizer steps of the whole stage.
+        saves: writes checkpoints.
+        bad_samples: counts samples that could not be read.
+        step_metrics: what is recorded about a step.
         metadata: goes into every checkpoint; tells what it was made with.
+        evaluate: measures on held-out data every ``evaluateEverySteps``.
     """
 
     def __init__(
         self,
         context: StageContext,
-        settings: Pretrain,
+        settings: Training,
         engine: Engine,
-        writer: CheckpointWriter,
-        metadata: dict[str, Any],
+        *,
+        steps: int,
+        saves: Saves,
+        bad_samples: BadSampleCounter,
+        step_metrics: StepMetrics,
+        metadata: Mapping[str, Any],
+        evaluate: Evaluate | None = None,
     ) -> None:
         self._context = context
         self._settings = settings
         self._engine = engine
-        self._writer = writer
+        self._steps = steps
+        self._saves = saves
+        self._bad_samples = bad_samples
+        self._step_metrics = step_metrics
         self._metadata = metadata
-        self._meter = Meter(context.clock)
-        self._counts = Counts()
-        self._progress = StageProgress(phase="start", total=settings.steps)
-        self._saving: int | None = None
+        self._evaluate = evaluate
+        self._meter = ThroughputMeter(context.clock)
+        self._state = TrainState()
+        self._plateau = Plateau()
+        self._progress = StageProgress(phase="start", total=steps)
 
     def restore(self, checkpoint: Checkpoint | None) -> int:
         """Put the engine where a checkpoint left it and return the step to go on from.
@@ -70,10 +92,14 @@ class Trainer:
             return 0
         self.tell(phase="restore", step=checkpoint.step)
         self._engine.restore(checkpoint)
-        self._engine.restore_counters(checkpoint.metadata["counters"])
-        self._counts = Counts(**checkpoint.metadata["counts"])
+        metadata = checkpoint.metadata
+        self._engine.restore_counters(metadata["counters"])
+        self._state = TrainState(**metadata["state"])
+        self._plateau = Plateau(**metadata["plateau"])
+        self._bad_samples.seen = self._state.seen_samples
+        self._bad_samples.bad = self._state.bad_samples
         state = checkpoint.rank_state(world.rank)
-        if state is not None and checkpoint.metadata["worldSize"] == world.size:
+        if state is not None and metadata["worldSize"] == world.size:
             restore_rank_state(state, self._engine.device)
         else:
             seed_rank(seed, world.rank, checkpoint.step)
@@ -89,121 +115,138 @@ class Trainer:
         """Train from step ``start`` to the last one; the last step is committed on return.
 
         Raises:
+            DataError: too many samples are broken.
             DivergedError: too many steps in a row were not finite.
             StoppedError: a stop was requested; a checkpoint was committed.
-            TryAgainError: a checkpoint could not be written.
+            TryAgainError: too many checkpoints in a row could not be written.
         """
-        steps = self._settings.steps
         self.tell(phase="train", step=start, samples=start * self._settings.batch_size)
-        for step in range(start, steps):
-            batch = next(batches)
-            rate = learning_rate(step, steps, self._settings.optimizer)
+        self._evaluate_if_due(start)
+        for step in range(start, self._steps):
+            batch = self._next(batches)
+            rate = learning_rate(step, self._steps, self._settings.optimizer, self._plateau)
             result = self._engine.step(batch.to(self._engine.device), lr=rate)
             done = step + 1
             self._meter.step(done)
-            self._count(batch, result, step)
-            if done % self._settings.log_every_steps == 0 or done in (start + 1, steps):
+            self._note(done, result)
+            self._check_finite(result, done)
+            stopping = self._agree(batch)
+            if done % self._settings.log_every_steps == 0 or done in (start + 1, self._steps):
                 self._record(done, result, rate)
-            stopping = self._stop_requested()
-            if done % self._settings.checkpoints.every_steps == 0 or done == steps or stopping:
-                self._save(done)
-            if stopping and done < steps:
-                self._commit()
+            if not stopping:
+                self._evaluate_if_due(done)
+            if self._is_save_due(done) or stopping:
+                self._save(done, final=done == self._steps or stopping)
+            if stopping and done < self._steps:
                 raise StoppedError(
                     f"stopped on request after step {done}; its checkpoint is committed"
                 )
-            self._note_commit()
-        self._commit()
+            self._note_commit(self._saves.poll())
 
-    def _count(self, batch: Batch, result: StepResult, step: int) -> None:
-        self._counts.bad_samples += batch.bad
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        asked = self._meter.now()
+        batch = next(batches)
+        self._meter.wait(self._meter.now() - asked)
+        return batch
+
+    def _note(self, done: int, result: StepResult) -> None:
+        """Tell about every step: whoever watches for a stall sees steps, not log lines."""
+        per_second = self._meter.steps_per_second
+        self.tell(
+            step=done,
+            samples=done * self._settings.batch_size,
+            loss=result.loss if math.isfinite(result.loss) else None,
+            samples_per_second=per_second * self._settings.batch_size if per_second else None,
+            eta_seconds=self._meter.seconds_left(self._steps),
+        )
+
+    def _check_finite(self, result: StepResult, done: int) -> None:
         if not result.skipped:
-            self._counts.skipped_in_a_row = 0
+            self._state.skipped_in_a_row = 0
             return
-        self._counts.skipped += 1
-        self._counts.skipped_in_a_row += 1
-        log.warning("Skipped step %d: its loss or gradient was not finite", step + 1)
-        if self._counts.skipped_in_a_row > self._settings.nan_budget:
+        self._state.skipped += 1
+        self._state.skipped_in_a_row += 1
+        log.warning("Skipped step %d: its loss or gradient was not finite", done)
+        if self._state.skipped_in_a_row > self._settings.nan_budget:
             raise DivergedError(
-                f"step {step + 1}: loss or gradient not finite "
-                f"{self._counts.skipped_in_a_row} times in "
+                f"step {done}: loss or gradient not finite "
+                f"{self._state.skipped_in_a_row} times in "
                 f"a row (nanBudget {self._settings.nan_budget}): lower optimizer.lr or use "
                 "precision bf16"
             )
 
-    def _record(self, step: int, result: StepResult, rate: float) -> None:
+    def _agree(self, batch: Batch) -> bool:
+        """Count samples over all ranks; whether any rank was asked to stop. All answer alike."""
+        world, counter = self._context.world, self._bad_samples
+        mine = [float(self._context.stop.requested), float(len(batch)), float(len(batch.broken))]
+        counter.note(batch.broken)
+        if world.size > 1:
+            mine = world.all_reduce_sum(torch.tensor(mine, device=self._engine.device)).tolist()
+        stopping, seen, bad = mine
+        too_many = counter.add(round(seen), round(bad))
+        self._state.seen_samples, self._state.bad_samples = counter.seen, counter.bad
+        if too_many:
+            raise counter.error(world.all_gather_object(counter.worst()))
+        return stopping > 0
+
+    def _record(self, done: int, result: StepResult, rate: float) -> None:
+        metrics = self._step_metrics.of(done, result, rate, self._meter, self._state)
         if not self._context.world.is_first:
             return
-        samples = step * self._settings.batch_size
-        per_second = self._meter.steps_per_second
-        samples_per_second = per_second * self._settings.batch_size if per_second else None
-        loss = result.loss if math.isfinite(result.loss) else None
-        self.tell(
-            step=step,
-            samples=samples,
-            loss=loss,
-            samples_per_second=samples_per_second,
-            eta_seconds=self._meter.seconds_left(self._settings.steps),
-        )
-        metrics = {
-            "train/loss": result.loss,
-            "train/gradient_norm": result.grad_norm,
-            "train/learning_rate": rate,
-            "train/logit_scale": result.scale,
-            "train/samples": float(samples),
-            "train/skipped_steps": float(self._counts.skipped),
-            "train/bad_samples": float(self._counts.bad_samples),
-            "train/attempt": float(self._context.attempt),
-        }
-        if samples_per_second:
-            metrics["train/samples_per_second"] = samples_per_second
-        self._context.recorder.metrics(step, metrics)
-        log.info("Step %d/%d loss %.4f lr %.3g", step, self._settings.steps, result.loss, rate)
+        self._context.recorder.metrics(done, metrics)
+        log.info("Step %d/%d loss %.4f lr %.3g", done, self._steps, result.loss, rate)
 
-    def _save(self, step: int) -> None:
-        self._commit()
+    def _evaluate_if_due(self, done: int) -> None:
+        """Evaluate after a step that it is due at, also when the attempt before was stopped there.
+
+        The last step's evaluation is the stage's own business, after the last checkpoint.
+        """
+        every = self._settings.evaluate_every_steps
+        due = every is not None and done and done % every == 0 and done < self._steps
+        if not due or self._evaluate is None or self._state.evaluated_step >= done:
+            return
+        self.tell(phase="evaluate")
+        metrics = self._evaluate(done)
+        self._state.evaluated_step = done
+        optimizer = self._settings.optimizer
+        value = next(iter(metrics.values()), None)
+        if value is not None and self._plateau.note(value, optimizer.patience):
+            log.info("Step %d: no better evaluation for %d in a row", done, optimizer.patience)
+        self._meter.pause()
+        self.tell(phase="train")
+
+    def _is_save_due(self, done: int) -> bool:
+        return done % self._settings.checkpoints.every_steps == 0 or done == self._steps
+
+    def _save(self, done: int, *, final: bool) -> None:
         self.tell(phase="checkpoint")
         metadata = {
             **self._metadata,
-            "step": step,
-            "position": step * self._settings.batch_size,
+            "step": done,
+            "position": done * self._settings.batch_size,
             "worldSize": self._context.world.size,
             "counters": self._engine.counters(),
-            "counts": asdict(self._counts),
+            "state": asdict(self._state),
+            "plateau": asdict(self._plateau),
         }
-        self._writer.save(step, self._engine.fragments(), rank_state(self._engine.device), metadata)
-        self._saving = step
+        state = rank_state(self._engine.device)
+        for commit in self._saves.save(
+            done, self._engine.fragments(), state, metadata, final=final
+        ):
+            self._note_commit(commit)
         self._meter.pause()
-        self.tell(phase="train", step=step)
+        self.tell(phase="train")
 
-    def _note_commit(self) -> None:
-        """Tell about a checkpoint whose commit was written meanwhile."""
-        if self._saving is not None and not self._writer.in_flight:
-            self._commit()
-
-    def _commit(self) -> None:
-        """Wait for the checkpoint in flight, if there is one."""
-        if self._saving is None:
-            return
-        commit = self._writer.wait()
-        step, self._saving = self._saving, None
+    def _note_commit(self, commit: Any) -> None:
+        """Tell about a checkpoint whose commit was written."""
         if commit is None or not self._context.world.is_first:
             return
         uri = self._context.output.url(commit.prefix)
-        self.tell(checkpoint=uri, checkpoint_step=step)
-        self._context.recorder.checkpoint(uri, step, {})
-
-    def _stop_requested(self) -> bool:
-        """Whether any rank was asked to stop; all ranks answer alike."""
-        world, requested = self._context.world, self._context.stop.requested
-        if world.size == 1:
-            return requested
-        flag = torch.tensor([float(requested)], device=self._engine.device)
-        return bool(world.all_reduce_mean(flag).item() > 0)
+        self.tell(checkpoint=uri, checkpoint_step=commit.step)
+        self._context.recorder.checkpoint(uri, commit.step, {})
 
     def tell(self, **changes: Any) -> None:
         """Report what changed about the progress; everything else stays as it was told."""
-
         self._progress = replace(self._progress, **changes)
         if self._context.world.is_first:
             self._context.report(self._progress)

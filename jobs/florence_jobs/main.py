@@ -14,11 +14,12 @@ import traceback
 from pathlib import Path
 
 from florence.errors import FlorenceError, TryAgainError
-from florence.stages.context import StageContext, StageProgress, Stop
+from florence.kinds import kind_named
+from florence.stages.context import InputModel, StageContext, StageProgress, Stop
+from florence.tasks.kind import resolve
 from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_operator.api.stage import StagePlan
-from florence_operator.api.v1alpha1 import StageKind
 
 log = logging.getLogger("florence")
 
@@ -68,9 +69,7 @@ def run(plan: StagePlan, stop: Stop) -> None:
     context = StageContext(
         architecture=plan.model.architecture(),
         output=open_storage(plan.output, plan.storage),
-        input_model=(
-            open_storage(plan.inputs.checkpoint, plan.storage) if plan.inputs.checkpoint else None
-        ),
+        input_model=_input_model(plan),
         s3=plan.storage,
         attempt=plan.attempt,
         facts={"namespace": plan.namespace, "job": plan.job, "stage": plan.stage},
@@ -94,15 +93,14 @@ def run(plan: StagePlan, stop: Stop) -> None:
         leave()
 
 
+def _input_model(plan: StagePlan) -> InputModel | None:
+    uri = plan.inputs.checkpoint or plan.inputs.model
+    return InputModel(uri, plan.storage) if uri else None
+
+
 def _run_stage(plan: StagePlan, context: StageContext) -> None:
-    if plan.kind is StageKind.PRETRAIN:
-        from florence.stages.pretrain import pretrain
-
-        pretrain(context, plan.pretrain)
-    else:
-        from florence.stages.evaluate import evaluate
-
-        evaluate(context, plan.evaluate)
+    kind = kind_named(plan.kind)
+    resolve(kind.run)(context, plan.config, kind)
 
 
 def _silent(_: StageProgress) -> None:

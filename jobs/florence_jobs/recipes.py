@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from florence.config import (
+    ActivationCheckpointing,
     Augmentation,
     Baseline,
-    Checkpointing,
     Checkpoints,
     EngineKind,
     Evaluate,
@@ -140,7 +140,7 @@ def _paper_stage(
         "zero_stage": 2,
     }
     if resolution > 224:
-        fields["activation_checkpointing"] = Checkpointing.FULL
+        fields["activation_checkpointing"] = ActivationCheckpointing.FULL
     if exclude_augmented:
         fields["exclude_augmented"] = True
     if window is not None:

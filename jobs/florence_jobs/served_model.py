@@ -1,4 +1,4 @@
-"""The final model as MLflow serves it: images in, labels or embeddings out.
+"""A final model as MLflow serves it, whatever its task.
 
 MLflow calls :func:`_load_pyfunc` of this module, which comes from the installed package: the
 model's folder holds ``model.safetensors`` and ``config.json``, no code and no pickle.
@@ -9,105 +9,62 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image, UnidentifiedImageError
+from florence.models.stored import CARD
 
 import florence
-from florence.data.transforms import eval_transform
-from florence.evaluation.classify import class_embeddings
-from florence.evaluation.embed import embed_images
-from florence.models.model_file import ModelCard, load_model
-from florence.models.two_tower import TwoTower
-from florence.text.templates import GAP
-from florence.text.tokenizer import tokenize
+from florence.kinds import model_task_named
+from florence.loading import load
+from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type
+from florence.tasks.task import Predictor
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_PIXELS = 1 << 26
-"""An image may have 67 million pixels; a small file can claim many more than memory holds."""
-
-BATCH = 64
-
 
 class ServedModel:
-    """Zero-shot classification and embedding of images that arrive as base64 text.
+    """A predictor behind MLflow's interface: images arrive as base64 text.
 
     An image is never a path or a URL: a server must not read its own files for whoever asks.
     """
 
-    def __init__(self, model: TwoTower, card: ModelCard) -> None:
-        self._model = model
-        self._transform = eval_transform(card.resolution, card.mean, card.std)
-        # One entry per set of labels that clients ask for, each C x D floats.
-        self._classes = lru_cache(maxsize=32)(self._class_embeddings)
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
 
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Answer for every row of a table.
+        """Answer for every row of a table, as the predictor of the model's task does.
 
         Args:
-            model_input: column ``image``: base64 of a JPEG, PNG or WebP, also as a data URI;
-                optional column ``labels``: a list of texts per row, which wins over the parameter.
-            params: ``labels``: class names for all rows; ``templates``: sentences with ``{}``,
-                averaged over. Without labels the answer is the embedding.
-
-        Returns:
-            Per row ``{"label", "probability", "probabilities"}``, or ``{"embedding"}``.
+            model_input: the task's columns; images are base64 of a JPEG, PNG or WebP, also as a
+                data URI.
+            params: the task's parameters.
 
         Raises:
             MlflowException: an image or a parameter is unusable; the message names the row.
         """
-        params = params or {}
-        templates = tuple(params.get("templates") or (GAP,))
-        for template in templates:
-            if GAP not in template:
-                raise _refused(f"template '{template}' has no {GAP} where the label goes")
-        common = list(params.get("labels") or ())
-        rows = model_input.to_dict("records")
-        images = [_decode(row.get("image"), number) for number, row in enumerate(rows)]
-        batches = (
-            torch.stack([self._transform(image) for image in images[start : start + BATCH]])
-            for start in range(0, len(images), BATCH)
-        )
-        embeddings = embed_images(self._model, batches)
-        return [
-            self._answer(embedding, _labels(row.get("labels"), common, number), templates)
-            for number, (row, embedding) in enumerate(zip(rows, embeddings, strict=True))
-        ]
-
-    def _answer(
-        self, embedding: torch.Tensor, labels: Sequence[str], templates: tuple[str, ...]
-    ) -> dict[str, Any]:
-        if not labels:
-            return {"embedding": embedding.tolist()}
-        scale = self._model.logit_scale.detach().float().cpu().exp()
-        logits = scale * (self._classes(tuple(labels), templates) @ embedding)
-        probabilities = logits.softmax(dim=0)
-        best = int(probabilities.argmax())
-        return {
-            "label": labels[best],
-            "probability": float(probabilities[best]),
-            "probabilities": dict(zip(labels, probabilities.tolist(), strict=True)),
-        }
-
-    def _class_embeddings(
-        self, labels: tuple[str, ...], templates: tuple[str, ...]
-    ) -> torch.Tensor:
-        return class_embeddings(self._model, tokenize, labels, templates)
+        images = {c.name for c in self._predictor.inputs.columns if c.type == "image"}
+        try:
+            rows = [
+                {
+                    name: _content(value, name, number) if name in images else value
+                    for name, value in row.items()
+                }
+                for number, row in enumerate(model_input.to_dict("records"))
+            ]
+            return self._predictor.predict(rows, params or {})
+        except ValueError as error:
+            raise _refused(str(error)) from None
 
 
 def _load_pyfunc(path: str) -> ServedModel:
     """MLflow's entry point: the model of a folder written by :func:`write_served_model`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, card = load_model(Path(path), device=device)
-    return ServedModel(model.eval(), card)
+    return ServedModel(load(path).predictor)
 
 
 def write_served_model(path: Path, weights: Path, description: Any) -> None:
@@ -120,75 +77,87 @@ def write_served_model(path: Path, weights: Path, description: Any) -> None:
     """
     import mlflow.pyfunc
 
+    task = json.loads((weights / CARD).read_bytes()).get("task", "contrastive")
+    inputs = model_task_named(task).inputs
     mlflow.pyfunc.save_model(
         path=str(path),
         loader_module=__name__,
         data_path=str(weights),
         mlflow_model=description,
-        signature=signature(),
-        input_example=input_example(),
+        signature=signature(inputs),
+        input_example=input_example(inputs),
         pip_requirements=[f"florence[train]=={florence.__version__}"],
     )
 
 
-def signature() -> Any:
-    """MLflow's description of what :meth:`ServedModel.predict` takes."""
+def signature(inputs: Inputs) -> Any:
+    """MLflow's description of what a task's predictor takes."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    columns = [
-        ColSpec(DataType.string, "image"),
-        ColSpec(Array(DataType.string), "labels", required=False),
-    ]
-    params = [
-        ParamSpec("labels", DataType.string, default=[], shape=(-1,)),
-        ParamSpec("templates", DataType.string, default=[GAP], shape=(-1,)),
-    ]
-    return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
+    types = {"number": DataType.double, "integer": DataType.long}
+
+    def column(column: Column) -> Any:
+        kind = types.get(column.type, DataType.string)
+        spec = Array(kind) if column.type in LISTS else kind
+        return ColSpec(spec, column.name, required=column.required)
+
+    def parameter(parameter: Parameter) -> Any:
+        kind = types.get(parameter.type, DataType.string)
+        if parameter.type in LISTS:
+            default: Any = list(parameter.default) if isinstance(parameter.default, tuple) else []
+            return ParamSpec(parameter.name, kind, default=default, shape=(-1,))
+        return ParamSpec(parameter.name, kind, default=parameter.default)
+
+    return ModelSignature(
+        inputs=Schema([column(each) for each in inputs.columns]),
+        params=ParamSchema([parameter(each) for each in inputs.parameters]),
+    )
 
 
-def input_example() -> tuple[Any, dict[str, list[str]]]:
-    """One grey image and three labels to choose from."""
+_EXAMPLES: dict[Type, Any] = {
+    "text": "a question",
+    "texts": ["cat", "dog", "grey"],
+    "templates": ["a photo of a {}."],
+    "number": 0.5,
+    "integer": 1,
+}
+
+
+def input_example(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
+    """One grey image, and something for every other required column and list of texts."""
     import pandas as pd
+    from PIL import Image
 
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(buffer, format="PNG")
     image = base64.b64encode(buffer.getvalue()).decode()
-    return pd.DataFrame({"image": [image]}), {"labels": ["cat", "dog", "grey"], "templates": [GAP]}
+    row = {
+        column.name: image if column.type == "image" else _EXAMPLES[column.type]
+        for column in inputs.columns
+        if column.required
+    }
+    parameters = {
+        parameter.name: _EXAMPLES["texts"]
+        if parameter.name == "labels"
+        else []
+        if parameter.type in LISTS
+        else parameter.default
+        for parameter in inputs.parameters
+    }
+    return pd.DataFrame({name: [value] for name, value in row.items()}), parameters
 
 
-def _labels(value: Any, common: list[str], row: int) -> list[str]:
-    """A row's own labels where it has some, else the request's."""
-    labels = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else common
-    if hasattr(value, "tolist"):
-        labels = list(value.tolist())
-    if len(set(labels)) < len(labels):
-        raise _refused(f"row {row}: labels must differ from each other")
-    return labels
-
-
-def _decode(value: Any, row: int) -> Image.Image:
+def _content(value: Any, name: str, row: int) -> bytes:
     if not isinstance(value, str):
-        raise _refused(f"row {row}: image must be base64 text of a JPEG, PNG or WebP file")
+        raise ValueError(f"row {row}: {name} must be base64 text of a JPEG, PNG or WebP file")
     if value.startswith("data:"):
         value = value.partition(",")[2]
     try:
-        content = base64.b64decode("".join(value.split()), validate=True)
+        return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise _refused(f"row {row}: image is not base64") from None
-    try:
-        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP"))
-        if image.width * image.height > MOST_PIXELS:
-            raise _refused(
-                f"row {row}: image of {image.width} x {image.height} pixels is larger than "
-                f"{MOST_PIXELS} pixels: make it smaller"
-            )
-        return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise _refused(f"row {row}: image is not a readable JPEG, PNG or WebP file") from None
-    except Image.DecompressionBombError:
-        raise _refused(f"row {row}: image has more than {MOST_PIXELS} pixels") from None
+        raise ValueError(f"row {row}: {name} is not base64") from None
 
 
 def _refused(message: str) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from florence.config import Architecture, Checkpointing
+from florence.config import ActivationCheckpointing, Architecture, Training
 from florence.errors import ConfigurationError
 from florence.planner import (
     Gpu,
@@ -13,7 +13,6 @@ from florence.planner import (
     estimate_stage,
     gpu_named,
 )
-from florence.planner.memory import samples_per_process
 from florence_operator.api.v1alpha1 import FlorenceJob, Stage
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -37,21 +36,21 @@ def memory_findings(job: FlorenceJob) -> Findings:
     architecture = job.spec.model.architecture()
     gpu, unknown = _gpu(job)
     for index, stage in enumerate(job.spec.stages):
-        if stage.pretrain is None:
-            continue
-        field = f"spec.stages[{index}].pretrain"
+        field = f"spec.stages[{index}].{stage.kind.name}"
         try:
-            samples_per_process(stage.pretrain, stage.resources.processes)
+            stage.config.check_processes(stage.resources.processes)
         except ConfigurationError as error:
-            problems.append(f"{field}.batchSize: {str(error).removeprefix('batchSize=')}")
+            name, _, found = str(error).partition("=")
+            problems.append(f"{field}.{name}: {found}")
             continue
-        if not stage.resources.gpus_per_worker:
+        request = _request(stage, gpu)
+        if request is None or not stage.resources.gpus_per_worker:
             continue
         if gpu is None:
             warnings.append(f"{field}: its memory is not checked: {unknown}")
-        elif not _quick(architecture, stage):
+        elif not _quick(architecture, request):
             warnings.append(f"{field}: its memory is not checked: the model or batch is too large")
-        elif problem := _too_large(architecture, stage, gpu):
+        elif problem := _too_large(architecture, request, gpu):
             problems.append(f"{field}: {problem}")
     return Findings(tuple(problems), tuple(warnings))
 
@@ -66,18 +65,31 @@ def _gpu(job: FlorenceJob) -> tuple[Gpu | None, str]:
         return None, str(error)
 
 
-def _quick(architecture: Architecture, stage: Stage) -> bool:
-    assert stage.pretrain is not None
+def _request(stage: Stage, gpu: Gpu | None) -> StageRequest | None:
+    """What the planner is asked; ``None`` where it has nothing to plan.
+
+    Memory does not depend on the number of steps, so a stage of epochs is planned as one step.
+    """
+    config, cost = stage.config, stage.kind.cost
+    if cost is None or not isinstance(config, Training) or not config.trains_in_steps:
+        return None
+    return StageRequest(
+        name=stage.name,
+        settings=config,
+        cost=cost,
+        processes=stage.resources.processes,
+        gpu=gpu,
+        samples=1,
+    )
+
+
+def _quick(architecture: Architecture, request: StageRequest) -> bool:
     blocks = sum(architecture.image.depths) + architecture.text.layers
-    samples = samples_per_process(stage.pretrain, stage.resources.processes)
+    samples = request.settings.samples_per_process(request.processes)
     return blocks <= _MOST_BLOCKS and samples <= _MOST_SAMPLES_PER_GPU
 
 
-def _too_large(architecture: Architecture, stage: Stage, gpu: Gpu) -> str | None:
-    assert stage.pretrain is not None
-    request = StageRequest(
-        name=stage.name, settings=stage.pretrain, processes=stage.resources.processes, gpu=gpu
-    )
+def _too_large(architecture: Architecture, request: StageRequest, gpu: Gpu) -> str | None:
     try:
         estimate = estimate_stage(architecture, request)
     except (ConfigurationError, ValueError) as error:
@@ -94,7 +106,7 @@ def _too_large(architecture: Architecture, stage: Stage, gpu: Gpu) -> str | None
 
 def _advice(option: MemoryOption) -> str:
     advice = [f"zeroStage: {option.zero_stage}"]
-    if option.activation_checkpointing is not Checkpointing.NONE:
+    if option.activation_checkpointing is not ActivationCheckpointing.NONE:
         advice.append(f"activationCheckpointing: {option.activation_checkpointing.value}")
     if option.gradient_cache_chunks > 1:
         advice.append(f"gradientCacheChunks: {option.gradient_cache_chunks}")

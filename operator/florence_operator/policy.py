@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from florence.config.base import locations
 from florence_operator.api.v1alpha1 import FlorenceJob, NodePool, Pods, Stage, Tracking, Volume
 from florence_operator.pods import CONFIG_FOLDER, TOKEN_FOLDER, quantity
 from florence_operator.settings import Allowed, OperatorConfiguration
@@ -30,9 +31,6 @@ _OWN_VARIABLES = re.compile(
     r"|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE"
 )
 _OWN_FOLDERS = (CONFIG_FOLDER, TOKEN_FOLDER, "/tmp", "/dev", "/proc", "/sys")
-# What these fields take beside URIs and paths.
-_TEMPLATES = ("imagenet", "digits", "none")
-_PROMPTS = ("digits",)
 
 
 def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[str]:
@@ -168,30 +166,8 @@ def _queue(job: FlorenceJob) -> Iterator[str]:
 def _stage(field: str, stage: Stage, volumes: tuple[Volume, ...]) -> Iterator[str]:
     yield from _size(f"{field}.resources.cpu", stage.resources.cpu)
     yield from _size(f"{field}.resources.memory", stage.resources.memory)
-    for path, uri in _sources(stage):
+    for path, uri in locations(stage):
         yield from _location(f"{field}.{path}", uri, volumes)
-
-
-def _sources(stage: Stage) -> Iterator[tuple[str, str]]:
-    """The URIs that a stage reads, each with its field; names of built-in things are left out."""
-    if stage.pretrain is not None:
-        yield "pretrain.data", stage.pretrain.data
-        if stage.pretrain.text.templates not in _TEMPLATES:
-            yield "pretrain.text.templates", stage.pretrain.text.templates
-    if stage.evaluate is None:
-        return
-    for index, task in enumerate(stage.evaluate.zero_shot):
-        field = f"evaluate.zeroShot[{index}]"
-        yield f"{field}.data", task.data
-        if task.prompts not in _PROMPTS:
-            yield f"{field}.prompts", task.prompts
-        if task.baseline_data:
-            yield f"{field}.baselineData", task.baseline_data
-    for index, retrieval in enumerate(stage.evaluate.retrieval):
-        field = f"evaluate.retrieval[{index}]"
-        yield f"{field}.data", retrieval.data
-        if retrieval.images:
-            yield f"{field}.images", retrieval.images
 
 
 def _location(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from florence.config import Training
 from florence_operator.api.status import (
     Condition,
     JobStatus,
@@ -171,17 +172,21 @@ def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
 
 
 def _percent(job: FlorenceJob, stages: Sequence[StageStatus]) -> str | None:
-    """Steps done of all pretraining, in percent."""
+    """Steps done of all stages that train, in percent.
+
+    A stage that counts in epochs is known once it has told its steps.
+    """
     done = total = 0
     for stage in stages:
-        config = job.spec.stage(stage.name).pretrain
-        if config is None:
+        config = job.spec.stage(stage.name).config
+        if not isinstance(config, Training):
             continue
-        total += config.steps
+        steps = config.planned_steps or (stage.progress.total if stage.progress else 0)
+        total += steps
         if stage.state is State.SUCCEEDED:
-            done += config.steps
+            done += steps
         elif stage.progress is not None:
-            done += min(stage.progress.step, config.steps)
+            done += min(stage.progress.step, steps)
     return f"{100 * done // total}%" if total else None
 
 

@@ -9,7 +9,6 @@ from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import last_words
-from florence_operator.api.v1alpha1 import StageKind
 from florence_operator.build import artifacts_uri
 from florence_operator.decision import Work
 from florence_operator.failures import Ending, first_failure, verdict
@@ -73,7 +72,7 @@ def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
             # The child is ahead of its pods in the caches: worker 0 tells the results in a moment.
             return None
     words = last_words(first.terminated.message if first and first.terminated else "")
-    trained = view.stage.kind is StageKind.PRETRAIN
+    trained = view.stage.model_task is not None
     progress = status.progress
     if progress is not None:
         progress = progress.model_copy(

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from florence.config import PRESETS, Architecture, Attention, Checkpointing, Precision
+from florence.config import PRESETS, ActivationCheckpointing, Architecture, Attention, Precision
 from florence.models.two_tower import TwoTower
 from florence.planner.activations import (
     Unit,
@@ -31,7 +31,10 @@ def with_attention(architecture: Architecture, attention: Attention) -> Architec
 
 
 def units_of(
-    architecture: Architecture, resolution: int, checkpointing: Checkpointing, precision: Precision
+    architecture: Architecture,
+    resolution: int,
+    checkpointing: ActivationCheckpointing,
+    precision: Precision,
 ) -> tuple[list[Unit], list[Unit]]:
     numbers = numerics(precision, architecture.image.attention, cuda=False)
     image = image_units(
@@ -66,7 +69,7 @@ def saved_bytes(model: TwoTower, encode: Callable[[], Tensor], inputs: Tensor) -
 def saved_per_sample(
     architecture: Architecture,
     resolution: int,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
     precision: Precision,
     device: str = "cpu",
 ) -> tuple[float, float]:
@@ -88,10 +91,13 @@ def saved_per_sample(
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
 @pytest.mark.parametrize("attention", [Attention.MATH, Attention.SDPA])
-@pytest.mark.parametrize("checkpointing", Checkpointing)
+@pytest.mark.parametrize("checkpointing", ActivationCheckpointing)
 @pytest.mark.parametrize("resolution", [64, 72])  # 72: maps are padded to windows
 def test_saved_bytes_of_nano(
-    resolution: int, checkpointing: Checkpointing, attention: Attention, precision: Precision
+    resolution: int,
+    checkpointing: ActivationCheckpointing,
+    attention: Attention,
+    precision: Precision,
 ) -> None:
     architecture = with_attention(PRESETS["coswin-nano"], attention)
     image, text = saved_per_sample(architecture, resolution, checkpointing, precision)
@@ -100,8 +106,8 @@ def test_saved_bytes_of_nano(
     assert kept_bytes(text_formula) == pytest.approx(text, rel=1e-3)
 
 
-@pytest.mark.parametrize("checkpointing", Checkpointing)
-def test_saved_bytes_of_tiny(checkpointing: Checkpointing) -> None:
+@pytest.mark.parametrize("checkpointing", ActivationCheckpointing)
+def test_saved_bytes_of_tiny(checkpointing: ActivationCheckpointing) -> None:
     architecture = with_attention(PRESETS["coswin-t"], Attention.MATH)
     image, _ = saved_per_sample(architecture, 224, checkpointing, Precision.FP32, device="meta")
     _, text = saved_per_sample(architecture, 32, checkpointing, Precision.FP32)
@@ -135,7 +141,9 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def backward_peak(architecture: Architecture, checkpointing: Checkpointing, batch: int) -> int:
+def backward_peak(
+    architecture: Architecture, checkpointing: ActivationCheckpointing, batch: int
+) -> int:
     with torch.device("meta"):
         model = TwoTower(architecture, checkpointing=checkpointing).train()
         images = torch.empty(batch, 3, 224, 224)
@@ -147,8 +155,8 @@ def backward_peak(architecture: Architecture, checkpointing: Checkpointing, batc
     return memory.peak
 
 
-@pytest.mark.parametrize("checkpointing", Checkpointing)
-def test_peak_of_the_backward_pass_of_h(checkpointing: Checkpointing) -> None:
+@pytest.mark.parametrize("checkpointing", ActivationCheckpointing)
+def test_peak_of_the_backward_pass_of_h(checkpointing: ActivationCheckpointing) -> None:
     """Large batches, so that the gradients of the weights do not decide where the peak is."""
     architecture = with_attention(PRESETS["coswin-h"], Attention.MATH)
     small, large = (backward_peak(architecture, checkpointing, batch) for batch in (512, 1024))
@@ -165,7 +173,7 @@ def test_fused_attention_keeps_no_scores() -> None:
             architecture,
             resolution=resolution,
             window=window,
-            checkpointing=Checkpointing.NONE,
+            checkpointing=ActivationCheckpointing.NONE,
             numbers=numerics(Precision.BF16, attention, cuda=True),
         )
         return kept_bytes(units) / resolution**2

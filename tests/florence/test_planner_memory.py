@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from florence.config import PRESETS, Checkpointing, EngineKind, Pretrain
+from florence.config import PRESETS, ActivationCheckpointing, EngineKind, Pretrain
 from florence.data.batch import Batch
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
@@ -161,7 +161,7 @@ def test_recommendation_fits_and_is_never_chunks_with_full_checkpointing(
         return
     assert advice.total <= capacity
     assert advice.gradient_cache_chunks == 1 or (
-        advice.activation_checkpointing is Checkpointing.NONE
+        advice.activation_checkpointing is ActivationCheckpointing.NONE
         and rows % advice.gradient_cache_chunks == 0
     )
 
@@ -176,8 +176,8 @@ def test_options_shrink_with_zero_stage_and_checkpointing() -> None:
     )
     totals = {(o.zero_stage, o.activation_checkpointing): o.total for o in options}
     assert len(totals) == 12
-    none, selective, full = Checkpointing
+    none, selective, full = ActivationCheckpointing
     for stage in range(4):
         assert totals[stage, none] > totals[stage, selective] > totals[stage, full]
-    for kind in Checkpointing:
+    for kind in ActivationCheckpointing:
         assert totals[0, kind] > totals[1, kind] > totals[2, kind]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from florence.config import PRESETS, Architecture, Attention, Checkpointing, Embedding
+from florence.config import PRESETS, ActivationCheckpointing, Architecture, Attention, Embedding
 from florence.models.two_tower import TwoTower
 from florence.planner.sizes import forward_macs, parameters, recomputed_macs, training_flops
 
@@ -97,13 +97,13 @@ def test_a_training_step_is_three_forward_passes() -> None:
 
 
 @pytest.mark.parametrize("resolution", [64, 72])
-@pytest.mark.parametrize("checkpointing", Checkpointing)
+@pytest.mark.parametrize("checkpointing", ActivationCheckpointing)
 def test_recomputation_is_what_the_backward_pass_repeats(
-    checkpointing: Checkpointing, resolution: int
+    checkpointing: ActivationCheckpointing, resolution: int
 ) -> None:
     architecture = changed(PRESETS["coswin-nano"], attention=Attention.MATH)
     totals = []
-    for kind in (Checkpointing.NONE, checkpointing):
+    for kind in (ActivationCheckpointing.NONE, checkpointing):
         with torch.device("meta"):
             model = TwoTower(architecture, checkpointing=kind).train()
             images, ids = torch.empty(1, 3, resolution, resolution), torch.zeros(1, 77).long()

@@ -52,23 +52,29 @@ def embeddings_of(model_uri: str, files: list[Path]) -> NDArray[np.float32]:
     """Embeddings (len(files), D) fp32 in the order of the files."""
     import numpy as np
 
-    from florence.evaluation.embed import embed_images, embed_texts
-    from florence.text.tokenizer import tokenize
-    from florencectl.inference import image_batches, open_model, read_file
+    from florence.loading import content_of, load
+    from florencectl.inference import decoded
 
     is_text = np.array([path.suffix.lower() == TEXT_SUFFIX for path in files])
     texts = []
     for path in (path for path in files if path.suffix.lower() == TEXT_SUFFIX):
         try:
-            texts.append(read_file(path).decode("utf-8").strip())
+            content = content_of(path)
+            assert isinstance(content, bytes)
+            texts.append(content.decode("utf-8").strip())
         except UnicodeDecodeError:
             raise DataError(f"{path}: not a UTF-8 text") from None
-    model, card = open_model(model_uri)
+    model = load(model_uri)
     images = [path for path in files if path.suffix.lower() != TEXT_SUFFIX]
-    result = np.empty((len(files), card.architecture.embed_dim), np.float32)
-    result[~is_text] = embed_images(model, image_batches(images, card)).numpy()
+    parts = []
+    if images:
+        pictures = [decoded(path, content_of(path)) for path in images]
+        parts.append((~is_text, model.embed_images(pictures).numpy()))
     if texts:
-        result[is_text] = embed_texts(model, tokenize, texts).numpy()
+        parts.append((is_text, model.embed_texts(texts).numpy()))
+    result = np.empty((len(files), parts[0][1].shape[1]), np.float32)
+    for rows, embeddings in parts:
+        result[rows] = embeddings
     return result
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from florence.errors import ConfigurationError
+from florence.errors import ConfigurationError, FlorenceError
 from florencectl.output import DocumentFormat, print_document
 
 if TYPE_CHECKING:
-    from florence.config import Architecture
+    from florence.config import Architecture, Training
+    from florence.config.storage import S3Settings
     from florence.planner import Gpu, StageRequest
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -48,6 +49,12 @@ def plan(
     days: Annotated[
         float | None, typer.Option(help="Days it takes; the fraction of the peak follows.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Samples of the data, for stages of epochs; default: as their index says."
+        ),
+    ] = None,
     output: Annotated[
         DocumentFormat, typer.Option("-o", "--output", help="table, json or yaml.")
     ] = DocumentFormat.TABLE,
@@ -62,7 +69,7 @@ def plan(
 
     check_fractions(mfu, days)
     if file is not None:
-        architecture, requests = requests_of_job(file, gpu)
+        architecture, requests = requests_of_job(file, gpu, samples)
     else:
         architecture = architecture_of(preset)
         stage = {
@@ -94,8 +101,15 @@ def check_fractions(mfu: float | None, days: float | None) -> None:
         raise ConfigurationError(f"--days={days:g} must be greater than 0")
 
 
-def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[StageRequest]]:
-    """The model and the training stages of a FlorenceJob; ``gpu`` goes before its node pool."""
+def requests_of_job(
+    file: Path, gpu: str | None, samples: int | None
+) -> tuple[Architecture, list[StageRequest]]:
+    """The model and the training stages of a FlorenceJob; ``gpu`` goes before its node pool.
+
+    Args:
+        samples: of every data set; default: what its index says, where it can be read.
+    """
+    from florence.config import Training
     from florence.planner import StageRequest, gpu_named
     from florencectl.job_file import read_job
 
@@ -103,7 +117,8 @@ def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[Sta
     product = gpu or job.spec.node_pool.selector.get(PRODUCT_LABEL)
     requests = []
     for stage in job.spec.in_order():
-        if stage.pretrain is None:
+        config, cost = stage.config, stage.kind.cost
+        if cost is None or not isinstance(config, Training) or not config.trains_in_steps:
             continue
         kind: Gpu | None = None
         if stage.resources.gpus_per_worker:
@@ -116,9 +131,11 @@ def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[Sta
         requests.append(
             StageRequest(
                 name=stage.name,
-                settings=stage.pretrain,
+                settings=config,
+                cost=cost,
                 processes=stage.resources.processes,
                 gpu=kind,
+                samples=samples or samples_of(config, job.spec.artifacts.s3),
             )
         )
     if not requests:
@@ -126,14 +143,29 @@ def requests_of_job(file: Path, gpu: str | None) -> tuple[Architecture, list[Sta
     return job.spec.model.architecture(), requests
 
 
+def samples_of(config: Training, s3: S3Settings) -> int | None:
+    """The samples of a stage's data, where the settings need them and an index can be read."""
+    if config.steps is not None:
+        return None
+    try:
+        from florence.data.opening import describe_data
+
+        return describe_data(config.data, s3).samples
+    except (FlorenceError, ImportError):
+        return None
+
+
 def request_of_options(stage: dict[str, Any], gpus: int, gpu: str) -> StageRequest:
     """One stage from its settings on the wire, on GPUs of a kind."""
-    from florence.config import Pretrain
+    from florence.kinds import kind_named
     from florence.planner import StageRequest, gpu_named
 
+    kind = kind_named("pretrain")
+    assert kind.cost is not None
     return StageRequest(
-        name="pretrain",
-        settings=Pretrain.model_validate(stage),
+        name=kind.name,
+        settings=kind.settings.model_validate(stage),  # type: ignore[arg-type]
+        cost=kind.cost,
         processes=gpus,
         gpu=gpu_named(gpu),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from florence.config import Pretrain
 from florence.errors import ConfigurationError
+from florence.kinds import KINDS
+from florence.tasks.kind import Kind
 from florencectl.cluster.connection import Place, is_configured
 from florencectl.flags import assign, merged, with_flags
 from florencectl.job_file import job_of, read_job
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Run a job on a cluster, or with --local on this machine: from a file (-f), or from "
-    "flags (submit pretrain …).",
+    "flags (submit KIND …).",
     invoke_without_command=True,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -84,11 +86,13 @@ def submit(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Run a job: from a file (-f), or from flags (submit pretrain …)."""
+    """Run a job: from a file (-f), or from flags (submit KIND …)."""
     if call.invoked_subcommand is not None:
         return
     if file is None:
-        raise ConfigurationError("give a file with -f, or a stage: florencectl submit pretrain …")
+        raise ConfigurationError(
+            "give a file with -f, or a kind of stage: florencectl submit pretrain …"
+        )
     how = How(
         place=Place(kubeconfig, context, namespace),
         local=local,
@@ -101,8 +105,11 @@ def submit(
     _go(read_job(file), how)
 
 
-def pretrain(
-    name: Annotated[str, typer.Option("--name", help="Name of the job.")] = "pretrain",
+def _submit_stage(
+    kind: Kind,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the job; default: the kind's.")
+    ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Model preset.")] = "coswin-t",
     assignments: Annotated[
         list[str] | None,
@@ -111,6 +118,12 @@ def pretrain(
             metavar="FIELD=VALUE",
             help="Any other field of the stage, such as optimizer.lr=3e-4, or of the model, "
             "such as model.image.window=8; may be repeated.",
+        ),
+    ] = None,
+    initial_model: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Folder or s3:// URI of a model to start from."
         ),
     ] = None,
     artifacts: Annotated[
@@ -141,7 +154,7 @@ def pretrain(
     kubeconfig: Kubeconfig = None,
     **fields: Any,
 ) -> None:
-    """Pretrain a two-tower model on image-text pairs."""
+    """Run a stage of one kind as a job."""
     settings = assign(assignments or [])
     stored = {"uri": artifacts, "endpoint": endpoint, "credentialsSecret": credentials_secret}
     resources = {"workers": workers, "gpusPerWorker": gpus, "cpu": cpu, "memory": memory}
@@ -154,9 +167,10 @@ def pretrain(
         "stages": [
             _given(
                 {
-                    "name": "pretrain",
+                    "name": stage_name(kind),
+                    "initialModel": initial_model,
                     "resources": _given(resources),
-                    "pretrain": merged(_given(fields), settings),
+                    kind.name: merged(_given(fields), settings),
                 }
             )
         ],
@@ -165,7 +179,7 @@ def pretrain(
     document = {
         "apiVersion": "florence.dev/v1alpha1",
         "kind": "FlorenceJob",
-        "metadata": {"name": name},
+        "metadata": {"name": name or stage_name(kind)},
         "spec": {key: value for key, value in spec.items() if value},
     }
     how = How(
@@ -180,7 +194,20 @@ def pretrain(
     _go(job_of(document), how)
 
 
-app.command("pretrain")(with_flags(pretrain, Pretrain))
+def stage_name(kind: Kind) -> str:
+    """The name of a kind's stage where nobody gave one."""
+    return kind.name.lower()
+
+
+for _kind in KINDS.values():
+    app.command(_kind.name)(
+        with_flags(
+            partial(_submit_stage, _kind),
+            _kind.settings,
+            name=_kind.name,
+            help=f"{_kind.help[0].upper()}{_kind.help[1:]}.",
+        )
+    )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

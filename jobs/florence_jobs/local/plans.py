@@ -40,6 +40,4 @@ def local_processes(stage: Stage, available: int) -> int:
     global batch), so fewer than asked for is a matter of speed only.
     """
     most = max(1, min(stage.resources.processes, available))
-    if stage.pretrain is None:
-        return most
-    return next(n for n in range(most, 0, -1) if stage.pretrain.batch_size % n == 0)
+    return stage.config.most_processes(most)

@@ -229,7 +229,7 @@ class LocalRunner:
         self._set(
             stage,
             state=State.SUCCEEDED,
-            model=f"{uri}/model" if stage.pretrain else None,
+            model=f"{uri}/model" if stage.model_task else None,
             metrics=results.metrics,
             mlflow_run=results.mlflow_run,
         )

@@ -3,7 +3,7 @@
 from florence_operator.api.manifest import load_job, to_yaml
 from florence_operator.api.stage import StagePlan, load_plan
 from florence_operator.api.status import JobStatus, Progress, StageStatus, State
-from florence_operator.api.v1alpha1 import FlorenceJob, JobSpec, Stage, StageKind
+from florence_operator.api.v1alpha1 import FlorenceJob, JobSpec, Stage
 
 __all__ = [
     "FlorenceJob",
@@ -11,7 +11,6 @@ __all__ = [
     "JobStatus",
     "Progress",
     "Stage",
-    "StageKind",
     "StagePlan",
     "StageStatus",
     "State",

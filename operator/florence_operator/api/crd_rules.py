@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from florence.kinds import KINDS
 from florence_operator.api.status import State
-from florence_operator.api.v1alpha1 import StageKind
 
 Rule = dict[str, Any]
 
 # States of a stage that has attempts and yet no pods: the next attempt may get other resources.
 RESIZABLE = (State.PENDING, State.SUSPENDED, State.FAILED)
 
-_KINDS = [kind.value for kind in StageKind]
+_KINDS = list(KINDS)
 _ORDINARY = "self.stages.filter(s, s.name == d).size() > 0"
 _STARTED = (
     "has(oldSelf.status) && has(oldSelf.status.stages) && oldSelf.status.stages.exists(t, {})"
@@ -61,7 +61,7 @@ ROOT_RULES: list[Rule] = [
             "or make a job under another name",
             "fieldPath": ".spec.stages",
         }
-        for field in ("dependsOn", *_KINDS)
+        for field in ("dependsOn", "initialModel", *_KINDS)
     ),
     {
         "rule": _started_stage_keeps(
@@ -102,12 +102,18 @@ RULES: dict[str, list[Rule]] = {
             ".filter(given, given).size() == 1",
             "message": f"a stage needs exactly one of {', '.join(_KINDS)}",
         },
-        {
-            "rule": "!has(self.evaluate) || (has(self.dependsOn) && size(self.dependsOn) > 0)",
-            "message": "a stage that evaluates a model needs the stage that trains it in dependsOn",
-            "fieldPath": ".dependsOn",
-            "reason": "FieldValueRequired",
-        },
+        *(
+            {
+                "rule": f"!has(self.{kind.name}) || has(self.initialModel) || "
+                "(has(self.dependsOn) && size(self.dependsOn) > 0)",
+                "message": f"{kind.name} needs a model: name the stage that trains it in "
+                "dependsOn, or give initialModel",
+                "fieldPath": ".dependsOn",
+                "reason": "FieldValueRequired",
+            }
+            for kind in KINDS.values()
+            if kind.needs_model
+        ),
     ],
     "spec.pods.volumes[]": [
         {

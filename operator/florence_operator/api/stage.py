@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from florence.config import Evaluate, ModelConfig, Pretrain
+from pydantic import SerializeAsAny, model_validator
+
+from florence.config import ModelConfig, StageSettings
 from florence.config.base import Settings, setting
 from florence.config.storage import S3Settings
-from florence_operator.api.v1alpha1 import FlorenceJob, Stage, StageKind
+from florence.kinds import KINDS
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
 
 SCHEMA_VERSION = 1
 GRACE_SECONDS = 30.0
@@ -19,6 +22,9 @@ class Inputs(Settings):
 
     checkpoint: str | None = setting(
         None, description="URI of the stage whose final model this one starts from"
+    )
+    model: str | None = setting(
+        None, description="URI of a model outside the job that the stage starts from"
     )
 
 
@@ -52,8 +58,8 @@ class StagePlan(Settings):
     uid: str = setting(description="uid of the job")
     stage: str = setting(description="name of the stage")
     attempt: int = setting(description="1 for the first", ge=1)
-    kind: StageKind = setting(description="what the stage does")
-    config: Pretrain | Evaluate = setting(description="settings of the stage's kind")
+    kind: str = setting(description="what the stage does; says how config is read")
+    config: SerializeAsAny[StageSettings] = setting(description="settings of the stage's kind")
     model: ModelConfig = setting(description="architecture of the model")
     inputs: Inputs = setting(Inputs(), description="what the stage starts from")
     output: str = setting(description="URI of the stage's artifacts")
@@ -64,17 +70,16 @@ class StagePlan(Settings):
         GRACE_SECONDS, description="time from SIGTERM to SIGKILL", unit="seconds", gt=0
     )
 
-    @property
-    def pretrain(self) -> Pretrain:
-        """The settings of a pretraining stage."""
-        assert isinstance(self.config, Pretrain)
-        return self.config
-
-    @property
-    def evaluate(self) -> Evaluate:
-        """The settings of an evaluation stage."""
-        assert isinstance(self.config, Evaluate)
-        return self.config
+    @model_validator(mode="before")
+    @classmethod
+    def _config_is_of_its_kind(cls, values: Any) -> Any:
+        """Read ``config`` as the kind says: another kind's settings may look just the same."""
+        if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+            return values
+        name = values.get("kind")
+        if name not in KINDS:
+            raise ValueError(f"kind: '{name}' is none of {', '.join(KINDS)}")
+        return {**values, "config": KINDS[name].settings.model_validate(values["config"])}
 
 
 def plan_of(
@@ -101,10 +106,13 @@ def plan_of(
         uid=job.metadata.uid or "",
         stage=stage.name,
         attempt=attempt,
-        kind=stage.kind,
+        kind=stage.kind.name,
         config=stage.config,
         model=job.spec.model,
-        inputs=Inputs(checkpoint=uri_of(source.name) if source else None),
+        inputs=Inputs(
+            checkpoint=uri_of(source.name) if source else None,
+            model=job.spec.initial_model(stage),
+        ),
         output=uri_of(stage.name),
         storage=job.spec.artifacts.s3,
         tracking=PlanTracking(mlflow_uri=mlflow_uri, experiment=experiment) if mlflow_uri else None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
 
-from florence.config import Evaluate, ModelConfig, Pretrain
-from florence.config.base import Settings, setting
+from florence.config import ModelConfig, StageSettings
+from florence.config.base import Settings, location, setting
 from florence.config.storage import S3Settings
+from florence.kinds import KINDS
+from florence.tasks.kind import Kind
 from florence_operator.api.duration import DURATION_PATTERN, check_duration
 from florence_operator.api.status import JobStatus
 
@@ -24,13 +25,6 @@ Duration = Annotated[
     AfterValidator(check_duration),
     WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 64}),
 ]
-
-
-class StageKind(StrEnum):
-    """What a stage does: the field of a stage that is set."""
-
-    PRETRAIN = "pretrain"
-    EVALUATE = "evaluate"
 
 
 class Artifacts(Settings):
@@ -157,41 +151,66 @@ class Resources(Settings):
         return self.workers * max(self.gpus_per_worker, 1)
 
 
-class Stage(Settings):
-    """One stage: a name, what it waits for, and exactly one kind of work."""
+class StageBase(Settings):
+    """A stage without its kinds; :class:`Stage` has a field for each of them."""
 
     name: Name = setting(description="name of the stage, unique in the job")
     depends_on: tuple[Name, ...] = setting(
         (), description="stages that must succeed first; the model starts from the first one's"
     )
+    initial_model: str | None = location(
+        None,
+        description="URI of a model, of any job or imported, that the stage starts from. "
+        "Default: that of the stages it depends on",
+    )
     resources: Resources = setting(Resources(), description="pods and what each gets")
-    pretrain: Pretrain | None = setting(None, description="contrastive pretraining of both towers")
-    evaluate: Evaluate | None = setting(None, description="zero-shot classification and retrieval")
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
-        kinds = [kind.value for kind in StageKind if getattr(self, kind.value) is not None]
+        kinds = [name for name in KINDS if getattr(self, name) is not None]
         if len(kinds) != 1:
-            known = ", ".join(kind.value for kind in StageKind)
             has = f"has {' and '.join(kinds)}" if kinds else "has none"
-            raise ValueError(f"a stage needs exactly one of {known}; '{self.name}' {has}")
-        if self.evaluate is not None and not self.depends_on:
             raise ValueError(
-                f"'{self.name}' evaluates a model: name the stage that trains it in dependsOn"
+                f"a stage needs exactly one of {', '.join(KINDS)}; '{self.name}' {has}"
+            )
+        if KINDS[kinds[0]].needs_model and not self.depends_on and self.initial_model is None:
+            raise ValueError(
+                f"'{self.name}' ({kinds[0]}) needs a model: name the stage that trains it in "
+                "dependsOn, or give initialModel"
             )
         return self
 
     @property
-    def kind(self) -> StageKind:
+    def kind(self) -> Kind:
         """What the stage does."""
-        return StageKind.PRETRAIN if self.pretrain is not None else StageKind.EVALUATE
+        return next(kind for name, kind in KINDS.items() if getattr(self, name) is not None)
 
     @property
-    def config(self) -> Pretrain | Evaluate:
+    def config(self) -> StageSettings:
         """The settings of the stage's kind."""
-        config = self.pretrain or self.evaluate
-        assert config is not None
+        config = getattr(self, self.kind.name)
+        assert isinstance(config, StageSettings)
         return config
+
+    @property
+    def model_task(self) -> str | None:
+        """The task of the model that the stage leaves; ``None`` when it leaves none."""
+        return self.kind.makes(self.config)
+
+
+if TYPE_CHECKING:
+    Stage = StageBase
+else:
+    Stage = create_model(
+        "Stage",
+        __base__=StageBase,
+        __module__=__name__,
+        __doc__="One stage: a name, what it waits for, and exactly one kind of work.",
+        **{
+            kind.name: (kind.settings | None, setting(None, description=kind.help))
+            for kind in KINDS.values()
+        },
+    )
 
 
 class Retries(Settings):
@@ -268,7 +287,10 @@ class JobSpec(Settings):
                     raise ValueError(
                         f"stages: '{stage.name}' depends on '{wanted}', which is not a stage"
                     )
-        _ = self.in_order()
+        for stage in self.in_order():
+            source = self.model_source(stage)
+            if source is not None:
+                _check_start(stage, source)
         return self
 
     def in_order(self) -> list[Stage]:
@@ -292,13 +314,22 @@ class JobSpec(Settings):
     def model_source(self, stage: Stage) -> Stage | None:
         """The stage whose final model ``stage`` starts from, or ``None`` when it starts afresh.
 
-        That is its first dependency or, where that one trains nothing, that one's own source.
+        That is its first dependency or, where that one leaves no model, that one's own source.
+        A stage with ``initialModel``, and one whose source has it, starts from there instead.
         """
-        while stage.depends_on:
+        while stage.depends_on and stage.initial_model is None:
             stage = self.stage(stage.depends_on[0])
-            if stage.kind is StageKind.PRETRAIN:
+            if stage.model_task is not None:
                 return stage
         return None
+
+    def initial_model(self, stage: Stage) -> str | None:
+        """The URI of a model outside the job that ``stage`` starts from, if it does."""
+        while stage.initial_model is None and stage.depends_on:
+            stage = self.stage(stage.depends_on[0])
+            if stage.model_task is not None:
+                return None
+        return stage.initial_model
 
     def stage(self, name: str) -> Stage:
         """The stage of that name; ``KeyError`` when there is none."""
@@ -306,6 +337,16 @@ class JobSpec(Settings):
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+
+def _check_start(stage: Stage, source: Stage) -> None:
+    task = source.model_task
+    usable = stage.kind.starts_from(stage.config)
+    if task not in usable:
+        raise ValueError(
+            f"stages: '{stage.name}' ({stage.kind.name}) cannot start from the {task} model of "
+            f"'{source.name}': it takes {' or '.join(usable) or 'no'} models"
+        )
 
 
 class Metadata(Settings):

@@ -6,11 +6,11 @@ import contextlib
 
 import pytest
 import torch
+from florence.distributed.gradient_cache import RandomState, accumulate_gradients
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from florence.config import Checkpointing, Loss
-from florence.distributed.gradient_cache import RandomState, accumulate_gradients
+from florence.config import ActivationCheckpointing, Loss
 from florence.distributed.objective import ContrastiveObjective
 from florence.models.two_tower import build_model
 from tests.florence.distributed.tiny import (
@@ -165,8 +165,10 @@ def test_only_the_last_backward_pass_synchronises() -> None:
     assert calls == [False, False, False, True]
 
 
-@pytest.mark.parametrize("checkpointing", [Checkpointing.NONE, Checkpointing.FULL])
-def test_coswin_with_drop_path(checkpointing: Checkpointing) -> None:
+@pytest.mark.parametrize(
+    "checkpointing", [ActivationCheckpointing.NONE, ActivationCheckpointing.FULL]
+)
+def test_coswin_with_drop_path(checkpointing: ActivationCheckpointing) -> None:
     model = build_model(small_coswin(), seed=0, checkpointing=checkpointing)
     model.train()
     torch.manual_seed(3)

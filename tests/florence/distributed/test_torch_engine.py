@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from florence.config import Checkpointing, EngineKind, Loss, Precision, Pretrain
+from florence.config import ActivationCheckpointing, EngineKind, Loss, Precision, Pretrain
 from florence.distributed.engine import Engine, StepResult
 from florence.distributed.engines import make_engine, resolve_engine
 from florence.distributed.objective import ContrastiveObjective
@@ -161,11 +161,13 @@ def _two_ranks() -> dict[str, Any]:
     out["fragments"], out["counters"] = after, one.counters()
     out["next"] = steps(one, range(6, 8), world)
     out["last"] = {k: v.numpy() for k, v in one.model_state().items()}
-    out["coswin"] = coswin_losses(world, chunks=2, checkpointing=Checkpointing.FULL)
+    out["coswin"] = coswin_losses(world, chunks=2, checkpointing=ActivationCheckpointing.FULL)
     return out
 
 
-def coswin_losses(world: World, *, chunks: int, checkpointing: Checkpointing) -> list[float]:
+def coswin_losses(
+    world: World, *, chunks: int, checkpointing: ActivationCheckpointing
+) -> list[float]:
     """Losses of a real model on one batch, repeated."""
     settings = tiny_settings(batch_size=8, gradient_cache_chunks=chunks)
     model = build_model(small_coswin(), seed=0, drop_path=0.0, checkpointing=checkpointing)
@@ -188,7 +190,7 @@ def test_two_processes_equal_one() -> None:
         assert out["unchanged"]
         assert not any(result.skipped for result in out["next"])
 
-    expected_losses = coswin_losses(World(), chunks=1, checkpointing=Checkpointing.NONE)
+    expected_losses = coswin_losses(World(), chunks=1, checkpointing=ActivationCheckpointing.NONE)
     assert ranks[0]["coswin"] == ranks[1]["coswin"]
     assert ranks[0]["coswin"] == pytest.approx(expected_losses, rel=1e-4)
     assert expected_losses[2] < expected_losses[0]

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from florence.config import Attention, Checkpointing, Embedding, ImageTower, architecture_of
+from florence.config import (
+    ActivationCheckpointing,
+    Attention,
+    Embedding,
+    ImageTower,
+    architecture_of,
+)
 from florence.models.image import CoSwin, SwinBlock
 from florence.models.windows import WindowGrid
 from tests.florence.models.references import randomise
@@ -120,7 +126,7 @@ def test_padding_is_zeros_and_the_result_does_not_depend_on_what_lies_outside(
     shifted: bool,
 ) -> None:
     """Test C8: equals the same computed step by step on an explicitly padded map."""
-    block = SwinBlock(NANO, 32, 2, 4, drop=0.0, checkpointing=Checkpointing.NONE)
+    block = SwinBlock(NANO, 32, 2, 4, drop=0.0, checkpointing=ActivationCheckpointing.NONE)
     randomise(block)
     grid = WindowGrid.fit(6, 9, 4, shifted=shifted)
     surroundings = torch.randn(2, 10, 15, 32)
@@ -170,23 +176,25 @@ def test_a_model_trains_at_a_size_it_first_met_in_inference_mode() -> None:
     assert model.stages[0].blocks[0].attention.bias_table.grad is not None
 
 
-@pytest.mark.parametrize("checkpointing", [Checkpointing.SELECTIVE, Checkpointing.FULL])
+@pytest.mark.parametrize(
+    "checkpointing", [ActivationCheckpointing.SELECTIVE, ActivationCheckpointing.FULL]
+)
 @pytest.mark.parametrize("size", [64, 50])
 def test_checkpointing_changes_no_bit_of_the_gradients(
-    checkpointing: Checkpointing, size: int
+    checkpointing: ActivationCheckpointing, size: int
 ) -> None:
     """With drop path: the recomputed pass drops the very same samples."""
     config = NANO.model_copy(update={"drop_path": 0.5})
     images = torch.randn(8, 3, size, size)
 
-    def gradients(kind: Checkpointing) -> tuple[Tensor, list[Tensor]]:
+    def gradients(kind: ActivationCheckpointing) -> tuple[Tensor, list[Tensor]]:
         model = CoSwin(config, EMBED, checkpointing=kind)
         randomise(model)
         torch.manual_seed(7)
         out = model(images)
         return out, list(torch.autograd.grad(out.square().sum(), list(model.parameters())))
 
-    plain_out, plain = gradients(Checkpointing.NONE)
+    plain_out, plain = gradients(ActivationCheckpointing.NONE)
     out, recomputed = gradients(checkpointing)
     assert torch.equal(plain_out, out)
     assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
@@ -195,7 +203,7 @@ def test_checkpointing_changes_no_bit_of_the_gradients(
 def test_checkpointing_keeps_fewer_activations() -> None:
     images = torch.randn(4, 3, 64, 64)
 
-    def kept(kind: Checkpointing) -> int:
+    def kept(kind: ActivationCheckpointing) -> int:
         model = CoSwin(NANO, EMBED, checkpointing=kind)
         weights = {parameter.data_ptr() for parameter in model.parameters()}
         sizes: dict[int, int] = {}
@@ -211,7 +219,12 @@ def test_checkpointing_keeps_fewer_activations() -> None:
         return sum(sizes.values())
 
     none, selective, full = (
-        kept(kind) for kind in (Checkpointing.NONE, Checkpointing.SELECTIVE, Checkpointing.FULL)
+        kept(kind)
+        for kind in (
+            ActivationCheckpointing.NONE,
+            ActivationCheckpointing.SELECTIVE,
+            ActivationCheckpointing.FULL,
+        )
     )
     assert full < 0.5 * selective
     assert selective < 0.8 * none
@@ -282,7 +295,9 @@ def test_compiles_as_one_graph_forward_and_backward(attention: Attention, size: 
 def test_compiles_with_drop_path_and_checkpointing() -> None:
     torch.compiler.reset()
     model = CoSwin(
-        NANO.model_copy(update={"drop_path": 0.2}), EMBED, checkpointing=Checkpointing.FULL
+        NANO.model_copy(update={"drop_path": 0.2}),
+        EMBED,
+        checkpointing=ActivationCheckpointing.FULL,
     )
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     compiled(torch.randn(2, 3, 64, 64)).sum().backward()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from florence.config import Checkpointing, TextTower, architecture_of
+from florence.config import ActivationCheckpointing, TextTower, architecture_of
 from florence.models.text import TextTransformer
 from tests.florence.models.references import randomise
 
@@ -14,7 +14,7 @@ CONFIG = TextTower(width=32, layers=3, heads=4, hidden=96, context=20, vocabular
 START, END = 98, 99
 
 
-def tower(checkpointing: Checkpointing = Checkpointing.NONE) -> TextTransformer:
+def tower(checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE) -> TextTransformer:
     model = TextTransformer(CONFIG, 24, checkpointing=checkpointing)
     randomise(model)
     return model
@@ -51,11 +51,15 @@ def test_the_first_end_token_is_pooled() -> None:
     torch.testing.assert_close(model(padded_with_ends), model(ids), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("checkpointing", [Checkpointing.SELECTIVE, Checkpointing.FULL])
-def test_checkpointing_changes_no_bit_of_the_gradients(checkpointing: Checkpointing) -> None:
+@pytest.mark.parametrize(
+    "checkpointing", [ActivationCheckpointing.SELECTIVE, ActivationCheckpointing.FULL]
+)
+def test_checkpointing_changes_no_bit_of_the_gradients(
+    checkpointing: ActivationCheckpointing,
+) -> None:
     ids = texts(3, 8, 20)
     results = []
-    for kind in (Checkpointing.NONE, checkpointing):
+    for kind in (ActivationCheckpointing.NONE, checkpointing):
         model = tower(kind)
         out = model(ids)
         results.append([out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from florence.config import PRESETS, Architecture, Checkpointing, architecture_of
+from florence.config import PRESETS, ActivationCheckpointing, Architecture, architecture_of
 from florence.models.two_tower import TwoTower, build_model, no_decay_names
 
 NANO = architecture_of("coswin-nano")
@@ -87,7 +87,7 @@ def test_a_seed_decides_every_weight_whatever_the_global_state() -> None:
     first = build_model(NANO, seed=3).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
-    second = build_model(NANO, seed=3, checkpointing=Checkpointing.FULL).state_dict()
+    second = build_model(NANO, seed=3, checkpointing=ActivationCheckpointing.FULL).state_dict()
     other = build_model(NANO, seed=4).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     random = [name for name in first if not torch.equal(first[name], other[name])]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from florence.stages.pretrain import pretrain
 
 from florence.checkpoint import newest, read_final_model
 from florence.config import ModelConfig, Pretrain
@@ -18,7 +19,6 @@ from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError
 from florence.models.model_file import read_model
 from florence.stages.context import StageContext, StageProgress, Stop
-from florence.stages.pretrain import pretrain
 from florence.storage import open_storage
 from tests.gang import run_gang
 

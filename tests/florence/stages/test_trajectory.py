@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from florence.stages.trajectory import differences, trajectory
 
 from florence.checkpoint import configuration_digest as digest
 from florence.config import PRESETS, Pretrain
-from florence.stages.trajectory import differences, trajectory
 
 BASE = {"data": "d", "batchSize": 8, "steps": 4}
 

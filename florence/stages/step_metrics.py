@@ -1,0 +1,109 @@
+"""What is recorded about a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from florence.config import Architecture, Training
+from florence.distributed.engine import StepResult
+from florence.distributed.world import World
+from florence.errors import ConfigurationError
+from florence.planner import Cost, gpu_named
+from florence.planner.estimate import executed_over_useful
+from florence.stages.meter import ThroughputMeter
+
+if TYPE_CHECKING:
+    from florence.stages.trainer import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utilisation:
+    """What turns samples per second into the fraction of the GPUs' peak that they use.
+
+    Attributes:
+        flops_per_sample: useful FLOPs of a sample, by the planner's count.
+        executed_over_useful: recomputed ones included.
+        peak: FLOP/s of all GPUs together.
+    """
+
+    flops_per_sample: float
+    executed_over_useful: float
+    peak: float
+
+    def metrics(self, samples_per_second: float) -> dict[str, float]:
+        """Model and hardware FLOPs utilisation, fractions of 1."""
+        mfu = samples_per_second * self.flops_per_sample / self.peak
+        return {"train/mfu": mfu, "train/hfu": mfu * self.executed_over_useful}
+
+
+def utilisation(
+    architecture: Architecture, settings: Training, cost: Cost | None, world: World
+) -> Utilisation | None:
+    """Of a stage on this machine's GPUs; ``None`` on CPUs and on GPUs of unknown peak."""
+    if cost is None or world.device.type != "cuda":
+        return None
+    try:
+        gpu = gpu_named(torch.cuda.get_device_name(world.device).replace(" ", "-"))
+    except ConfigurationError:
+        return None
+    return Utilisation(
+        flops_per_sample=cost.training_flops(architecture, settings).total,
+        executed_over_useful=executed_over_useful(architecture, settings, cost),
+        peak=gpu.peak(settings.precision) * world.size,
+    )
+
+
+class StepMetrics:
+    """Collects the metrics of a step from whoever knows them.
+
+    Args:
+        utilisation: for MFU and HFU; ``None`` leaves them out.
+    """
+
+    def __init__(
+        self, settings: Training, world: World, attempt: int, utilisation: Utilisation | None
+    ) -> None:
+        self._settings = settings
+        self._world = world
+        self._attempt = attempt
+        self._utilisation = utilisation
+
+    def of(
+        self,
+        done: int,
+        result: StepResult,
+        rate: float,
+        meter: ThroughputMeter,
+        state: TrainState,
+    ) -> dict[str, float]:
+        """Metrics after ``done`` steps. Collective: the objective's are averaged over ranks.
+
+        ``train/gradient_norm`` is that before clipping.
+        """
+        metrics = {
+            "train/loss": result.loss,
+            "train/gradient_norm": result.grad_norm,
+            "train/learning_rate": rate,
+            **self._of_objective(result),
+            "train/samples": float(done * self._settings.batch_size),
+            "train/skipped_steps": float(state.skipped),
+            "train/bad_samples": float(state.bad_samples),
+            "train/attempt": float(self._attempt),
+        }
+        if meter.steps_per_second:
+            samples_per_second = meter.steps_per_second * self._settings.batch_size
+            metrics["train/samples_per_second"] = samples_per_second
+            metrics["train/data_wait_fraction"] = meter.wait_fraction or 0.0
+            if self._utilisation:
+                metrics |= self._utilisation.metrics(samples_per_second)
+        return metrics
+
+    def _of_objective(self, result: StepResult) -> dict[str, float]:
+        if not result.metrics:
+            return {}
+        values = torch.stack([value.float().reshape(()) for value in result.metrics.values()])
+        means = self._world.all_reduce_mean(values).tolist()
+        return {f"train/{name}": mean for name, mean in zip(result.metrics, means, strict=True)}

@@ -1,0 +1,174 @@
+"""A stage that trains, of any kind: from data and a start to a final model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from florence.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    GlooExchange,
+    Saves,
+    SingleProcess,
+    begin_attempt,
+    configuration_digest,
+    write_final_model,
+)
+from florence.config import Training
+from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
+from florence.distributed.engine import Engine
+from florence.distributed.engines import make_engine
+from florence.errors import ConfigurationError
+from florence.models.stored import ModelCard, model_bytes
+from florence.stages.context import StageContext, StageProgress
+from florence.stages.evaluation import HeldOut
+from florence.stages.fingerprint import differences, stage_fingerprint
+from florence.stages.step_metrics import StepMetrics, utilisation
+from florence.stages.trainer import Trainer
+from florence.tasks.kind import Kind, resolve
+from florence.tasks.task import Stream, Task
+
+log = logging.getLogger(__name__)
+
+
+def train(context: StageContext, settings: Training, kind: Kind) -> None:
+    """Train as the kind's task says and leave ``model/`` and ``metrics.json`` in the artifacts.
+
+    Training starts from the newest commit of the stage, else from the model it is given, else from
+    the seed.
+
+    Raises:
+        ConfigurationError: the settings differ from the checkpoint's, or do not fit the model.
+        DataError: the data is missing or too much of it is unreadable.
+        DivergedError, StoppedError, TryAgainError: see :class:`florence.stages.trainer.Trainer`.
+    """
+    context.report(StageProgress(phase="start", total=settings.planned_steps or 0))
+    context, card = _with_input_architecture(context)
+    task: Task[Any] = resolve(kind.task or "")(settings, context, card)
+    stream = task.stream()
+    steps = settings.total_steps(len(stream))
+    fingerprint = stage_fingerprint(context.architecture, settings, stream.fingerprint)
+    exchange = GlooExchange() if context.world.size > 1 else SingleProcess()
+    checkpoint = begin_attempt(
+        context.output,
+        attempt=context.attempt,
+        on_skip=log.warning,
+        exchange=exchange,
+        clock=context.clock,
+    )
+    if checkpoint is not None:
+        _refuse_other_settings(checkpoint, fingerprint)
+    engine = _engine(context, settings, task, fresh=checkpoint is None)
+    _describe(context, settings, stream, engine)
+    held_out = HeldOut(context, settings, task, engine)
+    writer = CheckpointWriter(
+        context.output,
+        attempt=context.attempt,
+        keep=settings.checkpoints.keep,
+        exchange=exchange,
+        clock=context.clock,
+    )
+    trainer = Trainer(
+        context,
+        settings,
+        engine,
+        steps=steps,
+        saves=Saves(writer, max_failed=settings.checkpoints.max_failed_saves),
+        bad_samples=BadSampleCounter(
+            stream.uri,
+            settings.loader.max_bad_fraction,
+            decide_after=min(DECIDE_AFTER, steps * settings.batch_size),
+        ),
+        step_metrics=StepMetrics(
+            settings,
+            context.world,
+            context.attempt,
+            utilisation(context.architecture, settings, kind.cost, context.world),
+        ),
+        metadata={
+            "trajectory": fingerprint,
+            "digest": configuration_digest(fingerprint),
+            "engine": engine.name,
+            **context.facts,
+        },
+        evaluate=held_out.evaluate if held_out.is_wanted else None,
+    )
+    start = trainer.restore(checkpoint)
+    with stream.batches(
+        rank=context.world.rank, size=context.world.size, start=start, stop=steps
+    ) as batches:
+        trainer.run(iter(batches), start)
+    trainer.tell(phase="export")
+    state = engine.model_state()
+    if held_out.is_wanted:
+        trainer.tell(phase="evaluate")
+    results = held_out.evaluate(steps) if held_out.is_wanted else {}
+    if context.world.is_first:
+        _export(context, settings, task, state, steps=steps, results=results)
+
+
+def _with_input_architecture(context: StageContext) -> tuple[StageContext, ModelCard | None]:
+    """The context with the architecture of the model that the stage starts from, and its card."""
+    if context.input_model is None:
+        return context, None
+    card = context.world.on_first(context.input_model.card)
+    if card.architecture != context.architecture:
+        log.warning(
+            "The architecture of %s is trained, not that of spec.model", context.input_model.uri
+        )
+    return replace(context, architecture=card.architecture), card
+
+
+def _engine(context: StageContext, settings: Training, task: Task[Any], *, fresh: bool) -> Engine:
+    source = context.input_model.open() if context.input_model is not None and fresh else None
+    model = task.model(source, init=fresh)
+    return make_engine(
+        settings.engine, model, settings, task.objective(), context.world, rules=task.rules(model)
+    )
+
+
+def _refuse_other_settings(checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
+    changed = differences(checkpoint.metadata["trajectory"], fingerprint)
+    if changed:
+        raise ConfigurationError(
+            f"{checkpoint.uri} was trained with other settings ({'; '.join(changed)}): "
+            "put them back, or give the job another name"
+        )
+
+
+def _describe(
+    context: StageContext, settings: Training, stream: Stream[Any], engine: Engine
+) -> None:
+    """Record what is trained on what."""
+    log.info("Training on %d samples of %s with engine %s", len(stream), stream.uri, engine.name)
+    if not context.world.is_first:
+        return
+    context.recorder.parameters(
+        {"model": context.architecture.wire(), "stage": settings.wire(), "engine": engine.name}
+    )
+    context.recorder.dataset(stream.uri, stream.fingerprint, len(stream), "train")
+
+
+def _export(
+    context: StageContext,
+    settings: Training,
+    task: Task[Any],
+    state: Mapping[str, Any],
+    *,
+    steps: int,
+    results: Mapping[str, float],
+) -> None:
+    """Write the final model and the stage's results; on rank 0."""
+    trained = {**context.facts, "steps": steps, "samples": steps * settings.batch_size}
+    card = task.card().model_copy(update={"trained": trained})
+    files = model_bytes(dict(state), card)
+    write_final_model(context.output, files, attempt=context.attempt)
+    context.recorder.model(files, context.output.url("model"))
+    metrics = {**results, "steps": float(steps), **task.results(state)}
+    document = {"metrics": metrics, "mlflowRun": context.recorder.run_id}
+    # Last: whoever reads the results may take everything beside them for whole.
+    context.output.write("metrics.json", json.dumps(document, indent=1).encode())

@@ -1,0 +1,1 @@
+"""What stages do: one folder a kind, registered in :mod:`florence.kinds`."""

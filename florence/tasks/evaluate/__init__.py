@@ -1,0 +1,13 @@
+"""Measuring a model on held-out data."""
+
+from florence.config import Evaluate
+from florence.tasks.kind import Kind
+
+KIND = Kind(
+    name="evaluate",
+    help="measure a model on held-out data: classification, retrieval",
+    settings=Evaluate,
+    run="florence.stages.evaluate:evaluate",
+    starts_from=lambda settings: ("contrastive",),
+    needs_model=True,
+)

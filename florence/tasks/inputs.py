@@ -1,0 +1,40 @@
+"""What a prediction takes: the source of command-line help, MLflow's signature and the docs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Type = Literal["image", "text", "texts", "templates", "number", "integer"]
+"""``image``: bytes of a file (base64 on the wire); ``texts``: a list of texts; ``templates``: a list
+of sentences with {}, on the command line also the name of a built-in list or a file of them."""
+
+LISTS = ("texts", "templates")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One value of every row."""
+
+    name: str
+    type: Type
+    help: str
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """One value for all rows; a column of the same name, where there is one, wins over it."""
+
+    name: str
+    type: Type
+    help: str
+    default: str | int | float | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """The columns and parameters of a prediction."""
+
+    columns: tuple[Column, ...]
+    parameters: tuple[Parameter, ...] = ()
