@@ -2,7 +2,17 @@
 
 from florence.config.base import Settings
 from florence.config.data import Augmentation, CaptionLabel, Loader, Text, TextIdentity
-from florence.config.evaluate import Baseline, Evaluate, Retrieval, RetrievalFormat, ZeroShot
+from florence.config.evaluate import Evaluate
+from florence.config.evaluations import (
+    PROMPT_SETS,
+    Baseline,
+    Classification,
+    EvaluationSettings,
+    Metric,
+    Retrieval,
+    RetrievalFormat,
+    ZeroShot,
+)
 from florence.config.model import (
     PRESETS,
     Activation,
@@ -27,6 +37,7 @@ from florence.config.pretrain import (
 
 __all__ = [
     "PRESETS",
+    "PROMPT_SETS",
     "Activation",
     "Architecture",
     "Attention",
@@ -35,12 +46,15 @@ __all__ = [
     "CaptionLabel",
     "Checkpointing",
     "Checkpoints",
+    "Classification",
     "Embedding",
     "EngineKind",
     "Evaluate",
+    "EvaluationSettings",
     "ImageTower",
     "Loader",
     "Loss",
+    "Metric",
     "ModelConfig",
     "Optimizer",
     "Precision",
