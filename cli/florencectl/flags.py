@@ -33,11 +33,11 @@ def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
 
 
 def with_flags(
-    function: Callable[..., None], model: type[Settings], *, name: str, help: str
+    function: Callable[..., None], model: type[Settings], *, name: str, summary: str
 ) -> Callable[..., None]:
     """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read."""
     command = with_parameters(function, flags_of(model), name=name)
-    command.__doc__ = help
+    command.__doc__ = summary
     return command
 
 

@@ -3,7 +3,17 @@
 from florence.config.base import Settings
 from florence.config.contrastive import ContrastiveLoss, Reduction
 from florence.config.data import Augmentation, CaptionLabel, Loader, Text, TextIdentity
-from florence.config.evaluate import Baseline, Evaluate, Retrieval, RetrievalFormat, ZeroShot
+from florence.config.evaluate import Evaluate
+from florence.config.evaluations import (
+    PROMPT_SETS,
+    Baseline,
+    Classification,
+    EvaluationSettings,
+    Metric,
+    Retrieval,
+    RetrievalFormat,
+    ZeroShot,
+)
 from florence.config.model import (
     PRESETS,
     Activation,
@@ -28,6 +38,7 @@ from florence.config.training import (
 
 __all__ = [
     "PRESETS",
+    "PROMPT_SETS",
     "Activation",
     "ActivationCheckpointing",
     "Architecture",
@@ -36,12 +47,15 @@ __all__ = [
     "Baseline",
     "CaptionLabel",
     "Checkpoints",
+    "Classification",
     "ContrastiveLoss",
     "Embedding",
     "EngineKind",
     "Evaluate",
+    "EvaluationSettings",
     "ImageTower",
     "Loader",
+    "Metric",
     "ModelConfig",
     "Optimizer",
     "Precision",

@@ -1,92 +1,22 @@
-"""The settings of an evaluation stage."""
+"""The settings of an evaluation stage; its lists are the registry's."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import model_validator
+from pydantic import create_model, model_validator
+from pydantic.alias_generators import to_camel
 
-from florence.config.base import Settings, setting
+from florence.config.base import setting
+from florence.config.evaluations import EvaluationSettings
+from florence.config.precision import Precision
 from florence.config.stage import StageSettings
-from florence.config.training import Precision
+from florence.evaluation.registry import EVALUATIONS, Evaluation, imported
 
 
-class Baseline(StrEnum):
-    """A classical classifier to print beside the model's accuracy."""
+class EvaluateBase(StageSettings):
+    """What all evaluations of a stage share."""
 
-    NONE = "none"
-    SVM = "svm-rbf"
-
-
-class RetrievalFormat(StrEnum):
-    """Where image-text pairs for retrieval come from."""
-
-    SHARDS = "shards"
-    KARPATHY = "karpathy"
-    FOLDER = "folder"
-
-
-class ZeroShot(Settings):
-    """Zero-shot classification of labelled images with prompt ensembling."""
-
-    name: str = setting(
-        description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-    )
-    data: str = setting(
-        description="URI of labelled shards (.cls members), or of a folder with one "
-        "sub-folder per class",
-        min_length=1,
-    )
-    prompts: str = setting(
-        description="class names and templates: 'digits', or the path or s3:// URI of a YAML "
-        "file with lists 'classes' and 'templates'",
-        min_length=1,
-    )
-    baseline: Baseline = setting(
-        Baseline.NONE, description="classifier trained on baselineData's pixels for comparison"
-    )
-    baseline_data: str | None = setting(
-        None, description="URI of the labelled training images of the baseline"
-    )
-
-    @model_validator(mode="after")
-    def _baseline_has_data(self) -> Self:
-        if self.baseline is not Baseline.NONE and not self.baseline_data:
-            raise ValueError("baselineData is required with a baseline")
-        return self
-
-
-class Retrieval(Settings):
-    """Image-to-text and text-to-image retrieval, R@1, R@5 and R@10 both ways."""
-
-    name: str = setting(
-        description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-    )
-    data: str = setting(
-        description="URI of the shards, of the Karpathy json, or of the folder of images with "
-        ".txt files",
-        min_length=1,
-    )
-    format: RetrievalFormat = setting(
-        RetrievalFormat.SHARDS, description="shards, karpathy or folder"
-    )
-    images: str | None = setting(
-        None,
-        description="folder of the images that a Karpathy json names. Default: the json's own "
-        "folder",
-    )
-    split: str = setting("test", description="split of the Karpathy json")
-    captions_per_image: int = setting(
-        5, description="captions used of each image, the first ones", ge=1
-    )
-
-
-class Evaluate(StageSettings):
-    """One evaluation stage."""
-
-    zero_shot: tuple[ZeroShot, ...] = setting((), description="zero-shot classifications")
-    retrieval: tuple[Retrieval, ...] = setting((), description="retrievals")
     batch_size: int = setting(
         256, description="images embedded at once, per rank", unit="samples", ge=1
     )
@@ -99,11 +29,45 @@ class Evaluate(StageSettings):
     precision: Precision = setting(Precision.FP32, description="number format of matrix products")
     workers: int = setting(2, description="processes that decode images, per rank", ge=0)
 
+    def chosen(self) -> list[tuple[Evaluation, EvaluationSettings]]:
+        """Every evaluation to run, in the registry's order, then that of the settings."""
+        return [(kind, one) for kind in EVALUATIONS for one in getattr(self, kind.field)]
+
+    @property
+    def model_tasks(self) -> tuple[str, ...]:
+        """Tasks of the models that all of the evaluations can measure."""
+        kinds = [kind for kind, _ in self.chosen()]
+        return tuple(task for task in kinds[0].tasks if all(task in kind.tasks for kind in kinds))
+
     @model_validator(mode="after")
     def _has_something_to_do(self) -> Self:
-        names = [t.name for t in self.zero_shot] + [t.name for t in self.retrieval]
+        fields = [to_camel(kind.field) for kind in EVALUATIONS]
+        listed = f"{', '.join(fields[:-1])} and {fields[-1]}"
+        names = [one.name for _, one in self.chosen()]
         if not names:
-            raise ValueError("give at least one of zeroShot and retrieval")
+            raise ValueError(f"give at least one of {listed}")
         if len(set(names)) < len(names):
-            raise ValueError("names of zeroShot and retrieval must differ")
+            raise ValueError(f"names of {listed} must differ")
         return self
+
+
+if TYPE_CHECKING:
+
+    class Evaluate(EvaluateBase):
+        """One evaluation stage. Its lists come from the registry, which mypy cannot follow."""
+
+        def __init__(self, **fields: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> tuple[Any, ...]: ...
+
+else:
+    Evaluate = create_model(
+        "Evaluate",
+        __base__=EvaluateBase,
+        __module__=__name__,
+        __doc__="One evaluation stage.",
+        **{
+            kind.field: (tuple[imported(kind.settings), ...], setting((), description=kind.help))
+            for kind in EVALUATIONS
+        },
+    )

@@ -22,9 +22,12 @@ from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.data.transforms import eval_pixels, normalise
 from florence.data.workers import Buffer, WorkerPool
 from florence.errors import DataError
-from florence.storage import Storage, open_storage
+from florence.storage import MissingKeyError, Storage, open_storage
 
 Triple = tuple[float, float, float]
+
+CLASS_NAMES = "classes.json"
+"""The file beside shards that names their classes: a JSON list by class number."""
 
 
 class Images(Protocol):
@@ -82,7 +85,8 @@ class LabelledImages:
 
     Attributes:
         labels: int64 ``(N,)``.
-        class_names: the sub-folders' names by class index; None for shards, which have numbers.
+        class_names: by class index the sub-folders' names, or what ``classes.json`` beside shards
+            lists; None where shards have numbers only.
     """
 
     def __init__(
@@ -99,7 +103,8 @@ class LabelledImages:
         Sub-folders get the class indices 0, 1, … in the order of their names.
 
         Raises:
-            DataError: neither is there; names the URI.
+            DataError: neither is there, or ``classes.json`` is not a list of names that fits;
+                names the URI.
         """
         uri = resolve(uri)
         if not uri.endswith(".tar"):
@@ -108,7 +113,14 @@ class LabelledImages:
             if not any(key.endswith(".tar") for key in keys):
                 return cls._from_folders(storage, keys)
         shards = ShardSet.open(uri, s3, need=Need.CLASS)
-        return cls(ShardImages(shards), shards.class_indices())
+        labels = shards.class_indices()
+        names = read_class_names(shards.storage)
+        if names is not None and len(labels) and labels.max() >= len(names):
+            raise DataError(
+                f"{shards.storage.url(CLASS_NAMES)} lists {len(names)} classes, but a sample is of "
+                f"class {labels.max()}: list one name per class, in the order of the numbers"
+            )
+        return cls(ShardImages(shards), labels, names)
 
     @classmethod
     def _from_folders(cls, storage: Storage, keys: Sequence[str]) -> Self:
@@ -300,6 +312,28 @@ def image_batches(
             yield normalise(torch.from_numpy(pixels), mean, std)
     finally:
         pool.close()
+
+
+def read_class_names(storage: Storage) -> tuple[str, ...] | None:
+    """The names in ``classes.json`` beside shards, by class number; None when there is no such file.
+
+    Raises:
+        DataError: it is not a JSON list of names.
+    """
+    try:
+        content = storage.read(CLASS_NAMES)
+    except MissingKeyError:
+        return None
+    try:
+        names = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{storage.url(CLASS_NAMES)} is not JSON: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise DataError(
+            f"{storage.url(CLASS_NAMES)} must be a list of names, by class number: "
+            'write ["cat", "dog"]'
+        )
+    return tuple(names)
 
 
 def is_image(name: str) -> bool:

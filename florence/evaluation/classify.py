@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from florence.config import Precision
-from florence.errors import DataError
 from florence.evaluation.embed import Tokenize, embed_texts
-from florence.evaluation.ranking import hit_rate, pessimistic_ranks, rows_per_block
-from florence.models.two_tower import TwoTower
+from florence.evaluation.metrics import ClassificationResult, check_labels, from_blocks
+from florence.evaluation.models import ImageTextEncoder
+from florence.evaluation.ranking import rows_per_block
 from florence.text.templates import render
 
 
-@dataclass(frozen=True)
-class ClassificationResult:
-    """Accuracies are fractions of 1; ``confusion[t, p]`` counts images of t predicted as p."""
-
-    top1: float
-    top5: float
-    mean_per_class: float
-    confusion: Tensor
-
-
 def class_embeddings(
-    model: TwoTower,
+    model: ImageTextEncoder,
     tokenizer: Tokenize,
     classes: Sequence[str],
     templates: Sequence[str],
@@ -59,7 +48,11 @@ def ensemble(embeddings: Tensor) -> Tensor:
 
 
 def zero_shot(
-    image_embeddings: Tensor, class_embeddings: Tensor, labels: Tensor
+    image_embeddings: Tensor,
+    class_embeddings: Tensor,
+    labels: Tensor,
+    *,
+    same_as: Tensor | None = None,
 ) -> ClassificationResult:
     """Classify every image as the class whose embedding is nearest by cosine.
 
@@ -69,50 +62,28 @@ def zero_shot(
         image_embeddings: ``(N, D)``, of unit length.
         class_embeddings: ``(C, D)``, of unit length.
         labels: ``(N,)`` int64 in ``[0, C)``.
+        same_as: see :func:`first_of_name`. Default: all classes differ.
 
     Raises:
         DataError: there are no images, or a label names no class.
     """
-    classes = len(class_embeddings)
-    if not len(labels):
-        raise DataError("classification: there are no images; check the data's URI")
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        wrong = sorted({int(y) for y in labels if not 0 <= int(y) < classes})
-        raise DataError(
-            f"classification: label {wrong[0]} names none of the {classes} classes of the prompts: "
-            "list one class per label, in the order of the labels"
-        )
-    ranks, predicted = _in_blocks(image_embeddings, class_embeddings, labels)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
-    return ClassificationResult(
-        top1=hit_rate(ranks, 1),
-        top5=hit_rate(ranks, 5),
-        mean_per_class=mean_per_class(ranks == 0, labels),
-        confusion=confusion,
+    classes = class_embeddings.float()
+    check_labels(labels, len(classes))
+    # The scores of a text are taken from its first class: equal columns of a matrix product need
+    # not be equal to the last bit.
+    columns = torch.arange(len(classes)) if same_as is None else same_as
+    blocks = (
+        (rows.float() @ classes.T)[:, columns]
+        for rows in torch.split(image_embeddings, rows_per_block(len(classes)))
     )
+    return from_blocks(blocks, labels, len(classes), same_as)
 
 
-def mean_per_class(correct: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that have images of the fraction of their images that are right.
+def first_of_name(classes: Sequence[str]) -> Tensor | None:
+    """``(C,)`` int64, for every class the first with its name; None when all names differ.
 
-    Args:
-        correct: ``(N,)`` bool.
-        labels: ``(N,)`` int64.
+    CLIP's names for ImageNet have two pairs of equals.
     """
-    totals = torch.bincount(labels)
-    hits = torch.bincount(labels[correct], minlength=len(totals))
-    present = totals > 0
-    return float((hits[present].double() / totals[present].double()).mean())
-
-
-def _in_blocks(images: Tensor, classes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    ranks, predicted = [], []
-    columns = torch.arange(len(classes))
-    block = rows_per_block(len(classes))
-    for rows, own_class in zip(torch.split(images, block), torch.split(labels, block), strict=True):
-        scores = rows.float() @ classes.float().T
-        own = scores.gather(1, own_class[:, None])[:, 0]
-        ranks.append(pessimistic_ranks(scores, own, columns != own_class[:, None]))
-        predicted.append(scores.argmax(dim=1))
-    return torch.cat(ranks), torch.cat(predicted)
+    first: dict[str, int] = {}
+    rows = [first.setdefault(name, row) for row, name in enumerate(classes)]
+    return torch.tensor(rows) if len(first) < len(classes) else None

@@ -1,18 +1,21 @@
-"""Class names and prompt templates: built in, or from a user's YAML file."""
+"""Class names and prompt templates: those of the field's data sets, or from a user's YAML file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from florence.config.evaluations import PROMPT_SETS, Metric
 from florence.config.storage import S3Settings
-from florence.data.digits import WORDS
 from florence.errors import ConfigurationError
 from florence.storage import open_storage
-from florence.text.templates import DIGITS, GAP
+from florence.text.templates import BUILTIN, GAP
+
+FIELDS = ("classes", "templates", "metric", "folders", "title", "images")
 
 
 @dataclass(frozen=True)
@@ -23,27 +26,44 @@ class Prompts:
     """Names in the order of the labels."""
     templates: tuple[str, ...]
     """Sentences with ``{}`` where the name goes."""
+    metric: Metric = Metric.ACCURACY
+    """The number by which this data set is compared."""
+    folders: tuple[str, ...] | None = None
+    """What the data set calls its class folders, by class; None where that is the names."""
+    title: str | None = None
+    """The data set's name for people."""
+    train_images: int | None = None
+    test_images: int | None = None
+    """How many images the published figures are about."""
 
 
 def load_prompts(source: str, s3: S3Settings | None = None) -> Prompts:
-    """The built-in prompts of that name, or those of a YAML file.
+    """The prompts of a data set that comes with the package, or those of a YAML file.
 
     Args:
-        source: ``digits``, or the path or ``s3://`` URI of a file with the lists ``classes`` and
-            ``templates``. Without ``templates`` the names stand for themselves.
+        source: one of ``florence.config.PROMPT_SETS``, or the path or ``s3://`` URI of a file with
+            the lists ``classes`` and ``templates``. Without ``templates`` the names stand for
+            themselves; a name of a built-in list (``imagenet``, ``digits``) is that list.
+            ``folders`` names the class folders where those are not the classes' names, ``metric``
+            is one of :class:`florence.config.Metric`, ``title`` and ``images`` (``train``,
+            ``test``: how many) are for people.
         s3: where ``s3://`` is.
 
     Raises:
         ConfigurationError: the file is missing, no YAML, or not of that form.
     """
-    if source == "digits":
-        return Prompts(WORDS, DIGITS)
     try:
-        document = yaml.safe_load(_read(source, s3))
+        if source in PROMPT_SETS:
+            content = (resources.files("florence.evaluation") / "prompt_sets").joinpath(
+                f"{source}.yaml"
+            )
+            document = yaml.safe_load(content.read_text("utf-8"))
+        else:
+            document = yaml.safe_load(_read(source, s3))
     except OSError as error:
         raise ConfigurationError(
             f"prompts: cannot read '{source}': {error.strerror or error}; "
-            "give 'digits' or the path of a YAML file"
+            f"give the path of a YAML file, or one of {', '.join(PROMPT_SETS)}"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
@@ -59,28 +79,83 @@ def _read(source: str, s3: S3Settings | None) -> str:
 
 
 def parse_prompts(document: Any, source: str) -> Prompts:
-    """Check a document with the lists ``classes`` and ``templates``; ``source`` is for messages."""
+    """Check a document as :func:`load_prompts` describes it; ``source`` is for messages."""
     if not isinstance(document, dict):
         raise ConfigurationError(
             f"prompts: '{source}' must hold two lists, 'classes' and 'templates'"
         )
-    unknown = sorted(set(map(str, document)) - {"classes", "templates"})
+    unknown = sorted(set(map(str, document)) - set(FIELDS))
     if unknown:
         raise ConfigurationError(
             f"prompts: '{source}' has the unknown field '{unknown[0]}': "
-            "only 'classes' and 'templates' are read"
+            f"only {', '.join(FIELDS)} are read"
         )
     classes = _texts(document.get("classes"), "classes", source)
-    templates = _texts(document.get("templates", [GAP]), "templates", source)
-    if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise ConfigurationError(f"prompts: '{source}' lists the class '{twice}' twice")
+    folders = _folders(document, len(classes), source)
+    if folders is None:  # else those tell classes of the same name apart
+        _refuse_twice(classes, "class", source)
+    train, test = _image_counts(document.get("images"), source)
+    return Prompts(
+        classes,
+        _templates(document.get("templates", [GAP]), source),
+        _metric(document.get("metric", Metric.ACCURACY), source),
+        folders,
+        document.get("title"),
+        train,
+        test,
+    )
+
+
+def _templates(value: Any, source: str) -> tuple[str, ...]:
+    if isinstance(value, str) and value in BUILTIN:
+        return BUILTIN[value]
+    templates = _texts(value, "templates", source)
     for index, template in enumerate(templates):
         if GAP not in template:
             raise ConfigurationError(
                 f"prompts: '{source}' templates[{index}] '{template}' has no {GAP} for the name"
             )
-    return Prompts(classes, templates)
+    return templates
+
+
+def _folders(document: dict[Any, Any], classes: int, source: str) -> tuple[str, ...] | None:
+    if "folders" not in document:
+        return None
+    folders = _texts(document["folders"], "folders", source)
+    if len(folders) != classes:
+        raise ConfigurationError(
+            f"prompts: '{source}' has {len(folders)} folders for {classes} classes: "
+            "list one folder per class, in the order of the classes"
+        )
+    _refuse_twice(folders, "folder", source)
+    return folders
+
+
+def _refuse_twice(names: tuple[str, ...], what: str, source: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigurationError(f"prompts: '{source}' lists the {what} '{twice}' twice")
+
+
+def _metric(value: Any, source: str) -> Metric:
+    try:
+        return Metric(value)
+    except ValueError:
+        known = ", ".join(Metric)
+        raise ConfigurationError(
+            f"prompts: '{source}' metric is {value!r}: use one of {known}"
+        ) from None
+
+
+def _image_counts(value: Any, source: str) -> tuple[int | None, int | None]:
+    if value is None:
+        return None, None
+    counts = [value.get(split) for split in ("train", "test")] if isinstance(value, dict) else []
+    if not counts or any(count is not None and not isinstance(count, int) for count in counts):
+        raise ConfigurationError(
+            f"prompts: '{source}' images is {value!r}: write {{train: 100, test: 20}}"
+        )
+    return counts[0], counts[1]
 
 
 def _texts(value: Any, field: str, source: str) -> tuple[str, ...]:

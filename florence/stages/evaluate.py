@@ -8,8 +8,8 @@ from typing import Any
 
 from florence.checkpoint import read_final_model
 from florence.config import Evaluate
-from florence.errors import ConfigurationError
-from florence.evaluation.report import EvaluationReport, run_evaluation
+from florence.errors import ConfigurationError, StoppedError
+from florence.evaluation.runner import EvaluationReport, Progress, evaluate_model
 from florence.models.model_file import read_model
 from florence.stages.context import StageContext, StageProgress
 
@@ -20,26 +20,32 @@ def evaluate(context: StageContext, settings: Evaluate) -> None:
     """Evaluate the input model and leave ``metrics.json``, pictures and an example picture.
 
     Raises:
-        ConfigurationError: there is no model to evaluate, or prompts cannot be read.
+        ConfigurationError: there is no model to evaluate, or the settings do not fit it.
         DataError: data is missing or unreadable.
+        StoppedError: the stage was asked to stop; the next attempt starts over.
     """
     if context.input_model is None:
         raise ConfigurationError("dependsOn: an evaluation needs a stage that trains a model")
-    total = len(settings.zero_shot) + len(settings.retrieval)
-    context.report(StageProgress(phase="evaluate", total=total))
+    context.report(StageProgress(phase="evaluate"))
     stored = read_final_model(context.input_model)
     model, card = read_model(stored.read, source=stored.uri, device=str(context.world.device))
-    report = run_evaluation(
-        model,
-        card,
-        settings,
-        world=context.world,
-        s3=context.s3,
-        done=lambda count: context.report(StageProgress(phase="evaluate", step=count, total=total)),
+
+    def tell(progress: Progress) -> None:
+        context.report(
+            StageProgress(
+                phase="evaluate", step=progress.done, total=progress.total, samples=progress.done
+            )
+        )
+
+    def stop() -> None:
+        if context.stop.requested:
+            raise StoppedError("stopped on request during the evaluation: it starts over next time")
+
+    report = evaluate_model(
+        model, card, settings, world=context.world, s3=context.s3, progress=tell, stop=stop
     )
     if context.world.is_first:
         _record(context, settings, report)
-    context.report(StageProgress(phase="evaluate", step=total, total=total))
 
 
 def _record(context: StageContext, settings: Evaluate, report: EvaluationReport) -> None:

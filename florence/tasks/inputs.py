@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Type = Literal["image", "text", "texts", "templates", "number", "integer"]
-"""``image``: bytes of a file (base64 on the wire); ``texts``: a list of texts; ``templates``: a list
-of sentences with {}, on the command line also the name of a built-in list or a file of them."""
+"""``image``: bytes of a file (base64 on the wire); ``texts``: a list of texts; ``templates``: a
+list of sentences with {}, on the command line also the name of a built-in list or a file."""
 
 LISTS = ("texts", "templates")
 

@@ -205,7 +205,7 @@ for _kind in KINDS.values():
             partial(_submit_stage, _kind),
             _kind.settings,
             name=_kind.name,
-            help=f"{_kind.help[0].upper()}{_kind.help[1:]}.",
+            summary=f"{_kind.help[0].upper()}{_kind.help[1:]}.",
         )
     )
 

@@ -8,6 +8,6 @@ KIND = Kind(
     help="measure a model on held-out data: classification, retrieval",
     settings=Evaluate,
     run="florence.stages.evaluate:evaluate",
-    starts_from=lambda settings: ("contrastive",),
+    starts_from=lambda settings: settings.model_tasks,
     needs_model=True,
 )

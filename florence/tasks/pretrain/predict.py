@@ -32,7 +32,7 @@ class ContrastivePredictor:
     def predict(
         self, rows: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Per row ``{"label", "probability", "probabilities"}``, or ``{"embedding"}`` without labels.
+        """Per row label, probability and probabilities; without labels the embedding.
 
         A row's own labels win over the parameter.
         """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence.evaluation.picture import confusion_picture
+from florence.evaluation.confusion_matrix import confusion_picture
 
 
 def draw(confusion: np.ndarray, names: list[str]) -> np.ndarray:

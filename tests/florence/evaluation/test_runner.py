@@ -24,7 +24,7 @@ from florence.config import (
 from florence.data.transforms import eval_transform
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError
-from florence.evaluation.report import EvaluationReport, run_evaluation
+from florence.evaluation.runner import EvaluationReport, evaluate_model
 from florence.models.model_file import ModelCard
 from florence.models.two_tower import TwoTower, build_model
 from florence.text.tokenizer import tokenize
@@ -115,7 +115,7 @@ def evaluate(
     model = build_model(architecture, seed=5)
     card = ModelCard(architecture=architecture, window=4, resolution=SIZE, mean=MEAN, std=MEAN)
     world = World(rank=rank, size=size)
-    return run_evaluation(model, card, settings(Path(data), resolution=resolution), world=world)
+    return evaluate_model(model, card, settings(Path(data), resolution=resolution), world=world)
 
 
 def evaluate_as_rank(data: str) -> EvaluationReport:
@@ -214,9 +214,9 @@ def test_mistakes_are_named(data: Path, tmp_path: Path) -> None:
 
     def run(name: str, prompts: str) -> None:
         task = ZeroShot(name="x", data=name, prompts=prompts)
-        run_evaluation(model, card, Evaluate(zero_shot=(task,)), world=World())
+        evaluate_model(model, card, Evaluate(zero_shot=(task,)), world=World())
 
-    with pytest.raises(ConfigurationError, match="3 class folders and digits 10 classes"):
+    with pytest.raises(ConfigurationError, match="3 class folders or names and the prompts 10 classes"):
         run(str(data / "test"), "digits")
     with pytest.raises(ConfigurationError, match="cannot read"):
         run(str(data / "test"), str(tmp_path / "none.yaml"))

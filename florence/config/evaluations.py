@@ -1,0 +1,136 @@
+"""What a user sets of each kind of evaluation. ``florence.evaluation.registry`` lists them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import model_validator
+
+from florence.config.base import Settings, location, setting
+
+PROMPT_SETS = (
+    "aircraft",
+    "caltech101",
+    "cars",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "dtd",
+    "flowers102",
+    "food101",
+    "imagenet",
+    "pets",
+    "sun397",
+    "voc2007",
+)
+"""The class names and templates that come with the package, by name."""
+
+
+class Baseline(StrEnum):
+    """A classical classifier to print beside the model's accuracy."""
+
+    NONE = "none"
+    SVM = "svm-rbf"
+
+
+class Metric(StrEnum):
+    """The number by which a data set is compared in the literature."""
+
+    ACCURACY = "accuracy"
+    MEAN_PER_CLASS = "meanPerClass"
+    MAP11 = "mAP11"
+
+
+class RetrievalFormat(StrEnum):
+    """Where image-text pairs for retrieval come from."""
+
+    SHARDS = "shards"
+    KARPATHY = "karpathy"
+    FOLDER = "folder"
+
+
+class EvaluationSettings(Settings):
+    """What every evaluation has: a name for its results, and data."""
+
+    name: str = setting(
+        description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+    )
+    data: str = location(description="URI of the data", min_length=1)
+
+
+class ZeroShot(EvaluationSettings):
+    """Zero-shot classification of labelled images with prompt ensembling."""
+
+    data: str = location(
+        description="URI of labelled shards (.cls members, or 'labels' in the json for mAP11), or "
+        "of a folder with one sub-folder per class",
+        min_length=1,
+    )
+    prompts: str = location(
+        description=f"class names and templates: one of {', '.join(PROMPT_SETS)}, or the path or "
+        "s3:// URI of a YAML file with lists 'classes' and 'templates'",
+        names=PROMPT_SETS,
+        min_length=1,
+    )
+    metric: Metric | None = setting(
+        None,
+        description="the number that counts: accuracy, meanPerClass or mAP11 (several classes an "
+        "image). Default: the prompts' own",
+    )
+    baseline: Baseline = setting(
+        Baseline.NONE, description="classifier trained on baselineData's pixels for comparison"
+    )
+    baseline_data: str | None = location(
+        None, description="URI of the labelled training images of the baseline"
+    )
+
+    @model_validator(mode="after")
+    def _baseline_has_data(self) -> Self:
+        if self.baseline is not Baseline.NONE and not self.baseline_data:
+            raise ValueError("baselineData is required with a baseline")
+        return self
+
+
+class Retrieval(EvaluationSettings):
+    """Image-to-text and text-to-image retrieval, R@1, R@5 and R@10 both ways."""
+
+    data: str = location(
+        description="URI of the shards, of the Karpathy json, or of the folder of images with "
+        ".txt files",
+        min_length=1,
+    )
+    format: RetrievalFormat = setting(
+        RetrievalFormat.SHARDS, description="shards, karpathy or folder"
+    )
+    images: str | None = location(
+        None,
+        description="folder of the images that a Karpathy json names. Default: the json's own "
+        "folder",
+    )
+    split: str = setting("test", description="split of the Karpathy json")
+    captions_per_image: int = setting(
+        5, description="captions used of each image, the first ones", ge=1
+    )
+
+
+class Classification(EvaluationSettings):
+    """Classification of labelled images by a model that has a head."""
+
+    data: str = location(
+        description="URI of labelled shards (.cls members, or 'labels' in the json for mAP11), or "
+        "of a folder with one sub-folder per class",
+        min_length=1,
+    )
+    labels: str | None = location(
+        None,
+        description="class names in the order of the head's outputs: like zeroShot.prompts. "
+        "Default: those in the model's card",
+        names=PROMPT_SETS,
+        min_length=1,
+    )
+    metric: Metric | None = setting(
+        None,
+        description="the number that counts: accuracy, meanPerClass or mAP11 (several classes an "
+        "image). Default: that of labels, else accuracy",
+    )

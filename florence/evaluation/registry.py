@@ -1,0 +1,58 @@
+"""The kinds of evaluation. A new one is a line here; imports nothing, so that anyone may read it.
+
+From a line follow the field of the ``evaluate`` stage, the CRD, and what a training loop can run
+every n steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One kind of evaluation."""
+
+    field: str
+    """Its field in the settings, in snake_case; holds a list of ``settings``."""
+    help: str
+    settings: str
+    """``module:class`` of :class:`florence.config.evaluations.EvaluationSettings`. A path and not
+    the class: ``florence.config`` reads this registry, so this must not import it."""
+    tasks: tuple[str, ...]
+    """Tasks of the models that it measures, as their cards name them."""
+    prepare: str
+    """``module:function`` of type :data:`florence.evaluation.context.Prepare`; imports torch."""
+
+
+EVALUATIONS = (
+    Evaluation(
+        field="zero_shot",
+        help="zero-shot classifications",
+        settings="florence.config.evaluations:ZeroShot",
+        tasks=("contrastive",),
+        prepare="florence.evaluation.zero_shot:prepare",
+    ),
+    Evaluation(
+        field="retrieval",
+        help="retrievals",
+        settings="florence.config.evaluations:Retrieval",
+        tasks=("contrastive",),
+        prepare="florence.evaluation.image_text_retrieval:prepare",
+    ),
+    Evaluation(
+        field="classification",
+        help="classifications by a model with a head",
+        settings="florence.config.evaluations:Classification",
+        tasks=("classification",),
+        prepare="florence.evaluation.classification:prepare",
+    ),
+)
+
+
+def imported(path: str) -> Any:
+    """The object at ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
