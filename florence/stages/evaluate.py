@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Any
 
-from florence.checkpoint import read_final_model
 from florence.config import Evaluate
-from florence.errors import ConfigurationError, StoppedError
-from florence.evaluation.runner import EvaluationReport, Progress, evaluate_model
-from florence.models.model_file import read_model
+from florence.errors import ConfigurationError
+from florence.evaluation.runner import Progress, evaluate_model
+from florence.loading import predictor_of
 from florence.stages.context import StageContext, StageProgress
+from florence.stages.evaluation import agreed_stop, record_report, write_results
+from florence.tasks.kind import Kind
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(context: StageContext, settings: Evaluate) -> None:
+def evaluate(context: StageContext, settings: Evaluate, kind: Kind) -> None:
     """Evaluate the input model and leave ``metrics.json``, pictures and an example picture.
 
     Raises:
@@ -27,8 +26,13 @@ def evaluate(context: StageContext, settings: Evaluate) -> None:
     if context.input_model is None:
         raise ConfigurationError("dependsOn: an evaluation needs a stage that trains a model")
     context.report(StageProgress(phase="evaluate"))
-    stored = read_final_model(context.input_model)
-    model, card = read_model(stored.read, source=stored.uri, device=str(context.world.device))
+    stored = context.input_model.open()
+    if stored.card.task not in kind.starts_from(settings):
+        raise ConfigurationError(
+            f"{stored.uri} is a {stored.card.task} model: these evaluations measure "
+            f"{' or '.join(kind.starts_from(settings)) or 'no'} models"
+        )
+    predictor = predictor_of(stored, context.world.device)
 
     def tell(progress: Progress) -> None:
         context.report(
@@ -37,36 +41,21 @@ def evaluate(context: StageContext, settings: Evaluate) -> None:
             )
         )
 
-    def stop() -> None:
-        if context.stop.requested:
-            raise StoppedError("stopped on request during the evaluation: it starts over next time")
-
     report = evaluate_model(
-        model, card, settings, world=context.world, s3=context.s3, progress=tell, stop=stop
+        predictor.module,
+        stored.card,
+        settings,
+        world=context.world,
+        s3=context.s3,
+        progress=tell,
+        stop=agreed_stop(context, "it starts over next time"),
     )
-    if context.world.is_first:
-        _record(context, settings, report)
-
-
-def _record(context: StageContext, settings: Evaluate, report: EvaluationReport) -> None:
+    if not context.world.is_first:
+        return
     for name, value in report.metrics.items():
         log.info("%s %.4f", name, value)
-    recorder = context.recorder
-    recorder.parameters({"stage": settings.wire(), "model": context.architecture.wire()})
-    recorder.metrics(0, report.metrics)
-    for name, rows in report.tables.items():
-        recorder.table(name, rows)
-    for name, png in report.pictures.items():
-        recorder.picture(name, png)
-        context.output.write(f"pictures/{name}.png", png)
-    document: dict[str, Any] = {"metrics": report.metrics, "mlflowRun": recorder.run_id}
-    if report.example is not None:
-        example = report.example
-        context.output.write("example.png", example.png)
-        document["example"] = {
-            "image": "example.png",
-            "labels": list(example.labels),
-            "prompts": example.prompts,
-        }
-    # Last: whoever reads the results may take everything beside them for whole.
-    context.output.write("metrics.json", json.dumps(document, indent=1).encode())
+    context.recorder.parameters(
+        {"stage": settings.wire(), "model": stored.card.architecture.wire()}
+    )
+    context.recorder.metrics(0, report.metrics)
+    write_results(context, report.metrics, record_report(context, report))

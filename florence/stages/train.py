@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from florence.distributed.engines import make_engine
 from florence.errors import ConfigurationError
 from florence.models.stored import ModelCard, model_bytes
 from florence.stages.context import StageContext, StageProgress
-from florence.stages.evaluation import HeldOut
+from florence.stages.evaluation import HeldOut, write_results
 from florence.stages.fingerprint import differences, stage_fingerprint
 from florence.stages.step_metrics import StepMetrics, utilisation
 from florence.stages.trainer import Trainer
@@ -108,7 +107,9 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         trainer.tell(phase="evaluate")
     results = held_out.evaluate(steps) if held_out.is_wanted else {}
     if context.world.is_first:
-        _export(context, settings, task, state, steps=steps, results=results)
+        _export(context, settings, task, state, steps=steps)
+        metrics = {**results, "steps": float(steps), **task.results(state)}
+        write_results(context, metrics, held_out.record())
 
 
 def _with_input_architecture(context: StageContext) -> tuple[StageContext, ModelCard | None]:
@@ -160,15 +161,10 @@ def _export(
     state: Mapping[str, Any],
     *,
     steps: int,
-    results: Mapping[str, float],
 ) -> None:
-    """Write the final model and the stage's results; on rank 0."""
+    """Write the final model; on rank 0."""
     trained = {**context.facts, "steps": steps, "samples": steps * settings.batch_size}
     card = task.card().model_copy(update={"trained": trained})
     files = model_bytes(dict(state), card)
     write_final_model(context.output, files, attempt=context.attempt)
     context.recorder.model(files, context.output.url("model"))
-    metrics = {**results, "steps": float(steps), **task.results(state)}
-    document = {"metrics": metrics, "mlflowRun": context.recorder.run_id}
-    # Last: whoever reads the results may take everything beside them for whole.
-    context.output.write("metrics.json", json.dumps(document, indent=1).encode())
