@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from florence.errors import ConfigurationError
+from florence.config.storage import S3Settings
+from florence.errors import ConfigurationError, DataError
+from florence.storage import open_storage
 
 GAP = "{}"
 
@@ -111,10 +113,17 @@ BUILTIN: dict[str, tuple[str, ...]] = {
 }
 
 
-def load_templates(name: str, field: str = "text.templates") -> tuple[str, ...]:
+def load_templates(
+    name: str, field: str = "text.templates", *, s3: S3Settings | None = None
+) -> tuple[str, ...]:
     """The templates of a built-in list, or of a text file with one per line.
 
     Empty lines and lines that begin with # are skipped.
+
+    Args:
+        name: of the list, or the path or ``s3://`` URI of the file.
+        field: what the caller's user set, for messages.
+        s3: where ``s3://`` is.
 
     Raises:
         ConfigurationError: no such list or file, or a line without the gap; names ``field``.
@@ -122,8 +131,8 @@ def load_templates(name: str, field: str = "text.templates") -> tuple[str, ...]:
     if name in BUILTIN:
         return BUILTIN[name]
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _content(name, s3).decode().splitlines()
+    except (OSError, UnicodeDecodeError, DataError) as error:
         raise ConfigurationError(
             f"{field}: '{name}' is neither a built-in list ({', '.join(BUILTIN)}) "
             f"nor a text file that can be read: {error}"
@@ -141,6 +150,13 @@ def load_templates(name: str, field: str = "text.templates") -> tuple[str, ...]:
     if not templates:
         raise ConfigurationError(f"{field}: '{name}' holds no template")
     return tuple(templates)
+
+
+def _content(name: str, s3: S3Settings | None) -> bytes:
+    if not name.startswith("s3://"):
+        return Path(name).read_bytes()
+    folder, _, file = name.rpartition("/")
+    return open_storage(folder, s3).read(file)
 
 
 def render(template: str, text: str) -> str:

@@ -21,12 +21,12 @@ from florence.config import (
     ModelConfig,
     Optimizer,
     Precision,
-    Pretrain,
     Retrieval,
     RetrievalFormat,
     Text,
     ZeroShot,
 )
+from florence.tasks.pretrain.settings import Pretrain
 from florence_operator.api import FlorenceJob, JobSpec, Stage, to_yaml
 from florence_operator.api.generated import write_or_check
 from florence_operator.api.v1alpha1 import (

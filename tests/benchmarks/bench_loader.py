@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from florence.config import Augmentation, Pretrain
+from florence.config import Augmentation
+from florence.tasks.pretrain.settings import Pretrain
 from florence.data.loader import TrainingLoader
 from florence.data.manifest import index_data
 from florence.data.shards import ShardSet

@@ -30,11 +30,11 @@ from florence.config import (
     Embedding,
     EngineKind,
     ImageTower,
-    Loss,
+    ContrastiveLoss,
     Optimizer,
-    Pretrain,
     TextTower,
 )
+from florence.tasks.pretrain.settings import Pretrain
 from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World
@@ -129,7 +129,7 @@ class OurStep:
             gradient_cache_chunks=chunks,
         )
         self.model = build_model(architecture, seed=0)
-        objective = ContrastiveObjective(Loss())
+        objective = ContrastiveObjective(ContrastiveLoss())
         self._engine = make_engine(EngineKind.TORCH, self.model, settings, objective, World())
         self._batch = batch
 

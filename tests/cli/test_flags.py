@@ -6,9 +6,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from florence.config import Pretrain, Settings
+from florence.config import Settings
 from florence.config.base import setting
 from florence.errors import ConfigurationError
+from florence.tasks.pretrain.settings import Pretrain
 from florencectl.flags import assign, flags_of, merged, with_flags
 
 

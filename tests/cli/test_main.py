@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from florence.config import Pretrain
 from florence.errors import ConfigurationError, DataError, TryAgainError
+from florence.tasks.pretrain.settings import Pretrain
 from florencectl import main as program
 
 RUNNER = CliRunner()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from florence.config import PRESETS, Precision, Pretrain
+from florence.config import PRESETS, Precision
 from florence.errors import ConfigurationError
 from florence.planner import (
     GPUS,
@@ -15,7 +15,10 @@ from florence.planner import (
     gpu_named,
     implied_mfu,
 )
+from florence.tasks.pretrain.cost import PretrainCost
+from florence.tasks.pretrain.settings import Pretrain
 
+COST = PretrainCost()
 H = PRESETS["coswin-h"]
 PAPER = (("mixed", 1_000_000, 224, None), ("clean", 180_000, 224, None), ("sharp", 80_000, 384, 12))
 
@@ -36,7 +39,9 @@ def paper_stages(**changes: object) -> list[StageRequest]:
             | changes
         )
         stages.append(
-            StageRequest(name=name, settings=settings, processes=512, gpu=GPUS["A100-40GB"])
+            StageRequest(
+                name=name, settings=settings, cost=COST, processes=512, gpu=GPUS["A100-40GB"]
+            )
         )
     return stages
 
@@ -98,7 +103,7 @@ def test_checkpointing_and_chunks_cost_time() -> None:
 
 def test_processes_on_cpus_have_memory_but_no_time() -> None:
     settings = Pretrain(data="x", batch_size=8, steps=3, resolution=32)
-    request = StageRequest(name="a", settings=settings, processes=2, gpu=None)
+    request = StageRequest(name="a", settings=settings, cost=COST, processes=2, gpu=None)
     estimate = estimate_job(PRESETS["coswin-nano"], [request])
     assert estimate.days is None
     assert estimate.stages[0].pace is None

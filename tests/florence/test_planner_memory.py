@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from florence.config import PRESETS, ActivationCheckpointing, EngineKind, Pretrain
-from florence.data.batch import Batch
+from florence.config import PRESETS, ActivationCheckpointing, EngineKind
+from florence.data.pairs import PairBatch
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
-from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World
 from florence.errors import ConfigurationError
+from florence.losses.contrastive import ContrastiveObjective
 from florence.models.two_tower import build_model
 from florence.planner.memory import (
     BUCKET_ELEMENTS,
@@ -26,11 +26,13 @@ from florence.planner.memory import (
     memory_per_gpu,
     model_state_bytes,
     recommend,
-    samples_per_process,
 )
 from florence.planner.sizes import parameters
+from florence.tasks.pretrain.cost import PretrainCost
+from florence.tasks.pretrain.settings import Pretrain
 from tests.gang import run_gang
 
+COST = PretrainCost()
 NANO = PRESETS["coswin-nano"]
 PSI = parameters(NANO).total
 
@@ -47,14 +49,12 @@ def engine_of(stage: Pretrain, world: World) -> Engine:
     return make_engine(stage.engine, build_model(NANO, seed=0), stage, objective, world)
 
 
-def batch_of(rows: int) -> Batch:
-    return Batch(
+def batch_of(rows: int) -> PairBatch:
+    return PairBatch(
         images=torch.randn(rows, 3, 32, 32),
-        ids=torch.randint(1, 49_406, (rows, 20)),
+        input_ids=torch.randint(1, 49_406, (rows, 20)),
         labels=torch.arange(rows),
         keys=("key",) * rows,
-        bad=0,
-        position=0,
     )
 
 
@@ -73,7 +73,7 @@ def test_state_of_the_torch_engine() -> None:
     moments = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     held = storage_bytes([*model.parameters(), *gradients, *moments])
-    assert model_state_bytes(NANO, stage, processes=1, cuda=False) == held
+    assert model_state_bytes(NANO, stage, cost=COST, processes=1, cuda=False) == held
 
 
 def live_before_step(zero_stage: int) -> int:
@@ -103,7 +103,7 @@ def test_state_of_deepspeed(zero_stage: int) -> None:
     """Its bytes before the step; buckets and gathered parameters come and go around it."""
     held = run_gang(live_before_step, 2, zero_stage)[0]
     stage = pretrain(engine=EngineKind.DEEPSPEED, zero_stage=zero_stage)
-    formula = model_state_bytes(NANO, stage, processes=2, cuda=False)
+    formula = model_state_bytes(NANO, stage, cost=COST, processes=2, cuda=False)
     passing = FP32 * (BUCKET_ELEMENTS + PSI)
     assert held * 0.98 <= formula
     assert formula - passing <= held
@@ -113,21 +113,21 @@ def test_state_of_deepspeed(zero_stage: int) -> None:
 def test_zero_shards_what_it_says(zero_stage: int, gigabytes: float) -> None:
     """On many GPUs only what is not sharded is left: 12, 4 or, gathered, 4 bytes a parameter."""
     stage = pretrain(batch_size=65_536, zero_stage=zero_stage)
-    states = model_state_bytes(PRESETS["coswin-h"], stage, processes=4096, cuda=True)
+    states = model_state_bytes(PRESETS["coswin-h"], stage, cost=COST, processes=4096, cuda=True)
     assert (states - FP32 * BUCKET_ELEMENTS) / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
 def test_a_batch_must_divide_over_the_gpus() -> None:
-    assert samples_per_process(pretrain(batch_size=24_576), 512) == 48
+    assert pretrain(batch_size=24_576).samples_per_process(512) == 48
     with pytest.raises(ConfigurationError, match=r"batchSize=100 .* 7 processes.* such as 98"):
-        samples_per_process(pretrain(batch_size=100), 7)
+        pretrain(batch_size=100).samples_per_process(7)
 
 
 def test_parts_add_up_and_chunks_divide_activations() -> None:
     whole = pretrain(batch_size=1024, precision="bf16")
     parts = pretrain(batch_size=1024, precision="bf16", gradient_cache_chunks=4)
-    a = memory_per_gpu(NANO, whole, processes=8, cuda=True)
-    b = memory_per_gpu(NANO, parts, processes=8, cuda=True)
+    a = memory_per_gpu(NANO, whole, cost=COST, processes=8, cuda=True)
+    b = memory_per_gpu(NANO, parts, cost=COST, processes=8, cuda=True)
     assert b.activations * 4 == pytest.approx(a.activations, abs=4)
     assert b.model_states == a.model_states
     assert a.total == pytest.approx(
@@ -136,9 +136,9 @@ def test_parts_add_up_and_chunks_divide_activations() -> None:
 
 
 def test_row_chunks_bound_the_logits() -> None:
-    whole = memory_per_gpu(NANO, pretrain(batch_size=4096), processes=1, cuda=True)
+    whole = memory_per_gpu(NANO, pretrain(batch_size=4096), cost=COST, processes=1, cuda=True)
     rows = pretrain(batch_size=4096, loss={"rowChunk": 64})
-    assert memory_per_gpu(NANO, rows, processes=1, cuda=True).logits < whole.logits / 32
+    assert memory_per_gpu(NANO, rows, cost=COST, processes=1, cuda=True).logits < whole.logits / 32
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,10 +153,12 @@ def test_recommendation_fits_and_is_never_chunks_with_full_checkpointing(
     preset: str, rows: int, gpus: int, capacity: float, resolution: int
 ) -> None:
     stage = pretrain(batch_size=rows * gpus, precision="bf16", resolution=resolution)
-    advice = recommend(PRESETS[preset], stage, processes=gpus, capacity=int(capacity))
+    advice = recommend(PRESETS[preset], stage, cost=COST, processes=gpus, capacity=int(capacity))
     if advice is None:
         smallest = stage.model_copy(update={"gradient_cache_chunks": rows, "zero_stage": 2})
-        needs = memory_per_gpu(PRESETS[preset], smallest, processes=gpus, cuda=True).total
+        needs = memory_per_gpu(
+            PRESETS[preset], smallest, cost=COST, processes=gpus, cuda=True
+        ).total
         assert needs > capacity
         return
     assert advice.total <= capacity
@@ -170,6 +172,7 @@ def test_options_shrink_with_zero_stage_and_checkpointing() -> None:
     options = memory_options(
         PRESETS["coswin-h"],
         pretrain(batch_size=24_576, precision="bf16", resolution=224),
+        cost=COST,
         processes=512,
         cuda=True,
         capacity=40_000_000_000,

@@ -17,9 +17,10 @@ import pytest
 
 mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 
-from florence.config import Evaluate, ModelConfig, Pretrain, ZeroShot  # noqa: E402
+from florence.config import Evaluate, ModelConfig, ZeroShot  # noqa: E402
 from florence.distributed.world import World  # noqa: E402
 from florence.errors import ConfigurationError  # noqa: E402
+from florence.tasks.pretrain.settings import Pretrain  # noqa: E402
 from florence_jobs import tracking_mlflow  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
 from florence_jobs.tracking import NullTracker, Tracker, make_recorder  # noqa: E402

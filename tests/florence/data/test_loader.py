@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from florence.config import Pretrain
+from florence.tasks.pretrain.settings import Pretrain
 from florence.data.batch import Batch
 from florence.data.hashing import mix
 from florence.data.loader import SPARES, BrokenLedger, TrainingLoader

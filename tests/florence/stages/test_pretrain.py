@@ -13,7 +13,8 @@ import torch.distributed as dist
 from florence.stages.pretrain import pretrain
 
 from florence.checkpoint import newest, read_final_model
-from florence.config import ModelConfig, Pretrain
+from florence.config import ModelConfig
+from florence.tasks.pretrain.settings import Pretrain
 from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError

@@ -4,7 +4,8 @@ import pytest
 from florence.stages.trajectory import differences, trajectory
 
 from florence.checkpoint import configuration_digest as digest
-from florence.config import PRESETS, Pretrain
+from florence.config import PRESETS
+from florence.tasks.pretrain.settings import Pretrain
 
 BASE = {"data": "d", "batchSize": 8, "steps": 4}
 
