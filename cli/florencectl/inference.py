@@ -13,7 +13,7 @@ from florence.checkpoint import read_final_model
 from florence.data.images import BrokenImageError, decode
 from florence.data.transforms import eval_transform
 from florence.errors import DataError
-from florence.models.model_file import CARD, ModelCard, read_model
+from florence.models.stored import CARD, ModelCard, read_model
 from florence.models.two_tower import TwoTower
 from florence.storage import open_storage
 

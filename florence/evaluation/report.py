@@ -22,7 +22,7 @@ from florence.evaluation.embed import embed_images, embed_texts
 from florence.evaluation.picture import confusion_picture
 from florence.evaluation.prompts import Prompts, load_prompts
 from florence.evaluation.retrieval import RetrievalResult, recall_at_k
-from florence.models.model_file import ModelCard
+from florence.models.stored import ModelCard
 from florence.models.two_tower import TwoTower
 from florence.text.tokenizer import tokenize
 

@@ -10,7 +10,7 @@ from florence.checkpoint import read_final_model
 from florence.config import Evaluate
 from florence.errors import ConfigurationError
 from florence.evaluation.report import EvaluationReport, run_evaluation
-from florence.models.model_file import read_model
+from florence.models.stored import read_model
 from florence.stages.context import StageContext, StageProgress
 
 log = logging.getLogger(__name__)

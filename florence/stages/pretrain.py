@@ -26,12 +26,13 @@ from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.errors import ConfigurationError
 from florence.models.compilation import compile_blocks
-from florence.models.model_file import ModelCard, model_bytes, read_model
+from florence.models.stored import CONTRASTIVE, ModelCard, model_bytes, read_model
 from florence.models.two_tower import TwoTower, build_model
 from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext, StageProgress
 from florence.stages.trainer import Trainer
 from florence.stages.trajectory import differences, trajectory
+from florence.text.templates import GAP, load_templates
 
 log = logging.getLogger(__name__)
 
@@ -145,12 +146,16 @@ def _export(context: StageContext, settings: Pretrain, engine: Engine) -> None:
     state = engine.model_state()
     if not context.world.is_first:
         return
+    templates = load_templates(settings.text.templates)
     card = ModelCard(
+        task=CONTRASTIVE,
         architecture=context.architecture,
         window=settings.window or context.architecture.image.window,
         resolution=settings.resolution,
         mean=settings.augmentation.mean,
         std=settings.augmentation.std,
+        # Plain text is what a model without templates is asked with anyway.
+        templates=() if templates == (GAP,) else templates,
         trained={
             **context.facts,
             "steps": settings.steps,

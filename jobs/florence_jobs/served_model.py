@@ -21,7 +21,7 @@ import florence
 from florence.data.transforms import eval_transform
 from florence.evaluation.classify import class_embeddings
 from florence.evaluation.embed import embed_images
-from florence.models.model_file import ModelCard, load_model
+from florence.models.stored import ModelCard, load_model
 from florence.models.two_tower import TwoTower
 from florence.text.templates import GAP
 from florence.text.tokenizer import tokenize

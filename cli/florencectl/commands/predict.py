@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from florence.errors import ConfigurationError
 from florencectl.output import DocumentFormat, print_document, print_table
-
-if TYPE_CHECKING:
-    from florence.models.model_file import ModelCard
 
 
 def predict(
@@ -85,7 +82,7 @@ def classify(
     # What the user wrote is checked before what takes long.
     sentences = load_templates(templates, "--templates") if templates else None
     model, card = open_model(model_uri)
-    sentences = sentences or load_templates(default_templates(card))
+    sentences = sentences or card.templates or load_templates("imagenet")
     classes = class_embeddings(model, tokenize, names, sentences)
     pictures = embed_images(model, image_batches(images, card))
     scale = model.logit_scale.detach().exp()
@@ -93,10 +90,3 @@ def classify(
     return [
         sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True) for row in rows
     ]
-
-
-def default_templates(card: ModelCard) -> str:
-    """The templates the model was trained with where they have a name, else ImageNet's."""
-    from florence.text.templates import BUILTIN
-
-    return card.templates if card.templates in BUILTIN else "imagenet"

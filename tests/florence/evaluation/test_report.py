@@ -25,7 +25,7 @@ from florence.data.transforms import eval_transform
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.report import EvaluationReport, run_evaluation
-from florence.models.model_file import ModelCard
+from florence.models.stored import ModelCard
 from florence.models.two_tower import TwoTower, build_model
 from florence.text.tokenizer import tokenize
 from tests.gang import run_gang
@@ -113,7 +113,14 @@ def evaluate(
 ) -> EvaluationReport:
     architecture = architecture_of("coswin-nano")
     model = build_model(architecture, seed=5)
-    card = ModelCard(architecture=architecture, window=4, resolution=SIZE, mean=MEAN, std=MEAN)
+    card = ModelCard(
+        task="contrastive",
+        architecture=architecture,
+        window=4,
+        resolution=SIZE,
+        mean=MEAN,
+        std=MEAN,
+    )
     world = World(rank=rank, size=size)
     return run_evaluation(model, card, settings(Path(data), resolution=resolution), world=world)
 
@@ -210,7 +217,14 @@ def test_another_resolution_is_another_result_of_the_same_shape(
 def test_mistakes_are_named(data: Path, tmp_path: Path) -> None:
     architecture = architecture_of("coswin-nano")
     model = build_model(architecture, seed=5)
-    card = ModelCard(architecture=architecture, window=4, resolution=SIZE, mean=MEAN, std=MEAN)
+    card = ModelCard(
+        task="contrastive",
+        architecture=architecture,
+        window=4,
+        resolution=SIZE,
+        mean=MEAN,
+        std=MEAN,
+    )
 
     def run(name: str, prompts: str) -> None:
         task = ZeroShot(name="x", data=name, prompts=prompts)

@@ -16,7 +16,7 @@ from florence.config import ModelConfig, Pretrain
 from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError
-from florence.models.model_file import read_model
+from florence.models.stored import read_model
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence.stages.pretrain import pretrain
 from florence.storage import open_storage
