@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from florence.config import Architecture, Precision
-from florence.models.model_file import ModelCard
 from florence.models.precision import autocast
+from florence.models.stored import ModelCard
 
 __all__ = ["Classifier", "ImageTextEncoder", "Model", "ModelCard", "card_labels", "inference"]
 

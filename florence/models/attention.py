@@ -30,11 +30,15 @@ class WindowAttention(nn.Module):
         self.implementation = implementation
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
-        self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of this module that are no matrices, whatever their shape."""
+        return {"relative_position_bias_table"}
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Truncated normal of 0.02 for matrices and the table, zero for biases."""
-        for matrix in (self.qkv.weight, self.proj.weight, self.bias_table):
+        for matrix in (self.qkv.weight, self.proj.weight, self.relative_position_bias_table):
             nn.init.trunc_normal_(matrix, std=0.02, generator=generator)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.proj.bias)
@@ -49,8 +53,9 @@ class WindowAttention(nn.Module):
 
     def bias(self, grid: WindowGrid) -> Tensor:
         """What is added to the scores, relative bias and the shift's mask: (1 or W, h, N, N)."""
-        index = relative_index(grid, self.window, self.bias_table.device)
-        bias = self.bias_table.t().index_select(1, index)
+        table = self.relative_position_bias_table
+        index = relative_index(grid, self.window, table.device)
+        bias = table.t().index_select(1, index)
         bias = bias.view(1, self.heads, grid.tokens, grid.tokens)
         if not grid.is_shifted:
             return bias

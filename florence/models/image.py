@@ -11,11 +11,10 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from florence.config.model import ImageTower
-from florence.config.pretrain import ActivationCheckpointing
+from florence.config import ActivationCheckpointing, ImageTower
 from florence.models.attention import WindowAttention
-from florence.models.embedding import ConvEmbedding, PatchMerging, stage_embedding
 from florence.models.layers import Mlp, recompute
+from florence.models.patch_embed import ConvEmbed, PatchMerging, downsampling
 from florence.models.windows import WindowGrid, permute, reorder, window_order
 
 
@@ -36,14 +35,14 @@ class SwinBlock(nn.Module):
         self.drop = drop
         self.checkpointing = checkpointing
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, heads, window, config.attention)
+        self.attn = WindowAttention(channels, heads, window, config.attention)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, config.mlp_ratio * channels)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise every parameter of the block."""
         self.norm1.reset_parameters()
-        self.attention.reset_parameters(generator)
+        self.attn.reset_parameters(generator)
         self.norm2.reset_parameters()
         self.mlp.reset_parameters(generator)
 
@@ -76,20 +75,23 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
         x = self.norm1(x)
         if not grid.is_padded:
-            return cast(Tensor, self.attention(x, grid))
+            return cast(Tensor, self.attn(x, grid))
         # Padding follows the norm, so that padded tokens are zeros whatever the norm's bias is.
         batch, length, channels = x.shape
         bottom, right = grid.padded_height - grid.height, grid.padded_width - grid.width
         x = F.pad(x.view(batch, grid.height, grid.width, channels), (0, 0, 0, right, 0, bottom))
         order = window_order(grid, x.device)
-        x = self.attention(permute(x.flatten(1, 2), order), grid)
+        x = self.attn(permute(x.flatten(1, 2), order), grid)
         x = permute(x, order.inverted())
         x = x.view(batch, grid.padded_height, grid.padded_width, channels)
         return x[:, : grid.height, : grid.width].reshape(batch, length, channels)
 
 
-class Stage(nn.Module):
-    """An embedding that reduces resolution, then blocks; every second block shifts its windows."""
+class SwinStage(nn.Module):
+    """What halves resolution, then blocks; every second block shifts its windows.
+
+    The first stage halves nothing: the tower's ``patch_embed`` stands in front of it.
+    """
 
     def __init__(
         self,
@@ -102,8 +104,10 @@ class Stage(nn.Module):
         super().__init__()
         channels = config.width << stage
         self.window = window
-        self.embedding = stage_embedding(
-            config.embedding, stage, channels // 2 if stage else 3, channels
+        self.downsample = (
+            downsampling(config.embedding, stage, channels // 2, channels)
+            if stage
+            else nn.Identity()
         )
         self.blocks = nn.ModuleList(
             SwinBlock(
@@ -119,13 +123,14 @@ class Stage(nn.Module):
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise every parameter of the stage."""
-        cast(ConvEmbedding | PatchMerging, self.embedding).reset_parameters(generator)
+        if not isinstance(self.downsample, nn.Identity):
+            cast(ConvEmbed | PatchMerging, self.downsample).reset_parameters(generator)
         for block in self.blocks:
             cast(SwinBlock, block).reset_parameters(generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) of the stage before to (B, H', W', C'), both in image order."""
-        x = self.embedding(x)
+        """(B, H, W, C) of what stands before to (B, H', W', C'), both in image order."""
+        x = self.downsample(x)
         batch, height, width, channels = x.shape
         plain = WindowGrid.fit(height, width, self.window, shifted=False)
         shifted = WindowGrid.fit(height, width, self.window, shifted=True)
@@ -148,6 +153,9 @@ class Stage(nn.Module):
 
 class CoSwin(nn.Module):
     """The image tower: four stages, a final norm, the mean over tokens, a projection.
+
+    Parameters have timm's names for Swin; a convolutional embedding's are ``proj`` and ``norm``
+    where Swin's merging has ``norm`` and ``reduction``, and ``projection`` is ours.
 
     Args:
         config: sizes of the tower.
@@ -173,8 +181,10 @@ class CoSwin(nn.Module):
         drops = _linear_in_depth(
             config.drop_path if drop_path is None else drop_path, config.depths
         )
-        self.stages = nn.ModuleList(
-            Stage(config, number, self.window, drops[number], checkpointing) for number in range(4)
+        self.patch_embed = downsampling(config.embedding, 0, 3, config.width)
+        self.layers = nn.ModuleList(
+            SwinStage(config, number, self.window, drops[number], checkpointing)
+            for number in range(4)
         )
         self.norm = nn.LayerNorm(8 * config.width)
         self.projection = nn.Linear(8 * config.width, embed_dim, bias=False)
@@ -182,23 +192,24 @@ class CoSwin(nn.Module):
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise: truncated normal of 0.02, zero biases, identity norms."""
-        for stage in self.stages:
-            cast(Stage, stage).reset_parameters(generator)
+        cast(ConvEmbed, self.patch_embed).reset_parameters(generator)
+        for stage in self.layers:
+            cast(SwinStage, stage).reset_parameters(generator)
         self.norm.reset_parameters()
         nn.init.trunc_normal_(self.projection.weight, std=0.02, generator=generator)
 
-    def stage_maps(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         """The four stages' outputs (B, C_i, H_i, W_i): C_i = width * 2^i, H_i ~ H / 2^(i+2)."""
         maps = []
-        x = images.permute(0, 2, 3, 1)
-        for stage in self.stages:
+        x = self.patch_embed(images.permute(0, 2, 3, 1))
+        for stage in self.layers:
             x = stage(x)
             maps.append(x.permute(0, 3, 1, 2))
         return maps
 
     def features(self, images: Tensor) -> Tensor:
         """The mean over tokens of the normalised last map: (B, 3, H, W) to (B, 8 * width)."""
-        last = self.stage_maps(images)[-1]
+        last = self.feature_maps(images)[-1]
         return cast(Tensor, self.norm(last.flatten(2).transpose(1, 2))).mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,15 +13,12 @@ from florence.config.model import Activation
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between them."""
+    """An image block's MLP: two linear layers with an exact GELU between them."""
 
-    def __init__(
-        self, channels: int, hidden: int, activation: Activation = Activation.GELU
-    ) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
-        self.activation = activation
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Truncated normal of 0.02 for matrices, zero for biases."""
@@ -31,7 +28,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) to (…, C)."""
-        return cast(Tensor, self.fc2(activate(self.fc1(x), self.activation)))
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:

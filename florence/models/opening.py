@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from florence.checkpoint import final_model_at
+from florence.checkpoint import read_final_model
 from florence.config.storage import S3Settings
-from florence.models.stored import CARD, ModelCard, StoredModel, parse_card, read_stored
+from florence.errors import DataError
+from florence.models.card import ModelCard, parse_card
+from florence.models.stored import CARD, StoredModel, read_stored
+from florence.storage import open_storage
+
+COMMIT = "commit.json"
+FOLDER = "model"
 
 
 def open_stored(uri: str, s3: S3Settings | None = None) -> StoredModel:
@@ -24,9 +30,23 @@ def open_stored(uri: str, s3: S3Settings | None = None) -> StoredModel:
 def read_card(uri: str, s3: S3Settings | None = None) -> ModelCard:
     """The card of the model at a URI; its weights are not read. Raises as above."""
     source, read = _reader(uri, s3)
-    return parse_card(read(CARD), f"{source}/{CARD}")
+    card, _ = parse_card(read(CARD), f"{source}/{CARD}")
+    return card
 
 
 def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes]]:
-    final = final_model_at(uri, s3)
-    return final.uri, final.read
+    uri = uri.rstrip("/") or uri
+    storage = open_storage(uri, s3)
+    if storage.size(f"{FOLDER}/{COMMIT}") is not None:
+        final = read_final_model(storage)
+        return final.uri, final.read
+    parent, _, name = uri.rpartition("/")
+    if name == FOLDER and storage.size(COMMIT) is not None:
+        final = read_final_model(open_storage(parent or ".", s3))
+        return final.uri, final.read
+    if storage.size(CARD) is None:
+        raise DataError(
+            f"{storage.uri}: no model: there is no {CARD} in it and no {FOLDER}/{COMMIT}; "
+            "give a model's folder or the artifacts of a finished stage"
+        )
+    return storage.uri, storage.read

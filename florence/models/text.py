@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from florence.config.model import TextTower
-from florence.config.pretrain import ActivationCheckpointing
-from florence.models.layers import Mlp, recompute
+from florence.config import Activation, ActivationCheckpointing, TextTower
+from florence.models.layers import activate, recompute
 
 
 class CausalAttention(nn.Module):
@@ -22,16 +21,32 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, W) to the same."""
         batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return cast(Tensor, self.proj(out.transpose(1, 2).reshape(batch, length, width)))
+        return cast(Tensor, self.out_proj(out.transpose(1, 2).reshape(batch, length, width)))
+
+
+class TextMlp(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, W) to the same."""
+        return cast(Tensor, self.c_proj(activate(self.c_fc(x), self.activation)))
 
 
 class TextBlock(nn.Module):
@@ -39,19 +54,35 @@ class TextBlock(nn.Module):
 
     def __init__(self, config: TextTower) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
-        self.attention = CausalAttention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = Mlp(config.width, config.hidden, config.activation)
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.attn = CausalAttention(config.width, config.heads)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = TextMlp(config.width, config.hidden, config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, W) to the same."""
-        x = x + self.attention(self.norm1(x))
-        return x + cast(Tensor, self.mlp(self.norm2(x)))
+        x = x + self.attn(self.ln_1(x))
+        return x + cast(Tensor, self.mlp(self.ln_2(x)))
+
+
+class TextBlocks(nn.Module):
+    """The blocks, under the name that open_clip gives them: ``transformer.resblocks``."""
+
+    def __init__(self, config: TextTower) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, *, recomputed: bool) -> Tensor:
+        """(B, L, W) to the same; ``recomputed``: whether the backward pass calls blocks again."""
+        for block in self.resblocks:
+            x = recompute(block, x) if recomputed else block(x)
+        return x
 
 
 class TextTransformer(nn.Module):
     """The text tower: embeddings, causal blocks, a final norm at the end token, a projection.
+
+    Parameters have open_clip's names, and ``text_projection`` is a (W, D) matrix as there.
 
     Args:
         config: sizes of the tower.
@@ -71,10 +102,14 @@ class TextTransformer(nn.Module):
         self.checkpointing = checkpointing
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
-        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.projection = nn.Linear(config.width, embed_dim, bias=False)
+        self.transformer = TextBlocks(config)
+        self.ln_final = nn.LayerNorm(config.width)
+        self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
         self.reset_parameters()
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of this module that are no matrices, whatever their shape."""
+        return {"positional_embedding"}
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise as CLIP: normal, deviations falling with width and depth; zero biases."""
@@ -85,33 +120,34 @@ class TextTransformer(nn.Module):
 
         normal(self.token_embedding.weight, 0.02)
         normal(self.positional_embedding, 0.01)
-        for block in cast("list[TextBlock]", self.blocks):
-            block.norm1.reset_parameters()
-            block.norm2.reset_parameters()
-            normal(block.attention.qkv.weight, width**-0.5)
-            normal(block.attention.proj.weight, (2 * layers * width) ** -0.5)
-            normal(block.mlp.fc1.weight, (2 * width) ** -0.5)
-            normal(block.mlp.fc2.weight, (2 * layers * width) ** -0.5)
-            for linear in (
-                block.attention.qkv,
-                block.attention.proj,
-                block.mlp.fc1,
-                block.mlp.fc2,
-            ):
+        for block in cast("list[TextBlock]", self.transformer.resblocks):
+            block.ln_1.reset_parameters()
+            block.ln_2.reset_parameters()
+            normal(block.attn.in_proj_weight, width**-0.5)
+            normal(block.attn.out_proj.weight, (2 * layers * width) ** -0.5)
+            normal(block.mlp.c_fc.weight, (2 * width) ** -0.5)
+            normal(block.mlp.c_proj.weight, (2 * layers * width) ** -0.5)
+            nn.init.zeros_(block.attn.in_proj_bias)
+            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
-        self.norm.reset_parameters()
-        normal(self.projection.weight, width**-0.5)
+        self.ln_final.reset_parameters()
+        # Drawn as the (D, W) matrix of a linear layer: a seed gives the weights it always gave.
+        projection = torch.empty_like(
+            self.text_projection.t(), memory_format=torch.contiguous_format
+        )
+        normal(projection, width**-0.5)
+        with torch.no_grad():
+            self.text_projection.copy_(projection.t())
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
         """Embed texts: (B, L) int64 with L <= context to (B, D), not normalised.
 
         The end token has the highest id of the vocabulary; its first occurrence is the pooled
         position. Attention is causal, so columns after every text's end token may be cut off.
         """
-        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
+        x = self.token_embedding(input_ids) + self.positional_embedding[: input_ids.shape[1]]
         recomputed = self.checkpointing is not ActivationCheckpointing.NONE and self.training
-        for block in self.blocks:
-            x = recompute(block, x) if recomputed else block(x)
-        ends = ids.argmax(dim=1)
-        x = x[torch.arange(len(ids), device=ids.device), ends]
-        return cast(Tensor, self.projection(self.norm(x)))
+        x = self.transformer(x, recomputed=recomputed)
+        ends = input_ids.argmax(dim=1)
+        x = x[torch.arange(len(x), device=x.device), ends]
+        return cast(Tensor, self.ln_final(x)) @ self.text_projection

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from florence.config.model import Architecture
-from florence.config.pretrain import ActivationCheckpointing
+from florence.config import ActivationCheckpointing, Architecture
 from florence.models.image import CoSwin
 from florence.models.text import TextTransformer
 
@@ -65,16 +64,16 @@ class TwoTower(nn.Module):
         """(B, 3, H, W) floating point to (B, D) float32 of unit length."""
         return F.normalize(self.image(images).float(), dim=-1)
 
-    def encode_text(self, ids: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor) -> Tensor:
         """(B, L) int64, padded with 0 after the end token, to (B, D) float32 of unit length."""
-        return F.normalize(self.text(ids).float(), dim=-1)
+        return F.normalize(self.text(input_ids).float(), dim=-1)
 
     def forward(
-        self, images: Tensor | None = None, ids: Tensor | None = None
+        self, images: Tensor | None = None, input_ids: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Embeddings of whatever is given, and ln(1 / temperature) of shape (1,)."""
         u = None if images is None else self.encode_image(images)
-        v = None if ids is None else self.encode_text(ids)
+        v = None if input_ids is None else self.encode_text(input_ids)
         # A copy: wrappers that hook outputs must not hook the parameter itself.
         return u, v, self.logit_scale.clone()
 
@@ -108,10 +107,12 @@ def build_model(
 def no_decay_names(model: nn.Module) -> set[str]:
     """Parameters that weight decay must leave alone.
 
-    Vectors (norms, biases, temperature), relative position bias tables, positional embeddings.
+    Vectors (norms, biases, temperature), and what a module's own ``no_weight_decay()`` names, as
+    in timm: relative position bias tables, positional embeddings.
     """
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim < 2 or name.rsplit(".", 1)[-1] in ("bias_table", "positional_embedding")
-    }
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+    for prefix, module in model.named_modules():
+        declared = getattr(module, "no_weight_decay", None)
+        if declared is not None:
+            names |= {f"{prefix}.{name}" if prefix else name for name in declared()}
+    return names

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from florence.models.attention import WindowAttention
 
+TABLE = "relative_position_bias_table"
+
 
 def resize_windows(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Resize the bias tables in ``state`` to the windows of ``model``.
@@ -24,7 +26,7 @@ def resize_windows(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         A new dictionary; only the resized tables are new tensors.
     """
     sides = {
-        f"{name}.bias_table" if name else "bias_table": 2 * module.window - 1
+        f"{name}.{TABLE}" if name else TABLE: 2 * module.window - 1
         for name, module in model.named_modules()
         if isinstance(module, WindowAttention)
     }

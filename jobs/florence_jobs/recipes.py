@@ -195,14 +195,15 @@ def digits_cluster() -> FlorenceJob:
 
     def on_cluster(stage: Stage) -> Stage:
         change: dict[str, object] = {"resources": Resources(workers=stage.resources.workers, **pod)}
-        if stage.pretrain:
-            change["pretrain"] = stage.pretrain.model_copy(update={"data": f"{shards}/train"})
-        if stage.evaluate:
-            (task,) = stage.evaluate.zero_shot
+        config = stage.config
+        if isinstance(config, Pretrain):
+            change["pretrain"] = config.model_copy(update={"data": f"{shards}/train"})
+        if isinstance(config, Evaluate):
+            (task,) = config.zero_shot
             task = task.model_copy(
                 update={"data": f"{shards}/test", "baseline_data": f"{shards}/train"}
             )
-            change["evaluate"] = stage.evaluate.model_copy(update={"zero_shot": (task,)})
+            change["evaluate"] = config.model_copy(update={"zero_shot": (task,)})
         return stage.model_copy(update=change)
 
     spec = local.spec.model_copy(

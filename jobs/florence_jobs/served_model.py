@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence.models.stored import CARD
-
 import florence
 from florence.kinds import model_task_named
 from florence.loading import load
+from florence.models.stored import CARD
 from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type
 from florence.tasks.task import Predictor
 

@@ -25,14 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from florence.data.loader import TrainingLoader
 from PIL import Image
 
 from florence.config import Augmentation
-from florence.tasks.pretrain.settings import Pretrain
-from florence.data.loader import TrainingLoader
 from florence.data.manifest import index_data
 from florence.data.shards import ShardSet
 from florence.data.transforms import train_pixels
+from florence.tasks.pretrain.settings import Pretrain
 
 WIDTH, HEIGHT, RESOLUTION, BATCH, PER_SHARD = 500, 375, 224, 64, 256
 

@@ -27,18 +27,18 @@ from torch import Tensor, nn
 
 from florence.config import (
     Architecture,
+    ContrastiveLoss,
     Embedding,
     EngineKind,
     ImageTower,
-    ContrastiveLoss,
     Optimizer,
     TextTower,
 )
-from florence.tasks.pretrain.settings import Pretrain
 from florence.distributed.engines import make_engine
 from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import World
 from florence.models.two_tower import TwoTower, build_model
+from florence.tasks.pretrain.settings import Pretrain
 from tests.florence.distributed.tiny import TinyBatch, pairs, peak_saved_bytes
 
 OPTIMIZER = Optimizer(lr=1e-4, clip_norm=5.0)

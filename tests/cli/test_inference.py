@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from florence.checkpoint import write_final_model
 from florence.config import PRESETS
-from florence.models.model_file import ModelCard, model_bytes, save_model
+from florence.models.stored import ModelCard, model_bytes, save_model
 from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.text.templates import DIGITS
@@ -27,12 +27,13 @@ from tests.child import run_child
 RUNNER = CliRunner()
 NANO = PRESETS["coswin-nano"]
 CARD = ModelCard(
+    task="contrastive",
     architecture=NANO,
     window=4,
     resolution=32,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    templates="digits",
+    templates=DIGITS,
 )
 
 

@@ -27,7 +27,7 @@ import pandas as pd  # noqa: E402
 
 from florence.config import architecture_of  # noqa: E402
 from florence.data.transforms import eval_transform  # noqa: E402
-from florence.models.model_file import ModelCard, model_bytes  # noqa: E402
+from florence.models.stored import ModelCard, model_bytes  # noqa: E402
 from florence.models.two_tower import build_model  # noqa: E402
 from florence.text.tokenizer import tokenize  # noqa: E402
 from florence_jobs.tracking import Tracker  # noqa: E402
@@ -37,7 +37,12 @@ from tests.gang import free_port  # noqa: E402
 
 ARCHITECTURE = architecture_of("coswin-nano")
 CARD = ModelCard(
-    architecture=ARCHITECTURE, window=4, resolution=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    task="contrastive",
+    architecture=ARCHITECTURE,
+    window=4,
+    resolution=32,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from florence.data.loader import SPARES, BrokenLedger, TrainingLoader
 
-from florence.tasks.pretrain.settings import Pretrain
 from florence.data.batch import Batch
 from florence.data.hashing import mix
-from florence.data.loader import SPARES, BrokenLedger, TrainingLoader
 from florence.data.manifest import index_data
 from florence.data.order import Order
 from florence.data.shards import ShardSet
 from florence.data.transforms import normalise, train_pixels
 from florence.errors import ConfigurationError, DataError, TryAgainError
 from florence.storage import Storage
+from florence.tasks.pretrain.settings import Pretrain
 from florence.text.identity import hash_key, text_label
 from florence.text.templates import draw, load_templates, render
 from florence.text.tokenizer import END, tokenize

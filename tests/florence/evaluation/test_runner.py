@@ -25,7 +25,7 @@ from florence.data.transforms import eval_transform
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.runner import EvaluationReport, evaluate_model
-from florence.models.model_file import ModelCard
+from florence.models.stored import ModelCard
 from florence.models.two_tower import TwoTower, build_model
 from florence.text.tokenizer import tokenize
 from tests.gang import run_gang
@@ -216,7 +216,9 @@ def test_mistakes_are_named(data: Path, tmp_path: Path) -> None:
         task = ZeroShot(name="x", data=name, prompts=prompts)
         evaluate_model(model, card, Evaluate(zero_shot=(task,)), world=World())
 
-    with pytest.raises(ConfigurationError, match="3 class folders or names and the prompts 10 classes"):
+    with pytest.raises(
+        ConfigurationError, match="3 class folders or names and the prompts 10 classes"
+    ):
         run(str(data / "test"), "digits")
     with pytest.raises(ConfigurationError, match="cannot read"):
         run(str(data / "test"), str(tmp_path / "none.yaml"))

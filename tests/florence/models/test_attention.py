@@ -31,7 +31,7 @@ def attention(implementation: Attention) -> WindowAttention:
 def by_definition(module: WindowAttention, x: Tensor, grid: WindowGrid) -> Tensor:
     """Softmax over allowed tokens, one window and one head at a time, in image coordinates."""
     q, k, v = module.qkv(x).chunk(3, dim=-1)
-    table = module.bias_table.view(2 * WINDOW - 1, 2 * WINDOW - 1, HEADS)
+    table = module.relative_position_bias_table.view(2 * WINDOW - 1, 2 * WINDOW - 1, HEADS)
     width = CHANNELS // HEADS
     rows = []
     slots = [

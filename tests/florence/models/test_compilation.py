@@ -52,7 +52,7 @@ def test_blocks_of_one_shape_share_their_code() -> None:
     image = NANO.image.model_copy(update={"depths": (1, 1, 8, 1), "drop_path": 0.5})
     model = build_model(NANO.model_copy(update={"image": image}), seed=0)
     for stage in (0, 1, 3):
-        model.image.stages[stage].blocks = torch.nn.ModuleList()
+        model.image.layers[stage].blocks = torch.nn.ModuleList()
     compile_blocks(model, backend="eager")
     model.encode_image(torch.randn(2, 3, 128, 128))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -61,7 +61,7 @@ def test_maps_shrink_four_fold_and_then_two_fold(
     """Test C1."""
     with torch.device("meta"):
         model = CoSwin(NANO, EMBED, window=window)
-        maps = model.stage_maps(torch.empty(2, 3, resolution, resolution))
+        maps = model.feature_maps(torch.empty(2, 3, resolution, resolution))
     assert [tuple(one.shape) for one in maps] == [
         (2, NANO.width << stage, side, side) for stage, side in enumerate(sides)
     ]
@@ -112,7 +112,7 @@ def test_features_are_the_mean_of_the_normalised_last_map() -> None:
     """Test C7."""
     model = nano().eval()
     images = torch.randn(3, 3, 64, 96)
-    last = model.stage_maps(images)[-1]
+    last = model.feature_maps(images)[-1]
     tokens = torch.stack(
         [last[:, :, y, x] for y in range(last.shape[2]) for x in range(last.shape[3])]
     )
@@ -141,7 +141,7 @@ def test_padding_is_zeros_and_the_result_does_not_depend_on_what_lies_outside(
     normalised[:, :6, :9] = block.norm1(inside)
     rolled = normalised.roll((-tiled.shift_height, -tiled.shift_width), (1, 2))
     windows = rolled.view(2, 2, 4, 3, 4, 32).transpose(2, 3).reshape(2, 96, 32)
-    attended = block.attention(windows, tiled).view(2, 2, 3, 4, 4, 32).transpose(2, 3)
+    attended = block.attn(windows, tiled).view(2, 2, 3, 4, 4, 32).transpose(2, 3)
     attended = attended.reshape(2, 8, 12, 32)
     attended = attended.roll((tiled.shift_height, tiled.shift_width), (1, 2))[:, :6, :9]
     x = inside + attended
@@ -155,9 +155,8 @@ def test_a_shifted_block_sees_across_the_borders_of_unshifted_windows() -> None:
     def reached(depths: tuple[int, int, int, int]) -> int:
         model = nano(depths=depths).eval()
         images = torch.randn(1, 3, 64, 64)
-        tokens = model.stages[0].embedding(images.permute(0, 2, 3, 1)).detach().requires_grad_()
-        model.stages[0].embedding = nn.Identity()
-        model.stages[0](tokens)[0, 0, 0].sum().backward()
+        tokens = model.patch_embed(images.permute(0, 2, 3, 1)).detach().requires_grad_()
+        model.layers[0](tokens)[0, 0, 0].sum().backward()
         assert tokens.grad is not None
         return int((tokens.grad.abs().sum(-1) > 0).sum())
 
@@ -173,7 +172,7 @@ def test_a_model_trains_at_a_size_it_first_met_in_inference_mode() -> None:
     with torch.inference_mode():
         model(images)
     model(images).sum().backward()
-    assert model.stages[0].blocks[0].attention.bias_table.grad is not None
+    assert model.layers[0].blocks[0].attn.relative_position_bias_table.grad is not None
 
 
 @pytest.mark.parametrize(
@@ -232,9 +231,9 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 
 def test_drop_path_rises_linearly_and_keeps_the_mean() -> None:
     model = CoSwin(NANO, EMBED, drop_path=0.4)
-    drops = [block.drop for stage in model.stages for block in stage.blocks]
+    drops = [block.drop for stage in model.layers for block in stage.blocks]
     assert drops == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    block = model.stages[3].blocks[0]
+    block = model.layers[3].blocks[0]
     x = torch.randn(1, 4, 256).expand(4000, 4, 256)
     grid = WindowGrid.fit(2, 2, 4, shifted=False)
     with torch.no_grad():

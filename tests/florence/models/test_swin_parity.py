@@ -29,21 +29,8 @@ def swin_tiny(window: int, attention: Attention = Attention.AUTO) -> CoSwin:
 
 
 def ours_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's names to ours; both merge patches at the start of a stage."""
-    names = {
-        "patch_embed.": "stages.0.embedding.",
-        "layers.": "stages.",
-        ".downsample.": ".embedding.",
-        ".attn.": ".attention.",
-        "relative_position_bias_table": "bias_table",
-        "head.fc.": "projection.",
-    }
-    result = {}
-    for name, value in state.items():
-        for theirs, our in names.items():
-            name = name.replace(theirs, our)
-        result[name] = value
-    return result
+    """timm's names are ours, but for the classifier, which stands where ours projects."""
+    return {name.replace("head.fc.", "projection."): value for name, value in state.items()}
 
 
 def ours_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,14 +42,13 @@ def ours_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("features."):
             _, number, rest = name.split(".", 2)
             if number == "0":
-                rest = rest.replace("0.", "embedding.proj.", 1).replace("2.", "embedding.norm.", 1)
+                rest = rest.replace("0.", "proj.", 1).replace("2.", "norm.", 1)
+                name = f"patch_embed.{rest}"
             elif int(number) % 2 == 0:
-                rest = f"embedding.{rest}"
+                name = f"layers.{int(number) // 2}.downsample.{rest}"
             else:
-                rest = f"blocks.{rest}"
-            name = f"stages.{int(number) // 2}.{rest}"
-        name = name.replace(".attn.relative_position_bias_table", ".attention.bias_table")
-        name = name.replace(".attn.", ".attention.").replace("head.", "projection.")
+                name = f"layers.{int(number) // 2}.blocks.{rest}"
+        name = name.replace("head.", "projection.")
         name = name.replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
         result[name] = value
     return result
@@ -71,10 +57,11 @@ def ours_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def ours_from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """transformers' names to ours: it merges at the end of a stage and splits q, k and v."""
     names = {
-        "embeddings.patch_embeddings.projection.": "stages.0.embedding.proj.",
-        "embeddings.norm.": "stages.0.embedding.norm.",
-        "attention.relative_position_bias.relative_position_bias_table": "attention.bias_table",
-        "attention.o_proj.": "attention.proj.",
+        "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+        "embeddings.norm.": "patch_embed.norm.",
+        ".relative_position_bias.": ".",
+        "attention.o_proj.": "attn.proj.",
+        "attention.": "attn.",
         "layernorm_before.": "norm1.",
         "layernorm_after.": "norm2.",
         "layernorm.": "norm.",
@@ -89,9 +76,9 @@ def ours_from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("encoder.layers."):
             _, _, stage, rest = name.split(".", 3)
             if rest.startswith("downsample."):
-                name = f"stages.{int(stage) + 1}.{rest.replace('downsample', 'embedding')}"
+                name = f"layers.{int(stage) + 1}.{rest}"
             else:
-                name = f"stages.{stage}.{rest}"
+                name = f"layers.{stage}.{rest}"
         for theirs, our in names.items():
             name = name.replace(theirs, our)
         result[name] = value

@@ -75,7 +75,7 @@ def test_the_huge_model_has_the_papers_size(preset: str) -> None:
     """The paper: 637M and 256M, 893M together; its counts are of the towers without projections."""
     model = on_meta(architecture_of(preset))
     image = parameters(model.image) - parameters(model.image.projection)
-    text = parameters(model.text) - parameters(model.text.projection)
+    text = parameters(model.text) - model.text.text_projection.numel()
     assert image == pytest.approx(637e6, rel=1e-3)
     assert text == pytest.approx(256e6, rel=5e-3)
     assert image + text == pytest.approx(893e6, rel=5e-3)
@@ -97,21 +97,21 @@ def test_a_seed_decides_every_weight_whatever_the_global_state() -> None:
 def test_initial_weights_have_their_deviations() -> None:
     model = build_model(NANO, seed=0)
     width, layers = NANO.text.width, NANO.text.layers
-    block, swin = model.text.blocks[0], model.image.stages[3].blocks[0]
+    block, swin = model.text.transformer.resblocks[0], model.image.layers[3].blocks[0]
     deviations = {
         model.text.token_embedding.weight: 0.02,
         model.text.positional_embedding: 0.01,
-        block.attention.qkv.weight: width**-0.5,
-        block.attention.proj.weight: (2 * layers * width) ** -0.5,
-        block.mlp.fc1.weight: (2 * width) ** -0.5,
-        block.mlp.fc2.weight: (2 * layers * width) ** -0.5,
-        model.text.projection.weight: width**-0.5,
-        swin.attention.qkv.weight: 0.02,
-        swin.attention.proj.weight: 0.02,
-        swin.attention.bias_table: 0.02,
+        block.attn.in_proj_weight: width**-0.5,
+        block.attn.out_proj.weight: (2 * layers * width) ** -0.5,
+        block.mlp.c_fc.weight: (2 * width) ** -0.5,
+        block.mlp.c_proj.weight: (2 * layers * width) ** -0.5,
+        model.text.text_projection: width**-0.5,
+        swin.attn.qkv.weight: 0.02,
+        swin.attn.proj.weight: 0.02,
+        swin.attn.relative_position_bias_table: 0.02,
         swin.mlp.fc1.weight: 0.02,
         swin.mlp.fc2.weight: 0.02,
-        model.image.stages[1].embedding.proj.weight: 0.02,
+        model.image.layers[1].downsample.proj.weight: 0.02,
         model.image.projection.weight: 0.02,
     }
     for weight, deviation in deviations.items():
@@ -147,7 +147,7 @@ def test_one_tower_alone() -> None:
     u, nothing, _ = model(images=images)
     assert nothing is None
     assert torch.equal(u, model.encode_image(images))
-    nothing, v, _ = model(ids=ids)
+    nothing, v, _ = model(input_ids=ids)
     assert nothing is None
     assert torch.equal(v, model.encode_text(ids))
 
@@ -168,16 +168,20 @@ def test_weight_decay_spares_vectors_tables_and_positions() -> None:
     model = on_meta(NANO)
     spared = no_decay_names(model)
     decayed = {name for name, _ in model.named_parameters()} - spared
-    assert {name.rsplit(".", 1)[-1] for name in decayed} == {"weight"}
+    assert {name.rsplit(".", 1)[-1] for name in decayed} == {
+        "weight",
+        "in_proj_weight",
+        "text_projection",
+    }
     assert not any("norm" in name for name in decayed)
     assert "text.token_embedding.weight" in decayed
-    assert "image.stages.0.embedding.proj.weight" in decayed
+    assert "image.patch_embed.proj.weight" in decayed
     for name in (
         "logit_scale",
         "text.positional_embedding",
-        "text.norm.weight",
-        "image.stages.2.blocks.1.attention.bias_table",
-        "image.stages.2.blocks.1.attention.qkv.bias",
+        "text.ln_final.weight",
+        "image.layers.2.blocks.1.attn.relative_position_bias_table",
+        "image.layers.2.blocks.1.attn.qkv.bias",
     ):
         assert name in spared
 
@@ -185,6 +189,6 @@ def test_weight_decay_spares_vectors_tables_and_positions() -> None:
 def test_window_and_drop_path_override_the_architecture() -> None:
     model = build_model(NANO, seed=0, window=8, drop_path=0.3)
     assert model.image.window == 8
-    assert model.image.stages[0].blocks[0].attention.bias_table.shape == (15 * 15, 2)
-    assert model.image.stages[3].blocks[0].drop == pytest.approx(0.3)
+    assert model.image.layers[0].blocks[0].attn.relative_position_bias_table.shape == (15 * 15, 2)
+    assert model.image.layers[3].blocks[0].drop == pytest.approx(0.3)
     assert model.architecture == NANO

@@ -46,7 +46,7 @@ def test_a_smooth_bias_keeps_its_shape() -> None:
         y, x = torch.meshgrid(offset, offset, indexing="ij")
         return torch.stack([(head + 1) * y**2 - x**2 + x for head in range(2)], dim=-1).view(-1, 2)
 
-    name = "stages.0.blocks.0.attention.bias_table"
+    name = "layers.0.blocks.0.attn.relative_position_bias_table"
     resized = resize_windows({name: table(7)}, large)[name]
     # Cubic convolution is not exact for a parabola whose range is about 1, only close.
     inner = slice(4, -4)

@@ -14,13 +14,13 @@ from florence.stages.pretrain import pretrain
 
 from florence.checkpoint import newest, read_final_model
 from florence.config import ModelConfig
-from florence.tasks.pretrain.settings import Pretrain
 from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError
-from florence.models.model_file import read_model
+from florence.models.stored import read_model
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence.storage import open_storage
+from florence.tasks.pretrain.settings import Pretrain
 from tests.gang import run_gang
 
 MODEL = ModelConfig.model_validate(

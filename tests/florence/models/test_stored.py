@@ -13,18 +13,21 @@ from safetensors.torch import load_file, save_file
 
 from florence.config import Attention, architecture_of
 from florence.errors import DataError
-from florence.models.model_file import ModelCard, load_model, model_bytes, read_model, save_model
+from florence.models.stored import ModelCard, load_model, model_bytes, read_model, save_model
 from florence.models.two_tower import TwoTower, build_model
 
 NANO = architecture_of("coswin-nano")
 NANO = NANO.model_copy(update={"text": NANO.text.model_copy(update={"vocabulary": 300})})
 CARD = ModelCard(
+    task="contrastive",
     architecture=NANO,
     window=6,
     resolution=96,
     mean=(0.5, 0.4, 0.3),
     std=(0.2, 0.25, 0.3),
-    templates="digits",
+    labels=("zero", "one"),
+    templates=("the digit {}.", "{}"),
+    head={"kind": "linear", "dropout": 0.5},
     trained={"job": "default/digits", "stage": "mixed", "step": 1200, "loss": 0.25},
 )
 
@@ -59,8 +62,8 @@ def test_a_loaded_model_can_be_trained(folder: Path) -> None:
     loaded.train()
     loaded.encode_image(torch.randn(1, 3, 64, 64)).sum().backward()
     assert all(parameter.grad is not None for parameter in loaded.image.parameters())
-    blocks = [block for stage in loaded.image.stages for block in stage.blocks]
-    assert {block.attention.implementation for block in blocks} == {Attention.MATH}
+    blocks = [block for stage in loaded.image.layers for block in stage.blocks]
+    assert {block.attn.implementation for block in blocks} == {Attention.MATH}
 
 
 def test_files_are_the_same_through_any_storage(model: TwoTower, folder: Path) -> None:
@@ -76,7 +79,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(folder: Path) -> None:
     save_model(folder, other, CARD)
     assert len(list(folder.iterdir())) == 2
     loaded, _ = load_model(folder)
-    assert torch.equal(loaded.text.projection.weight, other.text.projection.weight)
+    assert torch.equal(loaded.text.text_projection, other.text.text_projection)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -107,7 +110,7 @@ def change_card(folder: Path, **changes: Any) -> None:
     [
         ({"window": 0}, "window"),
         ({"colour": "red"}, "colour"),
-        ({"schemaVersion": 2}, "schemaVersion"),
+        ({"schemaVersion": 3}, "schemaVersion"),
         ({"architecture": {}}, "architecture"),
         ({"mean": [0.1, 0.2]}, "mean"),
     ],

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from florence.config.model import Embedding
 
 
-class ConvEmbedding(nn.Module):
+class ConvEmbed(nn.Module):
     """CvT's overlapping convolution, then a layer norm (Wu et al. 2021, arXiv 2103.15808).
 
     The first stage reduces four-fold (kernel 7, stride 4, padding 2), later ones two-fold
@@ -65,13 +65,13 @@ class PatchMerging(nn.Module):
         return cast(Tensor, self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3))))
 
 
-def stage_embedding(kind: Embedding, stage: int, channels: int, width: int) -> nn.Module:
-    """The embedding in front of stage ``stage`` (0 to 3), from ``channels`` to ``width``."""
+def downsampling(kind: Embedding, stage: int, channels: int, width: int) -> nn.Module:
+    """What stands in front of stage ``stage`` (0 to 3), from ``channels`` to ``width``."""
     if kind is Embedding.CONV:
         kernel, stride, padding = (7, 4, 2) if stage == 0 else (3, 2, 1)
-        return ConvEmbedding(channels, width, kernel=kernel, stride=stride, padding=padding)
+        return ConvEmbed(channels, width, kernel=kernel, stride=stride, padding=padding)
     if stage == 0:
-        return ConvEmbedding(channels, width, kernel=4, stride=4, padding=0)
+        return ConvEmbed(channels, width, kernel=4, stride=4, padding=0)
     return PatchMerging(channels, width)
 
 
