@@ -40,8 +40,8 @@ def failure_line(tail: bytes, code: int = 1) -> str:
     """The line that says why a stage with this exit code failed.
 
     It is the last error of the rank that logged an error first. Ranks that say that they lost their
-    peers do not count while another one says more. Without an error, NCCL's watchdog says why, or the
-    signal that ended it, or else the last line.
+    peers do not count while another one says more. Without an error, NCCL's watchdog says why, or
+    the signal that ended it, or else the last line.
     """
     errors = _ERROR_LINE.findall(tail)
     if not errors:
