@@ -37,6 +37,10 @@ class TryAgainError(FlorenceError):
     exit_code = 75
 
 
+class LostPeersError(TryAgainError):
+    """Another process of the gang is gone or silent; this one only waited for it."""
+
+
 class StoppedError(FlorenceError):
     """The stage was asked to stop and did so after a checkpoint."""
 
@@ -49,7 +53,11 @@ class MissingExtraError(FlorenceError):
     exit_code = 1
 
     def __init__(self, module: str, extra: str) -> None:
+        self.module, self.extra = module, extra
         super().__init__(
             f"this needs the package '{module}', which is not installed: pip install "
             f"'florence[{extra}]'"
         )
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.module, self.extra)

@@ -52,6 +52,28 @@ def run_gang(
                 process.kill()
 
 
+def exit_codes_of(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60
+) -> list[int | None]:
+    """Like :func:`run_gang` for ranks that die: the exit codes by rank, None where one had to be
+    killed because it still ran after rank 0 had ended."""
+    port = free_port()
+    processes = []
+    for rank in range(world_size):
+        _, theirs = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(
+            target=_rank_main, args=(function, args, rank, world_size, port, theirs), daemon=True
+        )
+        process.start()
+        processes.append(process)
+    processes[0].join(timeout)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return codes
+
+
 def _result_of(rank: int, pipe: Connection, timeout: float) -> Any:
     if not pipe.poll(timeout):
         raise TimeoutError(f"rank {rank} did not answer within {timeout} s")

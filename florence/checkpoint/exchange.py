@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from florence.distributed.lost_peers import collective_errors
 from florence.errors import FlorenceError, TryAgainError
 
 T = TypeVar("T")
@@ -46,31 +47,28 @@ class GlooExchange:
     """An exchange over its own gloo group, so that a background thread never meets training's.
 
     Made on all ranks at the same point, after ``torch.distributed`` was initialised. A rank that is
-    silent for ``timeout_s`` seconds fails the exchange with ``TryAgainError``.
+    silent for ``timeout_s`` seconds fails the exchange with ``LostPeersError``.
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
-        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        with collective_errors("a checkpoint"):
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._group = cast(dist.ProcessGroup, group)  # every rank is a member of it
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value by rank, on rank 0; None elsewhere."""
         values: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        try:
+        with collective_errors("a checkpoint"):
             dist.gather_object(value, values, dst=0, group=self._group)
-        except RuntimeError as error:
-            raise _lost(error) from error
         return values
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         box = [value]
-        try:
+        with collective_errors("a checkpoint"):
             dist.broadcast_object_list(box, 0, group=self._group, device=torch.device("cpu"))
-        except RuntimeError as error:
-            raise _lost(error) from error
         return box[0]
 
 
@@ -118,8 +116,3 @@ def unexpected(task: str, error: BaseException) -> TryAgainError:
     """One line about an error nobody foresaw: the same attempt may succeed later."""
     reason = str(error).partition("\n")[0][:200]
     return TryAgainError(f"{task} failed ({type(error).__name__}: {reason}): try again")
-
-
-def _lost(error: RuntimeError) -> TryAgainError:
-    reason = str(error).partition("\n")[0][:200]
-    return TryAgainError(f"a rank did not answer during a checkpoint ({reason}): restart the gang")

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from florence.distributed.lost_peers import collective_errors
+
 
 class _GatherRows(torch.autograd.Function):
     """Forward: concatenate every rank's rows. Backward: sum over ranks, keep the own rows."""
@@ -21,7 +23,8 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].contiguous()
         own = grad.new_empty((grad.shape[0] // dist.get_world_size(ctx.group), *grad.shape[1:]))
-        dist.reduce_scatter_tensor(own, grad, op=dist.ReduceOp.SUM, group=ctx.group)
+        with collective_errors():
+            dist.reduce_scatter_tensor(own, grad, op=dist.ReduceOp.SUM, group=ctx.group)
         return own, None
 
 
@@ -42,7 +45,8 @@ def all_gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Ten
         return rows
     rows = rows.contiguous()
     gathered = rows.new_empty((size * rows.shape[0], *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows, group=group)
+    with collective_errors():
+        dist.all_gather_into_tensor(gathered, rows, group=group)
     return gathered
 
 

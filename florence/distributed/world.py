@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from florence.errors import ConfigurationError, TryAgainError
+from florence.distributed.lost_peers import collective_errors, first_line, is_lost_peer
+from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TryAgainError
+
+__all__ = ["World", "collective_errors", "join", "leave"]
 
 ObjectT = TypeVar("ObjectT")
 
@@ -20,7 +23,8 @@ ObjectT = TypeVar("ObjectT")
 class World:
     """This process among ``size``; with size 1 nothing needs torch.distributed.
 
-    Collective methods must be called by every rank in the same order.
+    Collective methods must be called by every rank in the same order. Each raises
+    ``LostPeersError`` when another rank is gone or silent for longer than :func:`join` allows.
     """
 
     rank: int = 0
@@ -37,22 +41,38 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            with collective_errors():
+                dist.barrier()
 
     def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise mean over ranks, a new tensor of the same shape."""
-        values = values.detach().clone()
+        total = self.all_reduce_sum(values)
+        return total.div_(self.size) if self.size > 1 else total
+
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The element-wise sum over ranks, a new tensor of the same shape."""
+        return self._all_reduce(values, dist.ReduceOp.SUM)
+
+    def all_reduce_max(self, values: torch.Tensor) -> torch.Tensor:
+        """The element-wise maximum over ranks, a new tensor of the same shape."""
+        return self._all_reduce(values, dist.ReduceOp.MAX)
+
+    def broadcast(self, values: torch.Tensor, source: int = 0) -> None:
+        """Overwrite ``values`` with those of rank ``source``; same shape and dtype on every rank.
+
+        With NCCL the tensor has to be on :attr:`device`.
+        """
         if self.size > 1:
-            dist.all_reduce(values, op=dist.ReduceOp.SUM)
-            values /= self.size
-        return values
+            with collective_errors():
+                dist.broadcast(values, src=source)
 
     def broadcast_object(self, value: ObjectT, source: int = 0) -> ObjectT:
         """Rank ``source``'s value, on every rank."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=source)
+        with collective_errors():
+            dist.broadcast_object_list(box, src=source)
         return box[0]
 
     def all_gather_object(self, value: ObjectT) -> list[ObjectT]:
@@ -60,8 +80,59 @@ class World:
         if self.size == 1:
             return [value]
         values: list[ObjectT] = [value] * self.size
-        dist.all_gather_object(values, value)
+        with collective_errors():
+            dist.all_gather_object(values, value)
         return values
+
+    def on_first(self, function: Callable[[], ObjectT]) -> ObjectT:
+        """What ``function`` returns on rank 0, on every rank; it runs on rank 0 only.
+
+        A ``FlorenceError`` that it raises, every rank raises. Any other error is rank 0's own: it
+        raises it, and the others ``LostPeersError``, so that none waits for a rank that is gone.
+        """
+        if self.size == 1:
+            return function()
+        outcome = _attempted(function) if self.is_first else None
+        told = self.broadcast_object(outcome.told() if outcome else None)
+        assert told is not None  # rank 0's is none
+        if told.error is not None:
+            raise (outcome and outcome.error) or told.error
+        return cast(ObjectT, told.value)
+
+    def raise_alike(self, error: FlorenceError | None) -> None:
+        """Raise the first rank's error that has one, on every rank; nothing if none has one."""
+        first = next((e for e in self.all_gather_object(error) if e is not None), None)
+        if first is not None:
+            raise first
+
+    def _all_reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
+        values = values.detach().clone()
+        if self.size > 1:
+            with collective_errors():
+                dist.all_reduce(values, op=operation)
+        return values
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a function returned, or the error that it raised."""
+
+    value: Any = None
+    error: Exception | None = None
+
+    def told(self) -> _Outcome:
+        """What the other ranks hear: an error of ours as it is, any other as a lost rank."""
+        if self.error is None or isinstance(self.error, FlorenceError):
+            return self
+        kind, reason = type(self.error).__name__, first_line(self.error)
+        return _Outcome(error=LostPeersError(f"rank 0 failed: {kind}: {reason}"))
+
+
+def _attempted(function: Callable[[], Any]) -> _Outcome:
+    try:
+        return _Outcome(value=function())
+    except Exception as error:  # a rank that stays silent would hang the others
+        return _Outcome(error=error)
 
 
 def join(timeout_s: float, environment: Mapping[str, str] = os.environ) -> World:
@@ -72,7 +143,8 @@ def join(timeout_s: float, environment: Mapping[str, str] = os.environ) -> World
 
     Raises:
         ConfigurationError: more processes than CUDA devices on this machine, or a bad variable.
-        TryAgainError: the other processes did not come within ``timeout_s``.
+        LostPeersError: the other processes did not come within ``timeout_s``.
+        TryAgainError: this process could not take part, such as for a port in use.
     """
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
         return World(device=_device(0))
@@ -89,11 +161,23 @@ def join(timeout_s: float, environment: Mapping[str, str] = os.environ) -> World
             )
         except (RuntimeError, ValueError) as error:
             address = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
-            raise TryAgainError(
-                f"rank {rank} of {size} could not join the others at {address}: {error}; "
-                "check that every worker started and reaches that address"
-            ) from error
+            raise _not_joined(error, f"rank {rank} of {size}", address) from error
     return World(rank, size, local_rank, local_size, device)
+
+
+def _not_joined(error: RuntimeError | ValueError, who: str, address: str) -> FlorenceError:
+    reason = first_line(error)
+    if isinstance(error, ValueError):
+        return ConfigurationError(
+            f"{who} cannot join the others: {reason}: start the processes with torchrun"
+        )
+    # Who cannot listen is itself the cause; who waits for the others is not.
+    alone = "failed to listen" in reason or not is_lost_peer(error)
+    kind = TryAgainError if alone else LostPeersError
+    return kind(
+        f"{who} could not join the others at {address}: {reason}; "
+        "check that every worker started and reaches that address"
+    )
 
 
 def leave() -> None:

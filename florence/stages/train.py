@@ -11,7 +11,6 @@ from florence.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     GlooExchange,
-    Saves,
     SingleProcess,
     begin_attempt,
     configuration_digest,
@@ -76,7 +75,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         settings,
         engine,
         steps=steps,
-        saves=Saves(writer, max_failed=settings.checkpoints.max_failed_saves),
+        writer=writer,
         bad_samples=BadSampleCounter(
             stream.uri,
             settings.loader.max_bad_fraction,

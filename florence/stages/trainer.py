@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from florence.checkpoint import Checkpoint, Saves
+from florence.checkpoint import Checkpoint, CheckpointWriter, Commit, Saves, State
 from florence.config import Training
 from florence.data.bad_samples import BadSampleCounter
 from florence.data.batch import Batch
@@ -47,7 +47,7 @@ class Trainer:
 
     Args:
         steps: optimizer steps of the whole stage.
-        saves: writes checkpoints.
+        writer: writes checkpoints.
         bad_samples: counts samples that could not be read.
         step_metrics: what is recorded about a step.
         metadata: goes into every checkpoint; tells what it was made with.
@@ -61,7 +61,7 @@ class Trainer:
         engine: Engine,
         *,
         steps: int,
-        saves: Saves,
+        writer: CheckpointWriter,
         bad_samples: BadSampleCounter,
         step_metrics: StepMetrics,
         metadata: Mapping[str, Any],
@@ -71,7 +71,9 @@ class Trainer:
         self._settings = settings
         self._engine = engine
         self._steps = steps
-        self._saves = saves
+        self._saves = Saves(
+            writer, limit=settings.checkpoints.max_failed_saves, on_commit=self._note_commit
+        )
         self._bad_samples = bad_samples
         self._step_metrics = step_metrics
         self._metadata = metadata
@@ -136,12 +138,12 @@ class Trainer:
             if not stopping:
                 self._evaluate_if_due(done)
             if self._is_save_due(done) or stopping:
-                self._save(done, final=done == self._steps or stopping)
+                self._save(done, must_hold=done == self._steps or stopping)
             if stopping and done < self._steps:
                 raise StoppedError(
                     f"stopped on request after step {done}; its checkpoint is committed"
                 )
-            self._note_commit(self._saves.poll())
+            self._saves.look()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         asked = self._meter.now()
@@ -218,8 +220,17 @@ class Trainer:
     def _is_save_due(self, done: int) -> bool:
         return done % self._settings.checkpoints.every_steps == 0 or done == self._steps
 
-    def _save(self, done: int, *, final: bool) -> None:
+    def _save(self, done: int, *, must_hold: bool) -> None:
+        """Save after a step: in the background, or committed on return where it must hold."""
         self.tell(phase="checkpoint")
+        if must_hold:
+            self._saves.finish(done, lambda: self._state_after(done))
+        else:
+            self._saves.start(done, lambda: self._state_after(done))
+        self._meter.pause()
+        self.tell(phase="train")
+
+    def _state_after(self, done: int) -> State:
         metadata = {
             **self._metadata,
             "step": done,
@@ -229,21 +240,14 @@ class Trainer:
             "state": asdict(self._state),
             "plateau": asdict(self._plateau),
         }
-        state = rank_state(self._engine.device)
-        for commit in self._saves.save(
-            done, self._engine.fragments(), state, metadata, final=final
-        ):
-            self._note_commit(commit)
-        self._meter.pause()
-        self.tell(phase="train")
+        return State(self._engine.fragments(), rank_state(self._engine.device), metadata)
 
-    def _note_commit(self, commit: Any) -> None:
-        """Tell about a checkpoint whose commit was written."""
-        if commit is None or not self._context.world.is_first:
-            return
-        uri = self._context.output.url(commit.prefix)
-        self.tell(checkpoint=uri, checkpoint_step=commit.step)
-        self._context.recorder.checkpoint(uri, commit.step, {})
+    def _note_commit(self, commit: Commit) -> None:
+        """Tell about a checkpoint that was committed."""
+        if self._context.world.is_first:
+            uri = self._context.output.url(commit.prefix)
+            self.tell(checkpoint=uri, checkpoint_step=commit.step)
+            self._context.recorder.checkpoint(uri, commit.step, {})
 
     def tell(self, **changes: Any) -> None:
         """Report what changed about the progress; everything else stays as it was told."""

@@ -8,6 +8,8 @@ import signal
 LOST_PEERS = "Lost the other processes or the network"
 """How the line begins that a process logs when it failed only because another one did."""
 
+_WATCHDOG = re.compile(rb"Watchdog caught collective operation timeout[^\n]{0,200}")
+"""What NCCL logs before it aborts a process that waited for the others for too long."""
 _ERROR_LINE = re.compile(rb"\[rank (-?\d+)\] ERROR (.+)")
 
 
@@ -38,17 +40,23 @@ def failure_line(tail: bytes, code: int = 1) -> str:
     """The line that says why a stage with this exit code failed.
 
     It is the last error of the rank that logged an error first. Ranks that say that they lost their
-    peers do not count while another one says more. Without an error, the signal that ended it says
-    why, or else the last line.
+    peers do not count while another one says more. Without an error, NCCL's watchdog says why, or
+    the signal that ended it, or else the last line.
     """
     errors = _ERROR_LINE.findall(tail)
     if not errors:
-        return _ended_by(code) or _last_line(tail)
+        return _aborted_by_nccl(tail, code) or _ended_by(code) or _last_line(tail)
     causes = [rank for rank, text in errors if text.startswith(LOST_PEERS.encode())]
     roots = [rank for rank, _ in errors if rank not in causes]
     first_rank = (roots or [errors[0][0]])[0]
     line: bytes = [text for rank, text in errors if rank == first_rank][-1]
     return line.decode(errors="replace").strip()
+
+
+def _aborted_by_nccl(tail: bytes, code: int) -> str | None:
+    """NCCL's watchdog ends a process that waits for a lost one by SIGABRT, without an exception."""
+    found = _WATCHDOG.search(tail) if code == 128 + signal.SIGABRT else None
+    return f"{LOST_PEERS} ({found[0].decode(errors='replace')}); try again" if found else None
 
 
 def _ended_by(code: int) -> str | None:

@@ -5,6 +5,7 @@ python -m florence_jobs.main stage.json        # under torchrun or florence_jobs
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from florence.errors import FlorenceError, TryAgainError
+from florence.errors import FlorenceError, LostPeersError, TryAgainError
 from florence.kinds import kind_named
 from florence.stages.context import InputModel, StageContext, StageProgress, Stop
 from florence.tasks.kind import resolve
@@ -27,6 +28,12 @@ log = logging.getLogger("florence")
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
 """After this long without an answer the other processes are taken for lost."""
 FAILED = 1
+_MACHINE_FAILED = {
+    *(errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT),
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
+}
+"""OSErrors that another try elsewhere or later may not meet; a missing file stays missing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +52,10 @@ def main(arguments: list[str]) -> int:
     try:
         plan = read_plan(Path(arguments[0]))
         run(plan, stop)
+    except LostPeersError as error:
+        log.info("%s", traceback.format_exc().rstrip())  # where it waited, for whoever looks closer
+        log.error("%s (%s); try again", LOST_PEERS, error)
+        return error.exit_code
     except FlorenceError as error:
         log.error("%s", error)
         return error.exit_code
@@ -55,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 def run(plan: StagePlan, stop: Stop) -> None:
     """Run the plan's stage as this process's rank of its gang."""
-    from florence.distributed.world import join, leave
+    from florence.distributed.world import collective_errors, join, leave
     from florence.storage import open_storage
     from florence_jobs.progress import ProgressReporter
     from florence_jobs.tracking import make_recorder
@@ -81,7 +92,8 @@ def run(plan: StagePlan, stop: Stop) -> None:
     )
     status = "FAILED"
     try:
-        _run_stage(plan, context)
+        with collective_errors("the stage"):
+            _run_stage(plan, context)
         status = "FINISHED"
     except FlorenceError as error:
         status = "KILLED" if error.exit_code == 143 else "FAILED"
@@ -108,14 +120,13 @@ def _silent(_: StageProgress) -> None:
 
 
 def _unexpected(error: Exception) -> int:
-    """Log an error nobody foresaw; broken collectives are the network's or a lost peer's fault."""
+    """Log an error nobody foresaw. Only this machine's or its network's own failures may pass."""
     log.error("%s", traceback.format_exc().rstrip())
-    text = str(error)
-    lost_peer = any(word in text for word in ("Connection", "closed by peer", "NCCL", "Socket"))
-    if isinstance(error, OSError) or (isinstance(error, RuntimeError) and lost_peer):
-        log.error("%s (%s); try again", LOST_PEERS, text.splitlines()[0])
+    text = str(error).partition("\n")[0]
+    if isinstance(error, OSError) and error.errno in _MACHINE_FAILED:
+        log.error("This machine or its network failed (%s); try again", text)
         return TryAgainError.exit_code
-    log.error("Unexpected %s: %s", type(error).__name__, text.splitlines()[0] if text else "")
+    log.error("Unexpected %s: %s", type(error).__name__, text)
     return FAILED
 
 

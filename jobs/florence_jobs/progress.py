@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import socket
 import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic.alias_generators import to_camel
 
@@ -22,10 +24,18 @@ from florence_operator.api.stage import ProgressTarget, StagePlan
 log = logging.getLogger(__name__)
 
 
-class ProgressReporter:
-    """Sends the newest progress at intervals; a report that cannot be delivered is dropped.
+_SILENCE_SECONDS = 5.0
+"""How long a receiver may say nothing."""
+_ANSWER_SECONDS = 15.0
+"""How long a whole delivery may take, however the receiver dribbles."""
 
-    Only the newest state matters, so a report that was not sent in time is replaced, never queued.
+
+class ProgressReporter:
+    """Sends the newest progress at every interval, also when nothing changed: a heartbeat.
+
+    Whoever receives it can tell a stage that gets no further from one that is not heard. Only the
+    newest state matters, so a report that could not be delivered is replaced, never queued, and no
+    answer, however odd, ends the reports.
 
     Args:
         target: where reports go.
@@ -75,18 +85,16 @@ class ProgressReporter:
         self._thread.join(timeout=self._target.interval_seconds)
 
     def _run(self) -> None:
-        sent: StageProgress | None = None
-        while True:
+        closed = False
+        while not closed:
             with self._changed:
                 if not self._closed:
                     self._changed.wait(timeout=self._target.interval_seconds)
                 newest, closed = self._newest, self._closed
-            if newest is not None and newest is not sent and self._send(newest):
-                sent = newest
-            if closed:
-                return
+            if newest is not None:
+                self._send(newest)
 
-    def _send(self, progress: StageProgress) -> bool:
+    def _send(self, progress: StageProgress) -> None:
         if self._record:
             _write(self._record, json.dumps(wire(progress)))
         body = json.dumps({**self._who, "progress": wire(progress)}).encode()
@@ -96,13 +104,15 @@ class ProgressReporter:
                 # Read every time: a projected token is replaced before it expires.
                 token = Path(self._target.token_file).read_text(encoding="utf-8").strip()
             self._post(self._target.url, body, token, self._target.ca_file)
-        except (OSError, urllib.error.URLError) as error:
+        except Exception as error:  # whatever an answer brings about, later reports must go out
             if not self._failing:
-                log.warning("Progress cannot be reported to %s: %s", self._target.url, error)
+                log.warning(
+                    "Progress cannot be reported to %s: %s: %s",
+                    *(self._target.url, type(error).__name__, str(error)[:200]),
+                )
             self._failing = True
-            return False
-        self._failing = False
-        return True
+        else:
+            self._failing = False
 
 
 def wire(progress: StageProgress) -> dict[str, Any]:
@@ -111,14 +121,45 @@ def wire(progress: StageProgress) -> dict[str, Any]:
 
 
 def _post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:
-    headers = {"Content-Type": "application/json"}
+    """Deliver one report straight to its receiver; ``HTTPException`` unless the answer is 2xx.
+
+    Neither proxies nor redirects are followed: the receiver is in this cluster or on this machine,
+    and nobody else may see the token.
+    """
+    headers = {"Content-Type": "application/json", "Connection": "close"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
+    parts = urlsplit(url)
+    connection = _connection(parts.scheme, parts.hostname or "", parts.port, ca_file)
+    limit = threading.Timer(_ANSWER_SECONDS, _cut, [connection])
+    limit.daemon = True
+    limit.start()
+    try:
+        target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        connection.request("POST", target, body=body, headers=headers)
+        answer = connection.getresponse()
+        if not 200 <= answer.status < 300:
+            raise HTTPException(f"HTTP {answer.status} {answer.reason}")
+    finally:
+        limit.cancel()
+        connection.close()
+
+
+def _connection(scheme: str, host: str, port: int | None, ca_file: str | None) -> HTTPConnection:
+    if scheme == "http":
+        return HTTPConnection(host, port, timeout=_SILENCE_SECONDS)
+    if scheme != "https":
+        raise ValueError("reports go to http:// or https:// only")
     # Read every time: the certificates are replaced before they expire.
-    tls = ssl.create_default_context(cafile=ca_file) if url.startswith("https:") else None
-    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    with urllib.request.urlopen(request, timeout=5, context=tls):
-        pass
+    tls = ssl.create_default_context(cafile=ca_file)
+    return HTTPSConnection(host, port, timeout=_SILENCE_SECONDS, context=tls)
+
+
+def _cut(connection: HTTPConnection) -> None:
+    """End a delivery that takes too long, whatever it is waiting for."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _write(path: Path, text: str) -> None:

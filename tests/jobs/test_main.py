@@ -15,10 +15,12 @@ from florence.errors import (
     ConfigurationError,
     DataError,
     DivergedError,
+    LostPeersError,
     StoppedError,
     TryAgainError,
 )
 from florence_jobs import main as program
+from florence_jobs.log_tail import LOST_PEERS
 
 PLAN: dict[str, Any] = {
     "job": "j",
@@ -59,8 +61,13 @@ def run_with(tmp_path: Path, plan: Any) -> int:
         (DivergedError("step 7"), 4),
         (TryAgainError("s3://b: no answer"), 75),
         (StoppedError("after step 3"), 143),
+        (LostPeersError("during a collective: Timed out waiting 600000ms"), 75),
         (OSError(28, "No space left on device"), 75),
-        (RuntimeError("[rank1] Connection closed by peer"), 75),
+        (ConnectionResetError(104, "Connection reset by peer"), 75),
+        (PermissionError(13, "Permission denied", "/etc/templates.txt"), 1),
+        (OSError("libcudnn.so.9: cannot open shared object file"), 1),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, invalid usage: Duplicate GPU"), 1),
+        (RuntimeError("the parser lost its Connection"), 1),
         (RuntimeError("shapes do not match"), 1),
         (ValueError("bug"), 1),
     ],
@@ -79,6 +86,7 @@ def test_every_failure_has_its_code_and_its_line(
     assert run_with(tmp_path, PLAN) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if "] ERROR " in line]
     assert str(error).splitlines()[0] in lines[-1]
+    assert (f"ERROR {LOST_PEERS}" in lines[-1]) == isinstance(error, LostPeersError)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,22 @@ def test_a_lost_peer_is_not_the_cause_while_another_rank_says_more() -> None:
     assert failure_line(log.encode()) == "Unexpected ValueError: the cause"
 
 
+WATCHDOG = (
+    "[rank1]:[E1124 17:49:00.123 ProcessGroupNCCL.cpp:688] [Rank 1] Watchdog caught collective "
+    "operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE) ran for 600021 milliseconds\n"
+)
+
+
+def test_a_process_that_nccl_aborts_for_a_silent_peer_is_not_the_cause() -> None:
+    line = failure_line(WATCHDOG.encode(), 134)
+    assert line.startswith(LOST_PEERS)
+    assert "SeqNum=7, OpType=ALLREDUCE" in line
+    assert failure_line(WATCHDOG.encode(), 137) == "ended by SIGKILL"
+    assert failure_line(b"double free\n", 134) == "ended by SIGABRT"
+    cause = "2026 [rank 0] ERROR s3://b: gone\n"
+    assert failure_line((WATCHDOG + cause).encode(), 134) == "s3://b: gone"
+
+
 def test_without_an_error_the_signal_or_the_last_line_speaks() -> None:
     log = b"2026 [rank 0] INFO Step 1\nSegmentation fault\n\n"
     assert failure_line(log, 137) == "ended by SIGKILL"

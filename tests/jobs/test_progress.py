@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import urllib.error
@@ -8,6 +9,7 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -83,7 +85,7 @@ def test_only_the_newest_report_is_sent_after_a_slow_delivery(token_file: Path) 
         first_is_under_way.set()
         assert go_on.wait(20)
 
-    target = ProgressTarget(url="http://x", token_file=str(token_file), interval_seconds=5)
+    target = ProgressTarget(url="http://x", token_file=str(token_file), interval_seconds=60)
     reporter = ProgressReporter(target, PLAN, post=post)
     reporter.report(StageProgress(phase="train", step=1))
     assert first_is_under_way.wait(20)
@@ -111,6 +113,129 @@ def test_a_receiver_that_is_away_is_tolerated_and_told_once(
     reporter.close()
     assert len([r for r in caplog.records if "cannot be reported" in r.message]) == 1
     assert "secret" not in caplog.text
+
+
+class Scripted:
+    """A receiver that answers its first connections with given bytes and then as it should."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.steps: list[int] = []
+        self.paths: list[str] = []
+        self._answers = list(answers)
+        self._heard = threading.Condition()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/progress"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def wait_for(self, reports: int) -> None:
+        with self._heard:
+            assert self._heard.wait_for(lambda: len(self.steps) >= reports, timeout=30)
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            with connection, connection.makefile("rb") as stream:
+                self._answer(connection, stream)
+
+    def _answer(self, connection: socket.socket, stream: Any) -> None:
+        path = stream.readline().split()[1].decode()
+        length = 0
+        while (line := stream.readline()) != b"\r\n":
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        step = json.loads(stream.read(length))["progress"]["step"]
+        answer = self._answers.pop(0) if self._answers else b"HTTP/1.1 204 No Content\r\n\r\n"
+        with self._heard:
+            self.steps.append(step)
+            self.paths.append(path)
+            self._heard.notify()
+        if answer == DRIBBLE:
+            for _ in iter(lambda: self._sent(connection), False):
+                pass
+        else:
+            connection.sendall(answer)
+
+    @staticmethod
+    def _sent(connection: socket.socket) -> bool:
+        """Whether one more byte of an endless header went out."""
+        connection.settimeout(0.05)
+        try:
+            if connection.recv(1) == b"":
+                return False  # the reporter gave up
+        except TimeoutError:
+            pass
+        except OSError:
+            return False
+        connection.sendall(b"x")
+        return True
+
+
+DRIBBLE = b"one byte at a time, for ever"
+ODD_ANSWERS = {
+    "garbage": b"garbage\r\n\r\n",
+    "nothing": b"",
+    "half a status": b"HTTP/1.1 2",
+    "no number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "binary": bytes(range(256)) * 4,
+    "a long line": b"HTTP/1.1 200 " + b"x" * 70_000,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    "a bad length": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "bad chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "an error": b"HTTP/1.1 500 Sorry\r\n\r\n",
+    "a redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n",
+    "a redirect to itself": b"HTTP/1.1 307 Again\r\nLocation: /progress\r\n\r\n",
+    "a redirect to nonsense": b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n",
+    "an early hint for ever": b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
+    "a dribble": DRIBBLE,
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS.values(), ids=list(ODD_ANSWERS))
+def test_reports_go_on_after_any_answer(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("florence_jobs.progress._ANSWER_SECONDS", 0.5)
+    receiver = Scripted(answer, answer)
+    target = ProgressTarget(url=receiver.url, interval_seconds=0.02)
+    reporter = ProgressReporter(target, PLAN)
+    reporter.report(StageProgress(phase="train", step=1))
+    receiver.wait_for(2)
+    reporter.report(StageProgress(phase="train", step=2))
+    receiver.wait_for(4)
+    reporter.close()
+    assert receiver.steps[-1] == 2
+    assert set(receiver.paths) == {"/progress"}
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://x:port/", "ftp://x/"])
+def test_an_address_that_is_none_is_told_and_the_reporter_lives(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = ProgressReporter(ProgressTarget(url=url, interval_seconds=0.01), PLAN)
+    reporter.report(StageProgress(phase="train", step=1))
+    reporter.report(StageProgress(phase="evaluate", step=1))
+    assert reporter._thread.is_alive()
+    reporter.close()
+    reporter._thread.join(20)
+    assert not reporter._thread.is_alive()
+    assert "cannot be reported" in caplog.text
+
+
+def test_a_stage_that_gets_no_further_is_still_heard() -> None:
+    receiver = Scripted()
+    reporter = ProgressReporter(ProgressTarget(url=receiver.url, interval_seconds=0.02), PLAN)
+    reporter.report(StageProgress(phase="train", step=7))
+    receiver.wait_for(5)
+    reporter.close()
+    assert set(receiver.steps) == {7}
+
+
+def test_a_proxy_never_sees_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, proxy = Scripted(), Scripted()
+    monkeypatch.setenv("http_proxy", proxy.url)
+    reporter = ProgressReporter(ProgressTarget(url=receiver.url, interval_seconds=0.02), PLAN)
+    reporter.report(StageProgress(phase="train", step=7))
+    receiver.wait_for(1)
+    reporter.close()
+    assert proxy.steps == []
 
 
 @pytest.mark.parametrize(
