@@ -35,8 +35,13 @@ def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
 def with_flags(
     function: Callable[..., None], model: type[Settings], *, name: str, summary: str
 ) -> Callable[..., None]:
-    """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read."""
-    command = with_parameters(function, flags_of(model), name=name)
+    """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read.
+
+    A field that is called like a parameter of the function has no flag: ``--set`` reaches it.
+    """
+    own = inspect.signature(function).parameters
+    flags = [flag for flag in flags_of(model) if flag.name not in own]
+    command = with_parameters(function, flags, name=name)
     command.__doc__ = summary
     return command
 

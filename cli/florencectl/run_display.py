@@ -31,7 +31,7 @@ class RunDisplay:
     def stage_started(self, stage: Stage, attempt: int, log: Path) -> None:
         """Say which stage starts, and where its log is."""
         again = f", attempt {attempt}" if attempt > 1 else ""
-        self._write(f"{stage.name}: starting {stage.kind.value}{again} (log: {log})")
+        self._write(f"{stage.name}: starting {stage.kind.name}{again} (log: {log})")
 
     def stage_progress(self, stage: Stage, progress: Progress) -> None:
         """Show how far a stage is."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from florence.config import CaptionLabel, Pretrain, Text, TextIdentity
+from florence.config import CaptionLabel, Text, TextIdentity
 from florence.config.storage import S3Settings
 from florence.data.index import TEXT_CAPTION, TEXT_NONE, ShardIndex, build_index, parse_json
 from florence.data.locations import list_shards, locate
@@ -155,13 +155,6 @@ class ShardSet:
             need=need,
             text=text or Text(),
             exclude_short=exclude_short,
-        )
-
-    @staticmethod
-    def for_pretraining(settings: Pretrain, s3: S3Settings | None = None) -> ShardSet:
-        """The image-text pairs of a pretraining stage; short texts are left out if it says so."""
-        return ShardSet.open(
-            settings.data, s3, text=settings.text, exclude_short=settings.exclude_augmented
         )
 
     def __len__(self) -> int:

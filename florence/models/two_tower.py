@@ -86,10 +86,14 @@ def build_model(
     checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE,
     drop_path: float | None = None,
     temperature: float = 0.07,
+    init: bool = True,
 ) -> TwoTower:
     """A freshly initialised model on the CPU; a function of its arguments and nothing else.
 
     The global random state is neither read nor changed.
+
+    Args:
+        init: whether parameters get values; not worth its time where others overwrite them.
     """
     with torch.device("meta"):
         model = TwoTower(
@@ -100,7 +104,8 @@ def build_model(
             drop_path=drop_path,
         )
     model.to_empty(device="cpu")
-    model.reset_parameters(torch.Generator().manual_seed(seed))
+    if init:
+        model.reset_parameters(torch.Generator().manual_seed(seed))
     return model
 
 

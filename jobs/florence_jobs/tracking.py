@@ -212,7 +212,7 @@ def make_recorder(plan: StagePlan, world: World) -> ClosableRecorder:
         tags={
             "florence.name": plan.job,
             "florence.namespace": plan.namespace,
-            "florence.kind": str(plan.kind.value),
+            "florence.kind": plan.kind,
             "florence.output": redacted(plan.output),
         },
     )

@@ -111,8 +111,10 @@ def _stage_changed(field: str, old: Stage, new: Stage, state: State) -> Iterator
     again = "cannot be changed once the stage has started: add a stage, or make another job"
     if new.depends_on != old.depends_on:
         yield f"{field}.dependsOn: {again}"
+    if new.initial_model != old.initial_model:
+        yield f"{field}.initialModel: {again}"
     if new.kind is not old.kind or new.config != old.config:
-        yield f"{field}.{new.kind.value}: {again}"
+        yield f"{field}.{new.kind.name}: {again}"
     if new.resources != old.resources and state not in RESIZABLE:
         yield (
             f"{field}.resources: cannot be changed while the stage is at work: set "
