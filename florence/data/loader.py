@@ -212,7 +212,7 @@ class TrainingLoader:
     """One rank's batches from ``start_step`` to the last step, over as many epochs as that takes.
 
     Args:
-        shards: the samples, from :meth:`ShardSet.for_pretraining`.
+        shards: the samples, opened with the settings' ``text`` and ``exclude_augmented``.
         settings: the stage's settings; seed, batch size, loader, augmentation, text are used.
         rank, world_size: which rows of each global batch.
         start_step: the first step to deliver; 0, or that of a checkpoint.

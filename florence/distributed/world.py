@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -55,6 +55,29 @@ class World:
         dist.broadcast_object_list(box, src=source)
         return box[0]
 
+    def share(self, make: Callable[[], ObjectT]) -> ObjectT:
+        """What ``make`` returns on rank 0, where alone it is called, on every rank.
+
+        An error that it raises there is raised on every rank, with its class and message.
+        """
+        if self.size == 1:
+            return make()
+        value: ObjectT | None = None
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                value = make()
+            except Exception as raised:
+                error = raised
+        value, kind, message = self.broadcast_object(
+            (value, type(error) if error else None, str(error))
+        )
+        if error is not None:
+            raise error
+        if kind is not None:
+            raise _error(kind, message)
+        return cast(ObjectT, value)
+
     def all_gather_object(self, value: ObjectT) -> list[ObjectT]:
         """Every rank's value by rank, on every rank."""
         if self.size == 1:
@@ -100,6 +123,13 @@ def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _error(kind: type[Exception], message: str) -> Exception:
+    """Another rank's error. Not by its constructor, which may want other arguments."""
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    return error
 
 
 def _integer(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

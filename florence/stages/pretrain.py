@@ -49,7 +49,7 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
     context.report(StageProgress(phase="start", total=settings.steps))
     world = context.world
     exchange = GlooExchange() if world.size > 1 else SingleProcess()
-    shards = ShardSet.for_pretraining(settings, context.s3)
+    shards = _open_shards(context, settings)
     plan = trajectory(context.architecture, settings, shards.fingerprint)
     checkpoint = begin_attempt(
         context.output,
@@ -93,6 +93,25 @@ def pretrain(context: StageContext, settings: Pretrain) -> None:
         trainer.run(iter(loader), start)
     trainer.tell(phase="export")
     _export(context, settings, engine)
+
+
+def _open_shards(context: StageContext, settings: Pretrain) -> ShardSet:
+    """The image-text pairs, read by rank 0 where they have no index; collective."""
+    world = context.world
+
+    def tell(done: int, total: int) -> None:
+        if world.is_first:
+            context.report(StageProgress(phase="index", step=done, total=total))
+
+    return ShardSet.open(
+        settings.data,
+        context.s3,
+        text=settings.text,
+        exclude_short=settings.exclude_augmented,
+        share=world.share,
+        allow_unindexed=world.size == world.local_size,
+        on_shard=tell,
+    )
 
 
 def starting_model(context: StageContext, settings: Pretrain, *, fresh: bool) -> TwoTower:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 import florence
+from florence.data.images import BrokenImageError, decode
 from florence.data.transforms import eval_transform
 from florence.evaluation.classify import class_embeddings
 from florence.evaluation.embed import embed_images
@@ -28,9 +30,6 @@ from florence.text.tokenizer import tokenize
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_PIXELS = 1 << 26
-"""An image may have 67 million pixels; a small file can claim many more than memory holds."""
 
 BATCH = 64
 
@@ -71,16 +70,19 @@ class ServedModel:
                 raise _refused(f"template '{template}' has no {GAP} where the label goes")
         common = list(params.get("labels") or ())
         rows = model_input.to_dict("records")
-        images = [_decode(row.get("image"), number) for number, row in enumerate(rows)]
-        batches = (
-            torch.stack([self._transform(image) for image in images[start : start + BATCH]])
-            for start in range(0, len(images), BATCH)
-        )
-        embeddings = embed_images(self._model, batches)
+        embeddings = embed_images(self._model, self._batches(rows))
         return [
             self._answer(embedding, _labels(row.get("labels"), common, number), templates)
             for number, (row, embedding) in enumerate(zip(rows, embeddings, strict=True))
         ]
+
+    def _batches(self, rows: Sequence[Mapping[Any, Any]]) -> Iterator[torch.Tensor]:
+        """The rows' images, a batch at a time: one decoded image is held, and a batch of small."""
+        images = (
+            self._transform(_decode(row.get("image"), number)) for number, row in enumerate(rows)
+        )
+        while batch := list(islice(images, BATCH)):
+            yield torch.stack(batch)
 
     def _answer(
         self, embedding: torch.Tensor, labels: Sequence[str], templates: tuple[str, ...]
@@ -178,17 +180,9 @@ def _decode(value: Any, row: int) -> Image.Image:
     except (binascii.Error, ValueError):
         raise _refused(f"row {row}: image is not base64") from None
     try:
-        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP"))
-        if image.width * image.height > MOST_PIXELS:
-            raise _refused(
-                f"row {row}: image of {image.width} x {image.height} pixels is larger than "
-                f"{MOST_PIXELS} pixels: make it smaller"
-            )
-        return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise _refused(f"row {row}: image is not a readable JPEG, PNG or WebP file") from None
-    except Image.DecompressionBombError:
-        raise _refused(f"row {row}: image has more than {MOST_PIXELS} pixels") from None
+        return decode(content)
+    except BrokenImageError as error:
+        raise _refused(f"row {row}: {error}") from None
 
 
 def _refused(message: str) -> Exception:

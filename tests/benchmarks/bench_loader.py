@@ -28,8 +28,8 @@ import torch
 from PIL import Image
 
 from florence.config import Augmentation, Pretrain
+from florence.data.indexing import index_data
 from florence.data.loader import TrainingLoader
-from florence.data.manifest import index_data
 from florence.data.shards import ShardSet
 from florence.data.transforms import train_pixels
 

@@ -9,7 +9,7 @@ import torch
 
 from florence.distributed.gather import gather_rows
 from florence.distributed.world import World, join
-from florence.errors import ConfigurationError, TryAgainError
+from florence.errors import ConfigurationError, DataError, TryAgainError
 from tests.gang import free_port, run_gang
 
 
@@ -73,3 +73,50 @@ def test_three_processes_talk() -> None:
             "gathered": [1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
             "grad": [111.0, 111.0],
         }
+
+
+class OddError(DataError):
+    """An error whose constructor wants other arguments than its message."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def _share() -> dict[str, Any]:
+    world = join(60.0)
+    called = []
+
+    def make() -> str:
+        called.append(world.rank)
+        return f"made by {world.rank}"
+
+    def fail() -> str:
+        called.append(world.rank)
+        raise OddError("one", "two")
+
+    shared = world.share(make)
+    try:
+        world.share(fail)
+    except DataError as error:
+        raised = [type(error).__name__, str(error)]
+    return {"shared": shared, "raised": raised, "called": called, "after": world.share(make)}
+
+
+def test_one_rank_computes_for_all_and_all_fail_alike() -> None:
+    answers = run_gang(_share, 2)
+    assert [a["called"] for a in answers] == [[0, 0, 0], []]
+    for answer in answers:
+        assert answer["shared"] == answer["after"] == "made by 0"
+        assert answer["raised"] == ["OddError", "one and two"]
+
+
+def test_alone_one_shares_with_nobody() -> None:
+    error = OddError("one", "two")
+
+    def fail() -> None:
+        raise error
+
+    assert World().share(lambda: 3) == 3
+    with pytest.raises(OddError) as raised:
+        World().share(fail)
+    assert raised.value is error
