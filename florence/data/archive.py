@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from dataclasses import dataclass, field
 from florence.storage import Storage
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "avi", "mov")
+_DAMAGE = (tarfile.TarError, OSError, ValueError, IndexError, OverflowError, RecursionError)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _READ_AHEAD = 8 << 20
 
 
@@ -30,10 +34,10 @@ class RawSample:
     members: dict[str, Member] = field(default_factory=dict)
 
     @property
-    def image(self) -> Member | None:
-        """The image, in the first format of ``IMAGE_EXTENSIONS`` that is present."""
-        found = (self.members[e] for e in IMAGE_EXTENSIONS if e in self.members)
-        return next(found, None)
+    def media_type(self) -> str | None:
+        """The extension of what is looked at: an image's if there is one, else a clip's."""
+        known = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
+        return next((e for e in known if e in self.members), None)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,28 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.shard}:{self.member}" if self.member else self.shard
         return f"{where}: {self.reason}"
+
+
+def printable(name: str) -> str:
+    """A member's name for people: what is not UTF-8, and control characters, are escaped."""
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in name)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return chr(code).encode("unicode_escape").decode()
+
+
+def _fault_of_name(name: str) -> str | None:
+    """Why a name cannot be a sample's key, which is printed, hashed and written into files."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8: write the shard with names in UTF-8"
+    if _CONTROL.search(name):
+        return "its name holds a line break or another control character: rename it"
+    return None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -98,6 +124,10 @@ class Archive:
         current: RawSample | None = None
         seen: set[str] = set()
         for member in self._members():
+            fault = _fault_of_name(member.name)
+            if fault is not None:
+                self.note(member.name, fault)
+                continue
             key, extension = split_name(member.name)
             if not extension or key.endswith("/"):
                 continue  # not part of a sample: no extension, or a hidden file
@@ -120,25 +150,34 @@ class Archive:
         self._file.seek(member.offset)
         return self._file.read(member.size)
 
+    def chunks(self, member: Member) -> Iterator[bytes]:
+        """A member's bytes in pieces, for one that may be larger than memory."""
+        for start in range(0, member.size, _READ_AHEAD):
+            self._file.seek(member.offset + start)
+            yield self._file.read(min(_READ_AHEAD, member.size - start))
+
     def note(self, member: str, reason: str) -> None:
         """Remember something that cannot be used."""
-        self.problems.append(Problem(self.shard, member, reason))
+        self.problems.append(Problem(self.shard, printable(member), reason))
 
     def _members(self) -> Iterator[Member]:
         try:
             archive = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 (closes nothing)
-        except tarfile.TarError as error:
+        except _DAMAGE as error:
             self.note("", f"is not an uncompressed tar: {error}")
             return
         while True:
             try:
                 info = archive.next()
-            except (tarfile.TarError, OSError) as error:
+            except _DAMAGE as error:
                 self.note("", f"is damaged at byte {archive.offset}: {error}")
                 return
             archive.members.clear()  # type: ignore[attr-defined]  # else they are all kept
             if info is None:
                 break
+            if info.size < 0:  # base 256 can say that, and tarfile would go back for ever
+                self.note(info.name, f"is damaged: its size is {info.size}")
+                return
             if not info.isfile():
                 continue
             if info.offset_data + info.size > self.size:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from florence.data.digits import write_digits
 from florence.errors import ConfigurationError, TryAgainError
 from florence.home import florence_home
 
@@ -29,19 +30,23 @@ def resolve(uri: str, home: Path | None = None) -> str:
     """
     if not uri.startswith(SCHEME):
         return uri
-    name, _, split = uri.removeprefix(SCHEME).partition("/")
-    if split not in DATA_SETS.get(name, ()):
-        known = ", ".join(f"{SCHEME}{n}/{s}" for n, splits in DATA_SETS.items() for s in splits)
-        raise ConfigurationError(f"{uri} is not a built-in data set: use one of {known}")
+    name, split = check_name(uri)
     folder = (home or florence_home()) / "data" / f"{name}-{_EDITION}"
     if not folder.is_dir():
         _make(folder)
     return str(folder / split)
 
 
-def _make(folder: Path) -> None:
-    from florence.data.digits import write_digits
+def check_name(uri: str) -> tuple[str, str]:
+    """Name and split of a ``builtin:`` URI. Raises :class:`ConfigurationError` for another."""
+    name, _, split = uri.removeprefix(SCHEME).partition("/")
+    if split not in DATA_SETS.get(name, ()):
+        known = ", ".join(f"{SCHEME}{n}/{s}" for n, splits in DATA_SETS.items() for s in splits)
+        raise ConfigurationError(f"{uri} is not a built-in data set: use one of {known}")
+    return name, split
 
+
+def _make(folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from florence.config.storage import S3Settings
 from florence.data.hashing import mix
+from florence.data.indexing import index_data
 from florence.errors import ConfigurationError
 from florence.storage import Storage, open_storage
 
@@ -65,8 +66,6 @@ def write_digits(out: str, s3: S3Settings | None = None, *, side: int = 32) -> d
         The number of samples by split.
     """
     from sklearn.datasets import load_digits
-
-    from florence.data.manifest import index_data
 
     if not 8 <= side <= 1024:
         raise ConfigurationError(f"side={side}: give 8 to 1024 pixels")

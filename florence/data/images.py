@@ -1,4 +1,4 @@
-"""Decoding images with Pillow."""
+"""Decoding images with Pillow: the one decoder and the one limit, in training and in serving."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+MOST_PIXELS = 1 << 26
+"""67 million pixels. A decoded image with transparency and its copy in RGB take 7 bytes a pixel:
+470 MB in a process that decodes, of which a node has dozens. Pillow's own limit is 179 million, and
+a file of 700 kB can reach it. Cameras make fewer than 67 million; what has more is a scan, a
+panorama or an attack, and is wanted smaller anyway."""
+
+_SIGNATURES = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
 
 
 class BrokenImageError(ValueError):
-    """Bytes that are not a whole image of a kind that can be read."""
+    """Bytes that are not a whole image of a kind and size that can be read."""
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> ImageFile:
     """The image with its header read and its pixels not yet decoded: ``size`` is known.
 
     Raises:
-        BrokenImageError: not a JPEG, PNG or WebP file.
+        BrokenImageError: not a JPEG, PNG or WebP file, or of more than ``MOST_PIXELS`` pixels.
     """
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as error:  # Pillow's parsers raise anything
-        raise _broken(error, empty=not data) from error
+    image = _read_header(data)
+    if image.width * image.height > MOST_PIXELS:
+        raise BrokenImageError(
+            f"image of {image.width} x {image.height} pixels is larger than the limit of "
+            f"{MOST_PIXELS} pixels: make it smaller"
+        )
+    return image
 
 
 def load_image(image: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The opened image in RGB, fully decoded.
+    """The opened image in RGB, fully decoded; samples of 16 bits are scaled to 8, not clipped.
 
     Args:
         image: from :func:`open_image`.
@@ -44,19 +57,29 @@ def load_image(image: Image.Image, at_least: tuple[int, int] | None = None) -> I
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits where they should be scaled
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-    except Exception as error:  # as above
-        raise _broken(error, empty=False) from error
+    except Exception as error:  # Pillow's parsers raise anything
+        raise _broken(error) from error
 
 
 def decode(data: bytes) -> Image.Image:
-    """The whole image in RGB. Raises :class:`BrokenImageError`."""
+    """The whole image in RGB, of at most ``MOST_PIXELS``. Raises :class:`BrokenImageError`."""
     return load_image(open_image(data))
 
 
-def _broken(error: Exception, *, empty: bool) -> BrokenImageError:
+def _read_header(data: bytes) -> ImageFile:
+    # Not Image.open: it would check Pillow's limit, a global of the process, before ours.
+    reader = next((r for start, r in _SIGNATURES.items() if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        reader = WebPImageFile
+    if reader is None:
+        reason = "not a JPEG, PNG or WebP file" if data else "the file is empty"
+        raise BrokenImageError(f"broken image: {reason}")
+    try:
+        return reader(io.BytesIO(data))
+    except Exception as error:  # as above
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> BrokenImageError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    if empty:
-        reason = "the file is empty"
-    elif "cannot identify image file" in reason:
-        reason = "not a JPEG, PNG or WebP file"
     return BrokenImageError(f"broken image: {reason}")

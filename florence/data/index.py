@@ -1,12 +1,16 @@
 """The byte index of a shard, ``<shard>.idx``: where each sample's bytes are, and what its text is.
 
-File: one line of JSON, then ``count`` records of :data:`RECORD`, then the keys, joined by newlines.
+File: one line of JSON, then ``count`` records of :data:`RECORD`, then the keys as a JSON list.
 With it a sample is one ranged read, labels need no pass over the data, and a damaged or exchanged
-shard is noticed: the header has the shard's size and every record a CRC of its image and text.
+shard is noticed: the header has the shard's size and every record a CRC of its media and text.
+
+Version 1 joined the keys by newlines and knew no clips; it is still read. An image's record differs
+in ``media_type`` only, which was zero.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable
@@ -17,43 +21,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config import TextIdentity
-from florence.data.archive import Archive, Member, Problem, RawSample
+from florence.data.archive import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    Archive,
+    Member,
+    Problem,
+    RawSample,
+)
 from florence.errors import DataError
 from florence.storage import Entry, Storage
 from florence.text.identity import text_label, word_count
 from florence.text.tokenizer import encode
 
 FORMAT = "florence-index"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".idx"
 NO_CLASS = -1
+# The code is the place in this list. Append only: codes are in files.
+MEDIA_TYPES = ("image", *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
+FIRST_VIDEO = MEDIA_TYPES.index(VIDEO_EXTENSIONS[0])
+MOST_TEXT_BYTES = 16 << 20
+"""Of a text or JSON member: each is held and parsed whole."""
+MOST_CLASS_BYTES = 16 << 10
+"""Of a ``.cls``, which holds a number or a name."""
+_CLASS_DIGITS = 20
 TEXT_NONE, TEXT_MEMBER, TEXT_CAPTION, TEXT_CLASS = range(4)
 
 RECORD = np.dtype(
     [
-        ("offset", "<u8"),  # of the run of bytes that holds image, text and json
+        ("offset", "<u8"),  # of the run of bytes that holds media, text and json
         ("length", "<u4"),
-        ("image", "<u4"),  # starts are relative to the run
-        ("image_length", "<u4"),
+        ("media", "<u4"),  # starts are relative to the run
+        ("media_length", "<u4"),
         ("text", "<u4"),
         ("text_length", "<u4"),
         ("json", "<u4"),
         ("json_length", "<u4"),
-        ("text_source", "<u4"),  # none, .txt, the json's caption, or the class name in .cls
+        ("text_source", "u1"),  # none, .txt, the json's caption, or the class name in .cls
+        ("media_type", "u1"),  # place in MEDIA_TYPES; 0: an image that version 1 wrote
+        ("reserved", "<u2"),
         ("words", "<u4"),  # of the canonical text; 0: no text
         ("tokens", "<u4"),  # byte pairs without start and end, uncut
         ("class_index", "<i4"),
         ("label", "<i8"),  # of the canonical text
         ("exact_label", "<i8"),
         ("query", "<i8"),  # hash of the canonical query; 0: none
-        ("crc", "<u4"),  # of the image's bytes followed by the text member's
+        ("crc", "<u4"),  # of the media's bytes followed by the text member's
     ]
 )
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of one shard that have an image, in order."""
+    """The samples of one shard that have an image or a clip, in order."""
 
     shard: str
     size: int
@@ -61,6 +82,24 @@ class ShardIndex:
     records: NDArray[Any]
     keys: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
+    version: int = VERSION
+
+    @property
+    def is_video(self) -> NDArray[np.bool_]:
+        """By sample whether its media is a clip."""
+        return np.asarray(self.records["media_type"] >= FIRST_VIDEO)
+
+    def digest(self) -> str:
+        """BLAKE2b over where and what every sample is; it does not change when files are copied.
+
+        Nor when version 1's index of the same images is replaced by version 2's, so that a run that
+        began with the one resumes with the other.
+        """
+        records = self.records.copy()
+        records["media_type"][~self.is_video] = 0
+        digest = hashlib.blake2b(records.tobytes(), digest_size=16)
+        digest.update("\n".join(self.keys).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
         """The index as a file."""
@@ -78,32 +117,82 @@ class ShardIndex:
                 json.dumps(header).encode(),
                 b"\n",
                 self.records.tobytes(),
-                "\n".join(self.keys).encode(),
+                json.dumps(self.keys).encode(),
             ]
         )
 
     @staticmethod
     def from_bytes(data: bytes, shard: str, url: str) -> ShardIndex:
         """Read an index file. Raises :class:`DataError` unless it is whole and of this version."""
+        header = read_header(data, url)
         try:
-            end = data.index(b"\n")
-            header = json.loads(data[:end])
-            if header["format"] != FORMAT or header["version"] != VERSION:
-                raise ValueError(f"{header['format']} version {header['version']}")
-            count = int(header["count"])
-            records = np.frombuffer(data, RECORD, count, end + 1)
-            names = data[end + 1 + records.nbytes :].decode()
-            keys = tuple(names.split("\n")) if count else ()
-            if len(keys) != count:
+            records = np.frombuffer(data, RECORD, header.count, header.length)
+            keys = _KEYS_OF[header.version](data[header.length + records.nbytes :])
+            if len(keys) != header.count:
                 raise ValueError("keys are missing")
-            problems = tuple(Problem(shard, member, why) for member, why in header["problems"])
-            size, modified = int(header["shardSize"]), float(header["shardModified"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{url} is not an index this version reads ({error}): "
-                "run 'florencectl data index' again"
-            ) from error
-        return ShardIndex(shard, size, modified, records, keys, problems)
+            if header.count and records["media_type"].max() >= len(MEDIA_TYPES):
+                raise ValueError("a media type is unknown")
+        except ValueError as error:
+            raise _unreadable(url, error) from error
+        problems = tuple(Problem(shard, member, why) for member, why in header.problems)
+        return ShardIndex(
+            shard, header.size, header.modified, records, keys, problems, header.version
+        )
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of an index: of which shard it is and what follows ``length`` bytes later."""
+
+    version: int
+    size: int
+    modified: float
+    count: int
+    problems: tuple[tuple[str, str], ...]
+    length: int
+
+
+def read_header(data: bytes, url: str) -> Header:
+    """The header of an index file, or of as much of it as holds the first line.
+
+    Raises:
+        DataError: it is damaged or not of a version that is known.
+    """
+    try:
+        end = data.index(b"\n")
+        header = json.loads(data[:end])
+        if header["format"] != FORMAT or header["version"] not in _KEYS_OF:
+            raise ValueError(f"{header['format']} version {header['version']}")
+        return Header(
+            version=header["version"],
+            size=int(header["shardSize"]),
+            modified=float(header["shardModified"]),
+            count=int(header["count"]),
+            problems=tuple((str(member), str(reason)) for member, reason in header["problems"]),
+            length=end + 1,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(url, error) from error
+
+
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(
+        f"{url} is not an index this version reads ({error}): run 'florencectl data index' again"
+    )
+
+
+def _keys_of_version_1(data: bytes) -> tuple[str, ...]:
+    return tuple(data.decode().split("\n")) if data else ()
+
+
+def _keys_of_version_2(data: bytes) -> tuple[str, ...]:
+    keys = json.loads(data)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("keys are no list of names")
+    return tuple(keys)
+
+
+_KEYS_OF = {1: _keys_of_version_1, 2: _keys_of_version_2}
 
 
 def build_index(
@@ -137,92 +226,125 @@ def build_index(
 def _record(
     archive: Archive, sample: RawSample, on_image: Callable[[bytes], object] | None
 ) -> tuple[int | float, ...] | None:
-    image = sample.image
-    if image is None:
-        archive.note(sample.key, "the sample has no image (.jpg, .jpeg, .png or .webp)")
+    media_type = sample.media_type
+    if media_type is None:
+        archive.note(sample.key, f"the sample has no image or clip ({_known_media()})")
         return None
-    name, described = image.name, sample.members.get("json")
-    image_bytes = archive.read(image)
-    if on_image is not None:
-        try:
-            on_image(image_bytes)
-        except ValueError as error:
-            archive.note(name, str(error))
+    media, described = sample.members[media_type], sample.members.get("json")
     meta = _json(archive, described) if described else {}
-    source, text_member, text, text_bytes = _text(archive, sample, meta)
+    class_name = _class_name(archive, sample)
+    source, text_member, text = _text(archive, sample, meta, class_name)
     words = word_count(text)
     if not words:
-        source, text = TEXT_NONE, ""
-    used = [m for m in (image, text_member if source else None, described) if m is not None]
+        source, text_member, text = TEXT_NONE, None, ""
+    used = [m for m in (media, text_member, described) if m is not None]
     start = min(m.offset for m in used)
     length = max(m.offset + m.size for m in used) - start
+    if length >= 1 << 32:
+        archive.note(sample.key, f"spans {length} bytes: a sample is read at once, below 4 GiB")
+        return None
+    if on_image is not None and media_type in IMAGE_EXTENSIONS:
+        try:
+            on_image(archive.read(media))
+        except ValueError as error:
+            archive.note(media.name, str(error))
     query = meta.get("query")
     return (
         start,
         length,
-        image.offset - start,
-        image.size,
-        *_place(text_member if source else None, start),
+        media.offset - start,
+        media.size,
+        *_place(text_member, start),
         *_place(described, start),
         source,
+        MEDIA_TYPES.index(media_type),
+        0,
         words,
         len(encode(text)),
-        _class_index(archive, sample),
+        _class_index(archive, sample, class_name),
         text_label(text, TextIdentity.CANONICAL),
         text_label(text, TextIdentity.EXACT),
         text_label(query) if isinstance(query, str) and word_count(query) else 0,
-        zlib.crc32(text_bytes if source else b"", zlib.crc32(image_bytes)),
+        _crc(archive, media, text_member),
     )
+
+
+def _known_media() -> str:
+    return ", ".join(f".{e}" for e in IMAGE_EXTENSIONS + VIDEO_EXTENSIONS)
 
 
 def _place(member: Member | None, start: int) -> tuple[int, int]:
     return (member.offset - start, member.size) if member else (0, 0)
 
 
+def _crc(archive: Archive, *members: Member | None) -> int:
+    crc = 0
+    for member in members:
+        for chunk in archive.chunks(member) if member else ():
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _content(archive: Archive, member: Member, most: int) -> bytes:
+    """A small member's bytes. Raises ``ValueError`` when it is no small one."""
+    if member.size > most:
+        raise ValueError(f"is {member.size} bytes long: at most {most} are read")
+    return archive.read(member)
+
+
 def _json(archive: Archive, member: Member) -> dict[str, Any]:
     try:
-        return parse_json(archive.read(member))
+        return parse_json(_content(archive, member, MOST_TEXT_BYTES))
     except ValueError as error:
         archive.note(member.name, str(error))
         return {}
 
 
 def _text(
-    archive: Archive, sample: RawSample, meta: dict[str, Any]
-) -> tuple[int, Member | None, str, bytes]:
+    archive: Archive, sample: RawSample, meta: dict[str, Any], class_name: str
+) -> tuple[int, Member | None, str]:
     """The first that is there: .txt, the json's caption, a class name in .cls."""
     if "txt" in sample.members:
         member = sample.members["txt"]
-        data = archive.read(member)
         try:
-            return TEXT_MEMBER, member, data.decode(), data
+            return TEXT_MEMBER, member, _content(archive, member, MOST_TEXT_BYTES).decode()
         except UnicodeDecodeError as error:
             archive.note(member.name, f"is not UTF-8: {error.reason} at byte {error.start}")
-            return TEXT_NONE, None, "", b""
+        except ValueError as error:
+            archive.note(member.name, str(error))
+        return TEXT_NONE, None, ""
     if isinstance(meta.get("caption"), str):
-        member = sample.members["json"]
-        return TEXT_CAPTION, member, meta["caption"], archive.read(member)
-    if "cls" in sample.members:
-        member = sample.members["cls"]
-        data = archive.read(member)
-        name = data.decode(errors="replace").strip()
-        if not _is_integer(name):
-            return TEXT_CLASS, member, name, data
-    return TEXT_NONE, None, "", b""
+        return TEXT_CAPTION, sample.members["json"], meta["caption"]
+    if class_name and not _is_integer(class_name):
+        return TEXT_CLASS, sample.members["cls"], class_name
+    return TEXT_NONE, None, ""
 
 
-def _class_index(archive: Archive, sample: RawSample) -> int:
+def _class_name(archive: Archive, sample: RawSample) -> str:
+    """What ``.cls`` holds, a number or a name; empty without one that can be used."""
     member = sample.members.get("cls")
     if member is None:
-        return NO_CLASS
-    name = archive.read(member).decode(errors="replace").strip()
-    if not _is_integer(name):
+        return ""
+    try:
+        return _content(archive, member, MOST_CLASS_BYTES).decode().strip()
+    except UnicodeDecodeError as error:
+        archive.note(member.name, f"is not UTF-8: {error.reason} at byte {error.start}")
+    except ValueError as error:
+        archive.note(member.name, str(error))
+    return ""
+
+
+def _class_index(archive: Archive, sample: RawSample, class_name: str) -> int:
+    if not _is_integer(class_name):
         return NO_CLASS  # a class name, which is a text
-    index = int(name)
-    if not 0 <= index < 1 << 31:
-        archive.note(member.name, f"holds {name}: a class is a number from 0 on")
-        return NO_CLASS
-    return index
+    # Before it is converted: Python refuses thousands of digits.
+    if len(class_name) <= _CLASS_DIGITS and 0 <= (index := int(class_name)) < 1 << 31:
+        return index
+    shown = class_name if len(class_name) <= 2 * _CLASS_DIGITS else f"{len(class_name)} digits"
+    archive.note(
+        sample.members["cls"].name, f"holds {shown}: a class is a number from 0 to 2147483647"
+    )
+    return NO_CLASS
 
 
 def _is_integer(text: str) -> bool:
@@ -233,7 +355,7 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """A sample's JSON member. Raises ``ValueError`` unless it is an object in UTF-8."""
     try:
         value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")

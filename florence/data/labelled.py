@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -18,15 +19,16 @@ from florence.config.storage import S3Settings
 from florence.data.archive import IMAGE_EXTENSIONS
 from florence.data.builtin import resolve
 from florence.data.images import BrokenImageError, decode
+from florence.data.manifest import CLASSES
+from florence.data.opening import Share, alone
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.data.transforms import eval_pixels, normalise
 from florence.data.workers import Buffer, WorkerPool
 from florence.errors import DataError
-from florence.storage import MissingKeyError, Storage, open_storage
+from florence.storage import Storage, checked_key, open_storage
 
 Triple = tuple[float, float, float]
 
-CLASS_NAMES = "classes.json"
 """The file beside shards that names their classes: a JSON list by class number."""
 
 
@@ -85,8 +87,8 @@ class LabelledImages:
 
     Attributes:
         labels: int64 ``(N,)``.
-        class_names: by class index the sub-folders' names, or what ``classes.json`` beside shards
-            lists; None where shards have numbers only.
+        class_names: by class index: the sub-folders' names, or those that ``classes.json`` gives to
+            the numbers in shards; None for shards without that.
     """
 
     def __init__(
@@ -97,28 +99,36 @@ class LabelledImages:
         self.class_names = class_names
 
     @classmethod
-    def open(cls, uri: str, s3: S3Settings | None = None) -> Self:
+    def open(
+        cls,
+        uri: str,
+        s3: S3Settings | None = None,
+        *,
+        share: Share = alone,
+        allow_unindexed: bool = True,
+    ) -> Self:
         """Shards with ``.cls`` members, or a folder with one sub-folder of images per class.
 
-        Sub-folders get the class indices 0, 1, … in the order of their names.
+        Sub-folders get the class indices 0, 1, … in the order of their names. ``share`` and
+        ``allow_unindexed`` are those of :meth:`florence.data.shards.ShardSet.open`.
 
         Raises:
-            DataError: neither is there, or ``classes.json`` is not a list of names that fits;
-                names the URI.
+            DataError: neither is there, or a class has no name; names the URI.
         """
         uri = resolve(uri)
         if not uri.endswith(".tar"):
             storage = open_storage(uri, s3)
-            keys = [entry.key for entry in storage.list()]
+            keys = share(lambda: [entry.key for entry in storage.list()])
             if not any(key.endswith(".tar") for key in keys):
                 return cls._from_folders(storage, keys)
-        shards = ShardSet.open(uri, s3, need=Need.CLASS)
-        labels = shards.class_indices()
-        names = read_class_names(shards.storage)
-        if names is not None and len(labels) and labels.max() >= len(names):
+        shards = ShardSet.open(
+            uri, s3, need=Need.CLASS, share=share, allow_unindexed=allow_unindexed
+        )
+        labels, names = shards.class_indices(), shards.class_names
+        if names is not None and labels.max() >= len(names):
             raise DataError(
-                f"{shards.storage.url(CLASS_NAMES)} lists {len(names)} classes, but a sample is of "
-                f"class {labels.max()}: list one name per class, in the order of the numbers"
+                f"{uri} has images of class {labels.max()}, but {CLASSES} names the classes "
+                f"0 to {len(names) - 1}: name them all"
             )
         return cls(ShardImages(shards), labels, names)
 
@@ -181,19 +191,24 @@ class CaptionedImages:
         return len(self.captions)
 
     @classmethod
-    def from_shards(cls, uri: str, s3: S3Settings | None = None) -> Self:
-        """Shards; a sample has its text, or all of ``captions`` when its JSON member lists some."""
-        shards = ShardSet.open(uri, s3)
-        captions = []
-        for i in range(len(shards)):
-            try:
-                sample = shards.read(i)
-            except BrokenSampleError as error:
-                raise DataError(f"{uri}: {error}") from error
-            listed = sample.meta.get("captions")
-            texts = [c for c in listed if isinstance(c, str)] if isinstance(listed, list) else []
-            captions.append(tuple(texts) or (sample.text,))
-        return cls(ShardImages(shards), tuple(captions))
+    def from_shards(
+        cls,
+        uri: str,
+        s3: S3Settings | None = None,
+        *,
+        share: Share = alone,
+        allow_unindexed: bool = True,
+    ) -> Self:
+        """Shards; a sample has its text, or all of ``captions`` when its JSON member lists some.
+
+        ``share`` and ``allow_unindexed`` are those of
+        :meth:`florence.data.shards.ShardSet.open`; captions too are read by one process.
+
+        Raises:
+            DataError: no shards, or a sample is broken; names it.
+        """
+        shards = ShardSet.open(uri, s3, share=share, allow_unindexed=allow_unindexed)
+        return cls(ShardImages(shards), share(partial(_captions, shards)))
 
     @classmethod
     def from_folder(cls, uri: str, s3: S3Settings | None = None) -> Self:
@@ -245,7 +260,8 @@ class CaptionedImages:
         try:
             for image in json.loads(document)["images"]:
                 if image["split"] in splits:
-                    keys.append(f"{image.get('filepath', '')}/{image['filename']}".lstrip("/"))
+                    key = f"{image.get('filepath', '')}/{image['filename']}".lstrip("/")
+                    keys.append(checked_key(key))
                     captions.append(tuple(str(s["raw"]) for s in image["sentences"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -314,26 +330,17 @@ def image_batches(
         pool.close()
 
 
-def read_class_names(storage: Storage) -> tuple[str, ...] | None:
-    """The names in ``classes.json`` beside shards, by class number; None when there is no such file.
-
-    Raises:
-        DataError: it is not a JSON list of names.
-    """
-    try:
-        content = storage.read(CLASS_NAMES)
-    except MissingKeyError:
-        return None
-    try:
-        names = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{storage.url(CLASS_NAMES)} is not JSON: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise DataError(
-            f"{storage.url(CLASS_NAMES)} must be a list of names, by class number: "
-            'write ["cat", "dog"]'
-        )
-    return tuple(names)
+def _captions(shards: ShardSet) -> tuple[tuple[str, ...], ...]:
+    captions = []
+    for i in range(len(shards)):
+        try:
+            sample = shards.read(i)
+        except BrokenSampleError as error:
+            raise DataError(f"{shards.uri}: {error}") from error
+        listed = sample.meta.get("captions")
+        texts = [c for c in listed if isinstance(c, str)] if isinstance(listed, list) else []
+        captions.append(tuple(texts) or (sample.text,))
+    return tuple(captions)
 
 
 def is_image(name: str) -> bool:

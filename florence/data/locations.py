@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from florence.data.builtin import resolve
 from florence.errors import DataError
 from florence.storage import Entry, Storage
 
@@ -10,9 +9,8 @@ from florence.storage import Entry, Storage
 def locate(uri: str) -> tuple[str, str | None]:
     """The storage URI of the shards' folder, and the one shard in it that is meant, if only one is.
 
-    ``builtin:…`` URIs become the folder of shards that is made on first use.
+    A ``builtin:…`` URI is none yet: :func:`florence.data.builtin.resolve` makes it one.
     """
-    uri = resolve(uri)
     if uri.endswith(".tar"):
         folder, slash, name = uri.rpartition("/")
         return (folder or ("/" if slash else ".")), name
@@ -21,7 +19,11 @@ def locate(uri: str) -> tuple[str, str | None]:
 
 def list_shards(storage: Storage, only: str | None = None) -> list[Entry]:
     """The shards of a storage, by name. Raises :class:`DataError` when there is none."""
-    entries = storage.list(only or "")
+    return shards_among(storage, storage.list(only or ""), only)
+
+
+def shards_among(storage: Storage, entries: list[Entry], only: str | None = None) -> list[Entry]:
+    """The shards among a storage's entries. Raises :class:`DataError` when there is none."""
     shards = [e for e in entries if e.key.endswith(".tar") and only in (None, e.key)]
     if shards:
         return shards

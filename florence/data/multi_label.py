@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config.storage import S3Settings
-from florence.data.labelled import ShardImages, read_class_names
+from florence.data.labelled import ShardImages
+from florence.data.manifest import read_class_names
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.errors import DataError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -16,29 +16,31 @@ from numpy.typing import NDArray
 
 from florence.config import CaptionLabel, Text, TextIdentity
 from florence.config.storage import S3Settings
-from florence.data.index import TEXT_CAPTION, TEXT_NONE, ShardIndex, build_index, parse_json
-from florence.data.locations import list_shards, locate
-from florence.data.manifest import (
-    WORD_BINS,
-    ShardSummary,
-    index_digest,
-    read_index,
-    read_manifest,
+from florence.data.builtin import resolve
+from florence.data.index import (
+    MEDIA_TYPES,
+    TEXT_CAPTION,
+    TEXT_NONE,
+    ShardIndex,
+    parse_json,
 )
+from florence.data.locations import locate
+from florence.data.manifest import WORD_BINS, ShardSummary, read_index
+from florence.data.opening import Share, alone, open_shards
 from florence.errors import DataError
 from florence.storage import Entry, Storage, open_storage
 from florence.text.identity import is_short
 
-_LOG = logging.getLogger(__name__)
 _OPEN_INDEXES = 512
 
 
 class Need(StrEnum):
-    """What a sample must have, beside an image, to be one of the set."""
+    """What a sample must have to be one of the set."""
 
-    TEXT = "text"
-    CLASS = "class"
+    TEXT = "text"  # an image and a text
+    CLASS = "class"  # an image and a class number
     IMAGE = "image"
+    VIDEO = "video"  # a clip
 
 
 class BrokenSampleError(ValueError):
@@ -62,17 +64,25 @@ class Place:
 class Sample:
     """One sample as stored.
 
-    ``label_id`` is y of the triplet (x, t, y), ``text`` the raw description; ``class_index`` is
-    None without a ``.cls`` number, ``short`` says whether the text gets a template.
+    ``media_bytes`` is the file of the image or clip and ``media_type`` its extension, ``image``
+    when an old index does not know which; ``label_id`` is y of the triplet (x, t, y), ``text`` the
+    raw description; ``class_index`` is None without a ``.cls`` number, ``short`` says whether the
+    text gets a template.
     """
 
     key: str
-    image_bytes: bytes
+    media_bytes: bytes
+    media_type: str
     text: str
     label_id: int
     class_index: int | None
     short: bool
     meta_bytes: bytes
+
+    @property
+    def image_bytes(self) -> bytes:
+        """The media of a set of images: of one that was not opened for clips."""
+        return self.media_bytes
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -96,6 +106,9 @@ class ShardSet:
 
     Only a few numbers per shard are held; a shard's index is read when a sample of it is. May be
     forked or pickled into other processes.
+
+    Attributes:
+        class_names: the names of the classes 0, 1, … from the folder's ``classes.json``, or None.
     """
 
     def __init__(
@@ -108,12 +121,14 @@ class ShardSet:
         need: Need,
         text: Text,
         exclude_short: bool,
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         self.uri = uri
         self.storage = storage
         self.need = need
         self.text = text
         self.exclude_short = exclude_short
+        self.class_names = class_names
         self.summaries = summaries
         self._indexes = indexes
         self._selected = lru_cache(_OPEN_INDEXES)(self._select)
@@ -129,6 +144,9 @@ class ShardSet:
         need: Need = Need.TEXT,
         text: Text | None = None,
         exclude_short: bool = False,
+        share: Share = alone,
+        allow_unindexed: bool = True,
+        on_shard: Callable[[int, int], None] = lambda done, total: None,
     ) -> ShardSet:
         """Open the shards at a URI.
 
@@ -140,21 +158,35 @@ class ShardSet:
             need: leave out samples that lack this.
             text: how labels are made of texts, and which texts are short.
             exclude_short: leave out samples whose text is short.
+            share: how the processes that open the set together read it once; see :class:`Share`.
+                Each must call ``open`` with the same arguments.
+            allow_unindexed: whether shards without a current index are read. Say no where that
+                would keep several machines waiting.
+            on_shard: called as (shards read, shards to read) for each shard or index that had to be
+                read because the manifest does not describe it; in every process.
 
         Raises:
-            DataError: no shards, or no sample left; names the URI.
+            DataError: no shards, no sample left, or no index where one is asked for; names the URI.
         """
-        root, only = locate(uri)
+        root, only = locate(resolve(uri))  # in every process: builtin data is made on each machine
         storage = open_storage(root, s3)
-        summaries, indexes = _summaries(storage, list_shards(storage, only), whole=only is None)
+        opened = open_shards(
+            uri,
+            storage,
+            only,
+            share=share,
+            allow_unindexed=allow_unindexed,
+            on_shard=on_shard,
+        )
         return ShardSet(
             uri,
             storage,
-            summaries,
-            indexes,
+            opened.summaries,
+            opened.indexes,
             need=need,
             text=text or Text(),
             exclude_short=exclude_short,
+            class_names=opened.class_names,
         )
 
     def __len__(self) -> int:
@@ -209,9 +241,9 @@ class ShardSet:
         shard, row = self._row(i)
         selected = self._selected(shard)
         record, key, name = selected.records[row], selected.keys[row], self.summaries[shard].name
-        image = _part(run, record, "image")
+        media = _part(run, record, "media")
         text = _part(run, record, "text")
-        if zlib.crc32(text, zlib.crc32(image)) != record["crc"]:
+        if zlib.crc32(text, zlib.crc32(media)) != record["crc"]:
             raise BrokenSampleError(
                 name,
                 key,
@@ -220,7 +252,8 @@ class ShardSet:
         words, class_index = int(record["words"]), int(record["class_index"])
         return Sample(
             key=f"{name.removesuffix('.tar')}/{key}",
-            image_bytes=image,
+            media_bytes=media,
+            media_type=MEDIA_TYPES[record["media_type"]],
             text=_decoded(text, int(record["text_source"])),
             label_id=self._label(i, record),
             class_index=class_index if class_index >= 0 else None,
@@ -256,18 +289,21 @@ class ShardSet:
 
     def _count(self, shard: int) -> int:
         summary = self.summaries[shard]
-        if self.need is Need.IMAGE and not self.exclude_short:
-            return summary.images
-        if self.need is Need.TEXT and not self.exclude_short:
-            return sum(summary.word_counts[1:])
-        if self.need is Need.TEXT and self.text.short_words < WORD_BINS:
-            return sum(summary.word_counts[self.text.short_words + 1 :])
+        if self.need is Need.TEXT:
+            first = self.text.short_words + 1 if self.exclude_short else 1
+            if first <= WORD_BINS:
+                return sum(summary.word_counts[first:])
+        elif not self.exclude_short:
+            if self.need is Need.CLASS:
+                return summary.labelled
+            return summary.clips if self.need is Need.VIDEO else summary.images
         return len(self._selected(shard).records)
 
     def _select(self, shard: int) -> _Selected:
         index = self._index(shard)
         records = index.records
-        chosen = np.ones(len(records), bool)
+        is_video = index.is_video
+        chosen = is_video if self.need is Need.VIDEO else ~is_video
         if self.need is Need.TEXT:
             chosen &= records["words"] > 0
         elif self.need is Need.CLASS:
@@ -282,7 +318,7 @@ class ShardSet:
         if summary.name in self._indexes:
             return self._indexes[summary.name]
         index = read_index(self.storage, Entry(summary.name, summary.size, 0))
-        if index is None or index_digest(index) != summary.index_digest:
+        if index is None or index.digest() != summary.index_digest:
             raise DataError(
                 f"the index of {self.storage.url(summary.name)} is not the one in the manifest: "
                 "run 'florencectl data index' again"
@@ -290,6 +326,8 @@ class ShardSet:
         return index
 
     def _why_empty(self) -> str:
+        if self.need is Need.VIDEO:
+            return "there is no clip in the shards"
         if not any(summary.images for summary in self.summaries):
             return "there is no image in the shards"
         if self.need is Need.CLASS:
@@ -297,40 +335,6 @@ class ShardSet:
         if self.exclude_short and any(sum(s.word_counts[1:]) for s in self.summaries):
             return "all texts are short and excludeAugmented leaves those out"
         return "no image has a text (.txt, or caption in .json)"
-
-
-def _summaries(
-    storage: Storage, entries: list[Entry], *, whole: bool
-) -> tuple[list[ShardSummary], dict[str, ShardIndex]]:
-    """What each shard holds, from the manifest, else its index, else the shard itself."""
-    manifest = read_manifest(storage) or {}
-    missing = sorted(set(manifest) - {entry.key for entry in entries})
-    if whole and missing:
-        raise DataError(
-            f"{storage.url(missing[0])} is in the manifest but not there: restore it, "
-            "or run 'florencectl data index' again"
-        )
-    summaries, indexes, unindexed = [], {}, []
-    for entry in entries:
-        known = manifest.get(entry.key)
-        if known is None or known.size != entry.size:
-            index = read_index(storage, entry)
-            if index is None:
-                unindexed.append(entry.key)
-                index = build_index(storage, entry)
-                indexes[entry.key] = index
-            known = ShardSummary.of(index)
-        summaries.append(known)
-    if unindexed:
-        _LOG.warning(
-            "%s: %d of %d shards had no current index and were read once to make one in memory; "
-            "'florencectl data index %s' keeps it",
-            storage.url(unindexed[0]),
-            len(unindexed),
-            len(entries),
-            storage.uri,
-        )
-    return summaries, indexes
 
 
 def _part(run: bytes, record: Any, name: str) -> bytes:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 _CROP_ATTEMPTS = 10
+_MOST_RATIO = 16
 _HUGE_PAGE = 2 << 20
 
 
@@ -87,6 +88,7 @@ def rotate(image: Image.Image, degrees: float) -> Image.Image:
 
 def eval_pixels(image: Image.Image, resolution: int) -> Pixels:
     """Short side to ``resolution`` (bicubic), then the central square: uint8 ``(3, R, R)``."""
+    image = _without_far_ends(image)
     width, height = image.size
     scale = resolution / min(width, height)
     width, height = max(resolution, round(width * scale)), max(resolution, round(height * scale))
@@ -94,6 +96,16 @@ def eval_pixels(image: Image.Image, resolution: int) -> Pixels:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - resolution) // 2, (height - resolution) // 2
     return as_pixels(image.crop((left, top, left + resolution, top + resolution)))
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a strip: one of 1 x 67 million pixels would be resized to R x 67 million R."""
+    width, height = image.size
+    most = _MOST_RATIO * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def as_pixels(image: Image.Image) -> Pixels:

@@ -29,7 +29,7 @@ from florence.data.loader import TrainingLoader
 from PIL import Image
 
 from florence.config import Augmentation
-from florence.data.manifest import index_data
+from florence.data.indexing import index_data
 from florence.data.shards import ShardSet
 from florence.data.transforms import train_pixels
 from florence.tasks.pretrain.settings import Pretrain

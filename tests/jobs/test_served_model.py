@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 import pandas as pd  # noqa: E402
 
 from florence.config import architecture_of  # noqa: E402
+from florence.data import images  # noqa: E402
 from florence.data.transforms import eval_transform  # noqa: E402
 from florence.models.stored import ModelCard, model_bytes  # noqa: E402
 from florence.models.two_tower import build_model  # noqa: E402
 from florence.text.tokenizer import tokenize  # noqa: E402
+from florence_jobs import served_model  # noqa: E402
 from florence_jobs.tracking import Tracker  # noqa: E402
 from florence_jobs.tracking_events import Spill  # noqa: E402
 from florence_jobs.tracking_mlflow import MlflowRun, RunTarget  # noqa: E402
@@ -143,9 +146,9 @@ def test_formats_and_data_uris(served: Any, form: str) -> None:
         ("/etc/hostname", "row 0: image is not"),
         ("file:///etc/hostname", "row 0: image is not base64"),
         ("http://localhost/x.png", "row 0: image is not base64"),
-        (base64.b64encode(b"no image").decode(), "row 0: image is not a readable"),
-        (encoded(picture(1))[:400], "row 0: image is not a readable"),
-        ("", "row 0: image is not a readable"),
+        (base64.b64encode(b"no image").decode(), "row 0: broken image: not a JPEG, PNG or WebP"),
+        (encoded(picture(1))[:400], "row 0: broken image"),
+        ("", "row 0: broken image: the file is empty"),
     ],
 )
 def test_nothing_but_whole_images_is_taken(served: Any, image: str, message: str) -> None:
@@ -162,6 +165,33 @@ def test_huge_images_and_wrong_labels_are_refused(served: Any) -> None:
         served.predict(frame, params={"labels": ["a", "a"]})
     with pytest.raises(mlflow.exceptions.MlflowException, match=r"has no \{\}"):
         served.predict(frame, params={"labels": ["a"], "templates": ["a photo"]})
+
+
+def test_images_are_decoded_a_batch_at_a_time(model: Any, monkeypatch: Any) -> None:
+    held: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def decode_and_count(data: bytes) -> Image.Image:
+        nonlocal most
+        image = images.decode(data)
+        held.append(weakref.ref(image))
+        most = max(most, sum(ref() is not None for ref in held))
+        return image
+
+    monkeypatch.setattr(served_model, "decode", decode_and_count)
+    monkeypatch.setattr(served_model, "BATCH", 3)
+    frame = pd.DataFrame({"image": [encoded(picture(n)) for n in range(8)]})
+    answers = served_model.ServedModel(model, CARD).predict(frame)
+    assert len(answers) == len(held) == 8
+    assert most <= 2
+
+
+def test_sixteen_bits_are_scaled_as_in_training(model: Any, served: Any) -> None:
+    values = (np.arange(40 * 32).reshape(32, 40) * 51).astype(np.uint16)
+    deep = served.predict(pd.DataFrame({"image": [encoded(Image.fromarray(values))]}))
+    eight = Image.fromarray((values >> 8).astype(np.uint8))
+    plain = served.predict(pd.DataFrame({"image": [encoded(eight)]}))
+    np.testing.assert_allclose(deep[0]["embedding"], plain[0]["embedding"], atol=1e-6)
 
 
 def test_the_folder_holds_no_code_and_no_pickle(logged: tuple[str, str]) -> None:

@@ -11,7 +11,7 @@ from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
     from florence.config.storage import S3Settings
-    from florence.data.manifest import Indexed
+    from florence.data.indexing import Indexed
 
 app = typer.Typer(
     name="data",
@@ -35,6 +35,7 @@ Workers = Annotated[
 _SHOWN_PROBLEMS = 20
 _NAMES = {
     "images": "images",
+    "clips": "clips",
     "texts": "texts",
     "uniqueTexts": "unique texts",
     "pairsWithSharedText": "pairs with shared text",
@@ -78,10 +79,11 @@ def index(
     region: Region = None,
 ) -> None:
     """Write a byte index beside each shard and a manifest, and print what the data holds."""
-    from florence.data.manifest import index_data
+    from florence.data.builtin import resolve
+    from florence.data.indexing import index_data
 
     found = index_data(
-        uri,
+        resolve(uri),
         _s3(endpoint, region),
         workers=workers or os.cpu_count() or 1,
         force=force,
@@ -90,7 +92,8 @@ def index(
     _print(found, output)
     if found.problems:
         _note_problems(found)
-        note(f"{len(found.problems)} problems; 'florencectl data check' also decodes the images")
+        count = found.statistics.problems
+        note(f"{count} problems; 'florencectl data check' also decodes the images")
 
 
 @app.command()
@@ -102,11 +105,12 @@ def check(
     region: Region = None,
 ) -> None:
     """Decode everything and name every broken member; exits with code 3 if there is one."""
-    from florence.data.manifest import check_data
+    from florence.data.builtin import resolve
+    from florence.data.indexing import check_data
     from florence.errors import DataError
 
     found = check_data(
-        uri,
+        resolve(uri),
         _s3(endpoint, region),
         workers=workers or os.cpu_count() or 1,
         on_shard=_progress("checked"),
@@ -119,8 +123,9 @@ def check(
     else:
         _print(found, output)
     if found.problems:
+        count, shards = found.statistics.problems, found.statistics.shards
         raise DataError(
-            f"{uri}: {len(found.problems)} broken members in {found.statistics.shards} shards: "
+            f"{uri}: {count} broken members in {shards} shards: "
             "replace or remove them, then run 'florencectl data index' again"
         )
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from florence.data.index import ShardIndex
+
 Members = Mapping[str, bytes]
 
 
@@ -58,3 +60,34 @@ def write_shards(folder: Path, count: int, per_shard: int) -> None:
     for number, start in enumerate(range(0, count, per_shard)):
         chosen = range(start, min(start + per_shard, count))
         write_samples(folder / f"{number:05d}.tar", [sample(i) for i in chosen])
+
+
+VERSION_1 = np.dtype(
+    [
+        ("offset", "<u8"), ("length", "<u4"),
+        ("image", "<u4"), ("image_length", "<u4"),
+        ("text", "<u4"), ("text_length", "<u4"),
+        ("json", "<u4"), ("json_length", "<u4"),
+        ("text_source", "<u4"), ("words", "<u4"), ("tokens", "<u4"),
+        ("class_index", "<i4"), ("label", "<i8"), ("exact_label", "<i8"), ("query", "<i8"),
+        ("crc", "<u4"),
+    ]
+)  # fmt: skip
+
+
+def as_version_1(index: ShardIndex) -> bytes:
+    """The index of a shard of images as version 1 wrote it."""
+    records = np.zeros(len(index.records), VERSION_1)
+    for name in VERSION_1.names:
+        records[name] = index.records[name.replace("image", "media")]
+    header = {
+        "format": "florence-index",
+        "version": 1,
+        "shard": index.shard,
+        "shardSize": index.size,
+        "shardModified": index.modified,
+        "count": len(records),
+        "problems": [[p.member, p.reason] for p in index.problems],
+    }
+    keys = "\n".join(index.keys).encode()
+    return json.dumps(header).encode() + b"\n" + records.tobytes() + keys

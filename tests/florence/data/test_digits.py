@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from florence.data.builtin import resolve
 from florence.data.digits import TRAIN_COUNT, WORDS, caption, write_digits
-from florence.data.manifest import check_data
+from florence.data.indexing import check_data
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError
 from florence.text.identity import word_count

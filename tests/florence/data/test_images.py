@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence.data.images import BrokenImageError, decode, load_image, open_image
+from florence.data import images
+from florence.data.images import MOST_PIXELS, BrokenImageError, decode, load_image, open_image
 from tests.florence.data.making import picture
 
 
@@ -65,3 +69,43 @@ def test_a_large_jpeg_is_decoded_smaller_but_not_too_small() -> None:
     assert load_image(open_image(data), (101, 76)).size == (200, 150)
     assert load_image(open_image(data), (900, 700)).size == (800, 600)
     assert load_image(open_image(picture(1, 80, 60)), (9, 7)).size == (80, 60)
+
+
+def header_only(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and stops there."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    data = b"IDAT"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13) + chunk + crc
+        + struct.pack(">I", 0) + data + struct.pack(">I", zlib.crc32(data))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "size", [(8193, 8192), (13_300, 13_300), (1, (1 << 26) + 1), (65_000,) * 2]
+)
+def test_too_many_pixels_are_refused_by_the_header_alone(size: tuple[int, int]) -> None:
+    wanted = f"image of {size[0]} x {size[1]} pixels is larger than the limit of {MOST_PIXELS}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow has limits of its own and warns of them
+        with pytest.raises(BrokenImageError, match=wanted):
+            open_image(header_only(*size))
+    assert open_image(header_only(8192, 8192)).size == (8192, 8192)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_the_limit_is_that_of_every_format(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = picture(1, 30, 20, kind)
+    monkeypatch.setattr(images, "MOST_PIXELS", 600)
+    assert decode(data).size == (30, 20)
+    monkeypatch.setattr(images, "MOST_PIXELS", 599)
+    with pytest.raises(BrokenImageError, match="30 x 20 pixels is larger than the limit of 599"):
+        decode(data)
+
+
+def test_sixteen_bits_are_scaled() -> None:
+    values = (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
+    decoded = np.asarray(decode(file_of(Image.fromarray(values))))
+    assert np.array_equal(decoded[..., 0], values >> 8)

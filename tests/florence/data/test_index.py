@@ -1,4 +1,4 @@
-"""Indexing, statistics and checking, against a brute-force reading of the same tars."""
+"""The byte index of a shard: where everything is, and files of both versions."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from florence.data.index import RECORD, ShardIndex, build_index
-from florence.data.manifest import NAME, Indexed, check_data, index_data
+from florence.data.index import RECORD, ShardIndex, build_index, read_header
+from florence.data.indexing import index_data
+from florence.data.manifest import NAME
+from florence.data.shards import Need, ShardSet
 from florence.errors import DataError
-from florence.storage import FolderStorage, Storage
-from florence.text.identity import canonical
-from florence.text.tokenizer import encode
-from tests.florence.data.making import picture, sample, write_samples, write_shards, write_tar
+from florence.storage import FolderStorage
+from tests.florence.data.making import (
+    VERSION_1,
+    as_version_1,
+    picture,
+    sample,
+    write_samples,
+    write_shards,
+)
 
 
 def index_of(path: Path) -> ShardIndex:
     storage = FolderStorage(path.parent)
     (entry,) = storage.list(path.name)
     return build_index(storage, entry)
-
-
-def reasons(found: Indexed) -> dict[str, str]:
-    return {f"{p.shard}:{p.member}": p.reason for p in found.problems}
 
 
 def test_every_record_points_at_the_members_bytes(tmp_path: Path) -> None:
@@ -39,67 +40,11 @@ def test_every_record_points_at_the_members_bytes(tmp_path: Path) -> None:
     assert index.keys == tuple(f"{i:05d}" for i in range(12))
     for key, record in zip(index.keys, index.records, strict=True):
         run = data[record["offset"] : record["offset"] + record["length"]]
-        for part, extension in (("image", "png"), ("text", "txt"), ("json", "json")):
+        for part, extension in (("media", "png"), ("text", "txt"), ("json", "json")):
             start, length = record[part], record[f"{part}_length"]
             assert run[start : start + length] == stored[f"{key}.{extension}"]
     assert index.records["class_index"].tolist() == [i % 3 for i in range(12)]
     assert index.problems == ()
-
-
-TEXTS = st.sampled_from(["cat", "Cat ", "a dog", "big red cat", "é&amp;", " ", "x y z w"])
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.one_of(st.none(), TEXTS),
-            st.one_of(st.none(), TEXTS),
-            st.sampled_from([None, "cats", "CATS", "dogs"]),
-            st.sampled_from([None, "0", "7", "a tree"]),
-        ),
-        min_size=1,
-        max_size=20,
-    ),
-    st.integers(1, 7),
-)
-@settings(
-    max_examples=25,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-def test_statistics_equal_a_brute_force_count(tmp_path_factory, rows, per_shard) -> None:
-    folder = tmp_path_factory.mktemp("data")
-    texts, queries, classes, samples = [], set(), [], []
-    for i, (text, caption, query, label) in enumerate(rows):
-        meta = {k: v for k, v in (("caption", caption), ("query", query)) if v is not None}
-        changes = {
-            "txt": text.encode() if text is not None else None,
-            "json": json.dumps(meta).encode(),
-            "cls": label.encode() if label is not None else None,
-        }
-        samples.append(sample(i, **changes))
-        is_name = label is not None and not label.isdigit()
-        found = text if text is not None else caption or (label if is_name else None) or ""
-        if caption is not None and text is None:
-            found = caption
-        if canonical(found):
-            texts.append(canonical(found))
-        if query:
-            queries.add(query.lower())
-        if label is not None and not is_name:
-            classes.append(int(label))
-    for number, start in enumerate(range(0, len(samples), per_shard)):
-        write_samples(folder / f"{number}.tar", samples[start : start + per_shard])
-
-    statistics = index_data(str(folder)).statistics
-    assert statistics.images == len(rows)
-    assert statistics.texts == len(texts)
-    assert statistics.unique_texts == len(set(texts))
-    assert statistics.pairs_with_shared_text == sum(texts.count(t) > 1 for t in texts)
-    assert statistics.unique_queries == len(queries)
-    assert statistics.tokens == sum(len(encode(t)) for t in texts)
-    assert statistics.short_texts == sum(len(t.split()) <= 2 for t in texts)
-    assert (statistics.labelled, statistics.classes) == (len(classes), len(set(classes)))
-    assert statistics.problems == 0
 
 
 def test_an_index_survives_its_file_and_damage_is_noticed(tmp_path: Path) -> None:
@@ -109,155 +54,102 @@ def test_an_index_survives_its_file_and_damage_is_noticed(tmp_path: Path) -> Non
     again = ShardIndex.from_bytes(data, "00000.tar", "url")
     assert np.array_equal(again.records, index.records)
     assert (again.keys, again.size, again.shard) == (index.keys, index.size, "00000.tar")
-    damaged = [b"", b"{}\n", data[:40], data[: -RECORD.itemsize], data.replace(b'": 1,', b'": 9,')]
+    damaged = [b"", b"{}\n", data[:40], data[: -RECORD.itemsize], data.replace(b'": 2,', b'": 9,')]
     for cut in damaged:
         with pytest.raises(DataError, match="url is not an index"):
             ShardIndex.from_bytes(cut, "00000.tar", "url")
 
 
-def test_indexing_again_reads_only_what_changed(tmp_path: Path) -> None:
-    write_shards(tmp_path, 6, 2)
+def test_a_head_tells_what_the_whole_does(tmp_path: Path) -> None:
+    write_shards(tmp_path, 5, 5)
+    index = index_of(tmp_path / "00000.tar")
+    data = index.to_bytes()
+    end = data.index(b"\n") + 1
+    header = read_header(data[:end], "url")
+    assert (header.count, header.size, header.modified) == (5, index.size, index.modified)
+    assert header.length == end
+    with pytest.raises(DataError, match="url is not an index"):
+        read_header(data[: end - 1], "url")
+
+
+def test_version_1_has_the_same_layout() -> None:
+    assert VERSION_1.itemsize == RECORD.itemsize
+    for name, new in (("image", "media"), ("crc", "crc"), ("text_source", "text_source")):
+        assert VERSION_1.fields[name][1] == RECORD.fields[new][1]
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_an_index_of_version_1_is_still_read(tmp_path: Path, count: int) -> None:
+    write_shards(tmp_path, 17, 6)
+    if not count:
+        write_samples(tmp_path / "00003.tar", [sample(0, png=None)])
     index_data(str(tmp_path))
-    dates = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.idx")}
-    write_samples(tmp_path / "00001.tar", [sample(7), sample(8), sample(9)])
-    found = index_data(str(tmp_path))
-    changed = {p.name for p in tmp_path.glob("*.idx") if p.stat().st_mtime_ns != dates[p.name]}
-    assert changed == {"00001.tar.idx"}
-    assert found.statistics.images == 7
-    (tmp_path / "00002.tar.idx").write_bytes(b"rubbish")
-    assert index_data(str(tmp_path)).statistics == found.statistics
+    new = ShardSet.open(str(tmp_path))
+    samples = [new.read(i) for i in range(len(new))]
+    for path in tmp_path.glob("*.idx"):
+        index = ShardIndex.from_bytes(path.read_bytes(), path.stem, "url")
+        path.write_bytes(as_version_1(index))
     manifest = json.loads((tmp_path / NAME).read_text())
-    assert manifest["statistics"] == found.statistics.wire()
+    for shard in manifest["shards"]:
+        del shard["clips"]
+    (tmp_path / NAME).write_text(json.dumps(manifest))
+    for given in ("the manifest", "the indexes alone"):
+        old = ShardSet.open(str(tmp_path), allow_unindexed=False)
+        assert old.fingerprint == new.fingerprint, given
+        for i, sample_ in enumerate(samples):
+            again = old.read(i)
+            assert (again.media_type, sample_.media_type) == ("image", "png")
+            assert (again.key, again.text, again.label_id, again.image_bytes) == (
+                sample_.key,
+                sample_.text,
+                sample_.label_id,
+                sample_.image_bytes,
+            )
+        (tmp_path / NAME).unlink(missing_ok=True)
 
 
-def test_worker_processes_give_the_same_files(tmp_path: Path) -> None:
-    write_shards(tmp_path / "a", 6, 2)
-    write_shards(tmp_path / "b", 6, 2)
-    progress: list[tuple[int, int, str]] = []
-    index_data(str(tmp_path / "a"))
-    index_data(str(tmp_path / "b"), workers=2, on_shard=lambda *now: progress.append(now))
-    manifests = [(tmp_path / x / NAME).read_text() for x in "ab"]
-    assert manifests[0] == manifests[1]
-    assert progress == [(n + 1, 3, f"{n:05d}.tar") for n in range(3)]
-
-
-def broken_shards(folder: Path) -> dict[str, str]:
-    """Shards with one of every kind of damage, and a part of the reason by shard:member."""
-    whole = picture(1, 64, 64, "JPEG")
-    write_samples(
-        folder / "images.tar",
-        [
-            sample(0),
-            sample(1, png=whole[: len(whole) // 2]),
-            sample(2, png=b"not an image"),
-            sample(3, png=b""),
-            sample(4, png=None),
-            sample(5, png=None, webp=picture(5, kind="WEBP")),
-            sample(6, png=None, jpg=whole),
-        ],
-    )
-    write_samples(
-        folder / "texts.tar",
-        [
-            sample(0, txt=b"\xff\xfe"),
-            sample(1, json=b"{"),
-            sample(2, json=b"[1]"),
-            sample(3, cls=b"-4"),
-        ],
-    )
-    write_samples(folder / "twice.tar", [sample(0), sample(1), sample(0)])
-    write_tar(folder / "again.tar", [("0.png", picture(0)), ("0.png", picture(1)), ("0.txt", b"a")])
-    (folder / "rubbish.tar").write_bytes(b"x" * 2000)
-    (folder / "empty.tar").write_bytes(b"")
-    write_shards(folder / "cut", 4, 4)
-    tar = (folder / "cut/00000.tar").read_bytes()
-    (folder / "cut/00000.tar").write_bytes(tar[: len(tar) // 3])
-    write_tar(folder / "header.tar", [("a.png", picture(0)), ("b.png", picture(1))])
-    tar = bytearray((folder / "header.tar").read_bytes())
-    second = tar.index(b"b.png")
-    tar[second : second + 3] = b"\xff\xff\xff"
-    (folder / "header.tar").write_bytes(tar)
-    return {
-        "images.tar:00001.png": "broken image",
-        "images.tar:00002.png": "not a JPEG, PNG or WebP file",
-        "images.tar:00003.png": "the file is empty",
-        "images.tar:00004": "no image",
-        "texts.tar:00000.txt": "not UTF-8",
-        "texts.tar:00001.json": "not JSON",
-        "texts.tar:00002.json": "not a JSON object",
-        "texts.tar:00003.cls": "holds -4",
-        "twice.tar:00000.png": "twice",
-        "again.tar:0.png": "already",
-        "rubbish.tar:": "not an uncompressed tar",
-        "empty.tar:": "not an uncompressed tar",
-        "cut/00000.tar:": "cut off",
-        "header.tar:": "damaged",
-    }
-
-
-def test_check_names_every_broken_member_and_nothing_else(tmp_path: Path) -> None:
-    expected = broken_shards(tmp_path)
-    found = reasons(check_data(str(tmp_path)))
-    cut = [name for name in found if name.startswith("cut/")]
-    assert len(cut) == 1  # which member it ends in is the tar's business
-    found["cut/00000.tar:"] = found.pop(cut[0])
-    assert found.keys() == expected.keys()
-    for name, part in expected.items():
-        assert part in found[name], name
-    assert not list(tmp_path.glob("**/*.idx"))
-
-
-def test_every_truncation_of_a_shard_is_noticed(tmp_path: Path) -> None:
-    write_shards(tmp_path, 3, 3)
-    shard = tmp_path / "00000.tar"
-    whole = shard.read_bytes()
-    with tarfile.open(shard) as archive:
-        end = archive.getmembers()[-1]
-    behind = end.offset_data + -(-end.size // 512) * 512  # the zeros that end a tar begin here
-    for length in {0, 1, 511, 512, 700, *range(behind, 0, -512), *range(100, behind, 1471)}:
-        shard.write_bytes(whole[:length])
-        assert check_data(str(tmp_path)).problems, length
-    shard.write_bytes(whole[: behind + 512])
-    assert not check_data(str(tmp_path)).problems
-
-
-def test_check_notices_a_shard_exchanged_behind_its_index(tmp_path: Path) -> None:
-    write_shards(tmp_path, 4, 2)
+@pytest.mark.parametrize("kind", ["mp4", "webm", "mkv", "avi", "mov"])
+def test_clips_are_samples_of_their_own_need(tmp_path: Path, kind: str) -> None:
+    rows = [
+        sample(0),
+        sample(1, png=None, **{kind: b"a clip"}),
+        sample(2, png=None, txt=None, json=None, cls=None, **{kind: b"another"}),
+        sample(3, **{kind: b"with a picture of it"}),
+    ]
+    write_samples(tmp_path / "0.tar", rows)
     index_data(str(tmp_path))
-    assert not check_data(str(tmp_path)).problems
-    write_samples(tmp_path / "00001.tar", [sample(2, txt=b"cow"), sample(3)])
-    (problem,) = check_data(str(tmp_path)).problems
-    assert problem.shard == "00001.tar"
-    assert "changed since it was indexed" in problem.reason
+    for need, expected in (
+        (Need.TEXT, [0, 3]),
+        (Need.CLASS, [0, 3]),
+        (Need.IMAGE, [0, 3]),
+        (Need.VIDEO, [1, 2]),
+    ):
+        for exclude_short in (False, True):
+            kept = [i for i in expected if not exclude_short or i not in (0, 1)]
+            shards = ShardSet.open(str(tmp_path), need=need, exclude_short=exclude_short)
+            assert [int(shards.key(i)[-1]) for i in range(len(shards))] == kept
+    clips = ShardSet.open(str(tmp_path), need=Need.VIDEO)
+    first = clips.read(0)
+    assert (first.media_bytes, first.media_type) == (b"a clip", kind)
+    assert (first.text, first.class_index) == ("dog", 1)
+    assert ShardSet.open(str(tmp_path), need=Need.IMAGE).read(1).media_bytes == picture(3)
 
 
-def test_the_same_on_every_storage(any_storage: Storage, s3_settings, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    write_shards(source, 5, 2)
-    for path in sorted(source.glob("*.tar")):
-        any_storage.write(path.name, path)
-    index_data(str(source))
-    found = index_data(any_storage.uri, s3_settings)
-    assert found.statistics.images == 5
-    assert any_storage.read(NAME) == (source / NAME).read_bytes()
-    assert not check_data(any_storage.uri, s3_settings).problems
-
-
-def test_one_shard_is_indexed_without_touching_the_manifest(tmp_path: Path) -> None:
-    write_shards(tmp_path, 4, 2)
-    index_data(str(tmp_path))
-    before = (tmp_path / NAME).read_bytes()
-    assert index_data(f"{tmp_path}/00001.tar", force=True).statistics.images == 2
-    assert (tmp_path / NAME).read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("files", "reason"),
-    [([], "no shards"), (["00000.tar.gz"], "unpack them"), (["manifest.json"], "no shards")],
-)
-def test_no_shards(tmp_path: Path, files: list[str], reason: str) -> None:
-    for name in files:
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=reason) as failure:
-        index_data(str(tmp_path))
-    assert str(tmp_path) in str(failure.value)
+def test_a_sample_that_spans_too_much_is_named(tmp_path: Path) -> None:
+    """A tar with holes: 5 GiB between a sample's picture and its text."""
+    shard = tmp_path / "0.tar"
+    sizes = {"a.png": len(picture(0)), "a.tif": 5 << 30, "a.txt": 1, "b.png": len(picture(1))}
+    with shard.open("wb") as file:
+        for name, size in sizes.items():
+            info = tarfile.TarInfo(name)
+            info.size = size
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            start = file.tell()
+            if size < 1 << 20:
+                file.write({"a.png": picture(0), "b.png": picture(1)}.get(name, b"x"))
+            file.seek(start + -(-size // 512) * 512)
+        file.truncate(file.tell() + 1024)
+    index = index_of(shard)
+    assert index.keys == ("b",)
+    assert "a" in {p.member for p in index.problems}
+    assert "below 4 GiB" in index.problems[0].reason

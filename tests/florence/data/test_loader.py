@@ -50,8 +50,13 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+def opened(settings: Pretrain, s3: Any = None) -> ShardSet:
+    short = settings.exclude_augmented
+    return ShardSet.open(settings.data, s3, text=settings.text, exclude_short=short)
+
+
 def batches_of(settings: Pretrain, s3: Any = None, **options: Any) -> list[Batch]:
-    shards = ShardSet.for_pretraining(settings, s3)
+    shards = opened(settings, s3)
     with TrainingLoader(shards, settings, **options) as loader:
         return list(loader)
 
@@ -168,7 +173,7 @@ def test_memory_and_prefetch_change_nothing(folder, reference, budget: int) -> N
 
 def test_a_killed_loader_is_an_error_and_the_next_one_goes_on(folder, reference) -> None:
     settings = settings_of(folder, loader={"workers": 2, "prefetch": 1}, steps=200)
-    loader = TrainingLoader(ShardSet.for_pretraining(settings), settings)
+    loader = TrainingLoader(opened(settings), settings)
     stream = iter(loader)
     assert equal(next(stream), reference[0])
     assert loader._pool is not None
@@ -181,7 +186,7 @@ def test_a_killed_loader_is_an_error_and_the_next_one_goes_on(folder, reference)
 
 def test_closing_early_leaves_no_process(folder: Path) -> None:
     settings = settings_of(folder, loader={"workers": 2}, steps=10_000)
-    loader = TrainingLoader(ShardSet.for_pretraining(settings), settings)
+    loader = TrainingLoader(opened(settings), settings)
     stream = iter(loader)
     next(stream)
     assert loader._pool is not None
@@ -261,7 +266,7 @@ def test_broken_samples_are_replaced_alike_everywhere_and_counted(broken, refere
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_broken_samples_stop_the_stage_and_name_the_worst_shard(broken, workers) -> None:
     settings = settings_of(broken, loader={"workers": workers}, steps=1000)
-    loader = TrainingLoader(ShardSet.for_pretraining(settings), settings)
+    loader = TrainingLoader(opened(settings), settings)
     with pytest.raises(DataError, match=r"loader\.maxBadFraction=0\.01") as failure:
         list(loader)
     message = str(failure.value)
@@ -295,7 +300,7 @@ def test_a_shard_deleted_under_the_run_names_it(tmp_path: Path) -> None:
     write_shards(tmp_path, COUNT, 20)
     index_data(str(tmp_path))
     settings = settings_of(tmp_path, loader={"workers": 1})
-    shards = ShardSet.for_pretraining(settings)
+    shards = opened(settings)
     (tmp_path / "00001.tar").unlink()
     with pytest.raises(DataError, match=r"00001\.tar does not exist"):
         list(TrainingLoader(shards, settings))
@@ -315,7 +320,7 @@ def test_the_ledger_waits_for_enough_samples_and_allows_the_fraction() -> None:
 def test_wrong_settings_name_their_field(folder: Path) -> None:
     settings = settings_of(folder)
     with pytest.raises(ConfigurationError, match="batchSize=12 does not divide over 5"):
-        TrainingLoader(ShardSet.for_pretraining(settings), settings, world_size=5)
+        TrainingLoader(opened(settings), settings, world_size=5)
     missing = settings_of(folder, text={"templates": "no/such/file"})
     with pytest.raises(ConfigurationError, match=r"text\.templates"):
-        TrainingLoader(ShardSet.for_pretraining(missing), missing)
+        TrainingLoader(opened(missing), missing)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence.data import readahead
-from florence.data.manifest import index_data
+from florence.data.indexing import index_data
 from florence.data.order import Order
 from florence.data.readahead import ReadAhead, join_ranges
 from florence.data.shards import Place, ShardSet

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from florence.config import CaptionLabel, Text, TextIdentity
-from florence.data.manifest import index_data
+from florence.data.indexing import index_data
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.errors import DataError
 from florence.text.identity import text_label
@@ -70,7 +70,7 @@ def test_needs(tmp_path: Path) -> None:
     write_samples(tmp_path / "0.tar", rows)
     keys = {
         need: [int(s.key[-1]) for s in map(shards.read, range(len(shards)))]
-        for need in Need
+        for need in (Need.TEXT, Need.CLASS, Need.IMAGE)
         for shards in [ShardSet.open(str(tmp_path), need=need)]
     }
     assert keys == {Need.TEXT: [1, 2, 3], Need.CLASS: [0, 2], Need.IMAGE: [0, 1, 2, 3]}
@@ -163,6 +163,7 @@ def test_one_shard_of_a_folder(folder: Path) -> None:
         ({"txt": b" ", "json": None}, Need.TEXT, "no image has a text"),
         ({"cls": None}, Need.CLASS, r"no image has a \.cls"),
         ({"png": None}, Need.IMAGE, "no image in the shards"),
+        ({}, Need.VIDEO, "no clip in the shards"),
     ],
 )
 def test_nothing_usable_names_the_uri_and_why(tmp_path: Path, changes, need, reason) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +177,23 @@ def test_eval_transform_is_both() -> None:
     got = eval_transform(24, MEAN, STD)(image)
     expected = normalise(torch.from_numpy(eval_pixels(image, 24)), MEAN, STD)
     assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("size", [(3, 100_000), (100_000, 3), (1, 1 << 20)])
+def test_a_strip_is_not_blown_up(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    resize = Image.Image.resize
+
+    def watched(image: Image.Image, to: tuple[int, int], *options: Any) -> Image.Image:
+        made.append(to[0] * to[1])
+        assert made[-1] <= 1 << 20, "Pillow would take gigabytes"
+        return resize(image, to, *options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    strip = Image.new("RGB", size, (0, 0, 9))
+    middle = (size[0] // 2 - 1, size[1] // 2 - 1, size[0] // 2 + 2, size[1] // 2 + 2)
+    strip.paste((200, 100, 50), middle)
+    pixels = eval_pixels(strip, 64)
+    assert made
+    assert pixels.shape == (3, 64, 64)
+    assert pixels[0, 32, 32] > 150 > pixels[1, 32, 32] > 75

@@ -1,0 +1,180 @@
+"""``data index`` and ``data check``: every shard read once, in memory that does not grow with them.
+
+A process reads a shard and hands over its summary and its hashes; what is counted over all shards
+is :mod:`florence.data.statistics`' business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+
+from florence.config.storage import S3Settings
+from florence.data.archive import Problem
+from florence.data.images import decode
+from florence.data.index import SUFFIX, VERSION, ShardIndex, build_index
+from florence.data.locations import list_shards, locate
+from florence.data.manifest import NAME, ShardSummary, manifest_bytes, read_index
+from florence.data.statistics import ShardCounts, Statistics, Tally
+from florence.errors import DataError, TryAgainError
+from florence.storage import Entry, MissingKeyError, open_storage
+
+MOST_PROBLEMS = 100_000
+"""Problems that are listed; all are counted. A list of more is a data set to be made anew."""
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """The outcome of indexing: what the data holds, and what of it cannot be used.
+
+    ``problems`` lists the first ``MOST_PROBLEMS``; ``statistics.problems`` counts all.
+    """
+
+    uri: str
+    statistics: Statistics
+    problems: tuple[Problem, ...]
+
+
+Progress = Callable[[int, int, str], None]
+"""Called as (shards done, shards in all, the shard just done)."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a process hands over of a shard."""
+
+    summary: ShardSummary
+    counts: ShardCounts
+    problems: tuple[Problem, ...]
+
+    @staticmethod
+    def of(index: ShardIndex, *extra: Problem) -> _Read:
+        return _Read(ShardSummary.of(index), ShardCounts.of(index), (*index.problems, *extra))
+
+
+def index_data(
+    uri: str,
+    s3: S3Settings | None = None,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    on_shard: Progress = lambda done, total, shard: None,
+) -> Indexed:
+    """Write an index beside every shard and then, unless the URI is one shard, ``manifest.json``.
+
+    A shard whose index is newer and names its present size and date is not read again unless
+    ``force``. ``workers`` processes read shards side by side.
+
+    Raises:
+        DataError: there is no shard at the URI.
+        TryAgainError: a process was killed, or the folder for temporary files is full.
+    """
+    root, only = locate(uri)
+    storage = open_storage(root, s3)
+    found, summaries = _read_all(
+        uri, list_shards(storage, only), partial(_index_shard, root, s3, force), workers, on_shard
+    )
+    if only is None:  # one shard is not the folder's manifest
+        storage.write(NAME, manifest_bytes(found.statistics, summaries))
+    return found
+
+
+def check_data(
+    uri: str,
+    s3: S3Settings | None = None,
+    *,
+    workers: int = 1,
+    on_shard: Progress = lambda done, total, shard: None,
+) -> Indexed:
+    """Read and decode everything and name all that is broken; writes nothing.
+
+    Raises:
+        DataError: there is no shard at the URI. (What is broken is returned, not raised.)
+        TryAgainError: as :func:`index_data`.
+    """
+    root, only = locate(uri)
+    shards = list_shards(open_storage(root, s3), only)
+    return _read_all(uri, shards, partial(_check_shard, root, s3), workers, on_shard)[0]
+
+
+def _read_all(
+    uri: str,
+    shards: Sequence[Entry],
+    task: Callable[[Entry], _Read],
+    workers: int,
+    on_shard: Progress,
+) -> tuple[Indexed, list[ShardSummary]]:
+    summaries: list[ShardSummary] = []
+    problems: list[Problem] = []
+    with Tally() as tally:
+        for read in _in_order(task, shards, workers):
+            summaries.append(read.summary)
+            problems += read.problems[: MOST_PROBLEMS - len(problems)]
+            tally.add(read.counts, len(read.problems))
+            on_shard(len(summaries), len(shards), read.summary.name)
+        return Indexed(uri, tally.statistics(), tuple(problems)), summaries
+
+
+def _in_order(
+    task: Callable[[Entry], _Read], shards: Sequence[Entry], workers: int
+) -> Iterator[_Read]:
+    """What the shards hold, in their order, read in processes that run only a little ahead."""
+    workers = min(workers, len(shards))
+    if workers <= 1:
+        yield from map(task, shards)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("forkserver"))
+    running: deque[Future[_Read]] = deque()
+    try:
+        for shard in shards:
+            running.append(pool.submit(task, shard))
+            if len(running) > _AHEAD * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    except BrokenProcessPool as error:
+        raise TryAgainError(
+            f"a process that read shards was killed, perhaps for memory, with {workers} of them: "
+            "use fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _index_shard(root: str, s3: S3Settings | None, force: bool, entry: Entry) -> _Read:
+    storage = open_storage(root, s3)
+    if not force:
+        try:
+            known = read_index(storage, entry)
+        except DataError:
+            known = None  # it is damaged
+        # Version 1 is good enough for training, but knew no clips.
+        current = known is not None and known.version == VERSION
+        if known is not None and current and known.modified == entry.modified:
+            return _Read.of(known)
+    index = build_index(storage, entry)
+    storage.write(entry.key + SUFFIX, index.to_bytes())
+    return _Read.of(index)
+
+
+def _check_shard(root: str, s3: S3Settings | None, entry: Entry) -> _Read:
+    storage = open_storage(root, s3)
+    index = build_index(storage, entry, on_image=decode)
+    try:
+        known = storage.read(entry.key + SUFFIX)
+    except MissingKeyError:
+        return _Read.of(index)
+    try:
+        beside = ShardIndex.from_bytes(known, entry.key, storage.url(entry.key + SUFFIX))
+    except DataError as error:
+        return _Read.of(index, Problem(entry.key, "", str(error)))
+    if beside.digest() != index.digest():
+        reason = "has changed since it was indexed: run 'florencectl data index' again"
+        return _Read.of(index, Problem(entry.key, "", reason))
+    return _Read.of(index)
