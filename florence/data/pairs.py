@@ -90,7 +90,7 @@ class PairReader:
     def read(self, sample: Sample, chance: Draw) -> Pair:
         """See :class:`florence.data.stream.SampleReader`."""
         pixels = train_pixels(
-            sample.media_bytes, self.resolution, self.augmentation, chance.number(CROP)
+            sample.image_bytes, self.resolution, self.augmentation, chance.number(CROP)
         )
         text = sample.text
         if sample.short:
