@@ -3,9 +3,11 @@
 from florence.checkpoint.exchange import Exchange, GlooExchange, SingleProcess
 from florence.checkpoint.final_model import FinalModel, read_final_model, write_final_model
 from florence.checkpoint.fragment import Fragment, TensorReader, read_whole, share_of
+from florence.checkpoint.lineage import SupersededError
 from florence.checkpoint.manifest import Commit, CommitId, configuration_digest
 from florence.checkpoint.reader import Checkpoint, begin_attempt, newest
 from florence.checkpoint.retention import retain
+from florence.checkpoint.saves import Saves, State
 from florence.checkpoint.writer import CheckpointWriter
 
 __all__ = [
@@ -17,7 +19,10 @@ __all__ = [
     "FinalModel",
     "Fragment",
     "GlooExchange",
+    "Saves",
     "SingleProcess",
+    "State",
+    "SupersededError",
     "TensorReader",
     "begin_attempt",
     "configuration_digest",

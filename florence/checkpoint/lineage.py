@@ -28,10 +28,14 @@ from florence.checkpoint.manifest import (
     parsed,
     prefix_of,
 )
-from florence.errors import DataError
+from florence.errors import DataError, TryAgainError
 from florence.storage import Storage
 
 OnSkip = Callable[[str], None]
+
+
+class SupersededError(TryAgainError):
+    """A newer attempt began: this one may store nothing any more and has to end."""
 
 
 def listed_commits(storage: Storage, attempt_limit: int | None = None) -> list[CommitId]:
@@ -95,6 +99,16 @@ def successor_of(storage: Storage, attempt: int) -> int | None:
     """The newest attempt that began after ``attempt`` did, if any did."""
     attempts = (attempt_named(entry.key) for entry in storage.list(ATTEMPTS))
     return max((other for other in attempts if other is not None and other > attempt), default=None)
+
+
+def refuse_if_superseded(storage: Storage, attempt: int) -> None:
+    """Raise ``SupersededError`` if another attempt began after ``attempt`` did."""
+    successor = successor_of(storage, attempt)
+    if successor is not None:
+        raise SupersededError(
+            f"{storage.uri}: attempt {successor} took over from attempt {attempt}, "
+            "which saves no more: stop this process"
+        )
 
 
 def record_attempt(storage: Storage, attempt: int, parent: CommitId | None, started: float) -> None:

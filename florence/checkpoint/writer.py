@@ -17,7 +17,12 @@ from torch import Tensor
 import florence
 from florence.checkpoint.exchange import Exchange, from_every_rank, from_rank_zero, unexpected
 from florence.checkpoint.fragment import Fragment, coverage_fault
-from florence.checkpoint.lineage import check_sizes, read_commit, read_manifest, successor_of
+from florence.checkpoint.lineage import (
+    check_sizes,
+    read_commit,
+    read_manifest,
+    refuse_if_superseded,
+)
 from florence.checkpoint.manifest import (
     MANIFEST,
     Commit,
@@ -170,7 +175,7 @@ class CheckpointWriter:
         """The prefix of a new save. The attempt is recorded first, if nobody did that yet."""
         if self._storage.size(attempt_key(self._attempt)) is None:
             begin_attempt(self._storage, attempt=self._attempt, digests=False, clock=self._clock)
-        self._refuse_if_succeeded()
+        refuse_if_superseded(self._storage, self._attempt)
         return new_prefix(step, self._attempt)
 
     def _upload(self, prefix: str, fragments: list[Fragment]) -> Report:
@@ -205,7 +210,7 @@ class CheckpointWriter:
             raise TryAgainError(f"the checkpoint of step {step} is incomplete: {error}") from None
         body = manifest.to_bytes()
         self._storage.write(f"{prefix}/{MANIFEST}", body)
-        self._refuse_if_succeeded()
+        refuse_if_superseded(self._storage, self._attempt)
         commit = Commit(
             step=step,
             attempt=self._attempt,
@@ -225,14 +230,6 @@ class CheckpointWriter:
             self._storage.write(commit.id.key, commit.to_bytes())
             return commit
         return earlier
-
-    def _refuse_if_succeeded(self) -> None:
-        successor = successor_of(self._storage, self._attempt)
-        if successor is not None:
-            raise TryAgainError(
-                f"{self._storage.uri}: attempt {successor} took over from attempt {self._attempt}, "
-                "which saves no more: stop this process"
-            )
 
     def _clean(self) -> None:
         try:
