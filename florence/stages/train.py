@@ -66,6 +66,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     writer = CheckpointWriter(
         context.output,
         attempt=context.attempt,
+        world=context.world,
         keep=settings.checkpoints.keep,
         exchange=exchange,
         clock=context.clock,
