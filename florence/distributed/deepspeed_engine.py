@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from florence.checkpoint.fragment import Fragment, TensorReader, share_of
 from florence.config import Training
 from florence.distributed.accumulation import accumulate_gradients
+from florence.distributed.buffers import BufferGuard, persistent_buffers
 from florence.distributed.engine import PrecisionModule, StepResult
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import (
@@ -32,6 +33,7 @@ from florence.distributed.optimizer import (
 )
 from florence.distributed.parameter_rules import (
     ParameterTraining,
+    bounds,
     clamp,
     freeze,
     optimizer_groups,
@@ -126,9 +128,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         initialise_moments(self._adamw, self._stepped_tensors())
-        self._maxima = {
-            name: each.maximum for name, each in training.items() if each.maximum is not None
-        }
+        self._buffers = BufferGuard(self.model, world)
+        self._maxima = bounds(training)
         self._bounded_views = [
             (shard.views[MODEL], self._maxima[shard.parameter])
             for shard in self._shards()
@@ -137,6 +138,7 @@ class DeepSpeedEngine:
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
+        self._buffers.begin()
         self._set_loss_scale(self._loss_scale.value)
         loss = accumulate_gradients(
             self._objective,
@@ -153,6 +155,7 @@ class DeepSpeedEngine:
             grad_norm, skipped = self._adamw.grad_norm, self._adamw.skipped
         else:
             grad_norm, skipped = float(self._zero._global_grad_norm), bool(self._zero.overflow)
+        self._buffers.end(skipped=skipped)
         self._loss_scale.update(overflow=skipped)
         if not skipped:
             self._steps += 1
@@ -201,8 +204,8 @@ class DeepSpeedEngine:
     def model_state(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; see :class:`Engine`."""
         keep = self._world.is_first
-        state = cpu_copies(self._buffers().items()) if keep else {}
-        for name, parameter in self._parameters.items():
+        state = cpu_copies(persistent_buffers(self.model).items()) if keep else {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
             # One at a time, so that no GPU needs to hold the whole model.
             gathered: AbstractContextManager[Any] = contextlib.nullcontext()
             if self._stage == 3:
@@ -211,19 +214,13 @@ class DeepSpeedEngine:
                 state |= cpu_copies([(name, parameter)]) if keep else {}
         return state
 
-    def _buffers(self) -> dict[str, Tensor]:
-        """The model's persistent buffers, live, by name."""
-        state = self.model.state_dict()
-        return {name: value for name, value in state.items() if name not in self._parameters}
-
     def _unsharded(self) -> dict[str, Tensor]:
         """What ZeRO leaves whole on every rank, by canonical name: buffers, frozen parameters."""
-        frozen = {
-            name: parameter.detach()
-            for name, parameter in self._parameters.items()
-            if self._stage < 3 and not parameter.requires_grad
-        }
-        return {f"{MODEL}/{name}": value for name, value in (self._buffers() | frozen).items()}
+        whole = persistent_buffers(self.model)
+        for name, parameter in self._parameters.items():
+            if self._stage < 3 and not parameter.requires_grad:
+                whole[name] = parameter.detach()
+        return {f"{MODEL}/{name}": tensor for name, tensor in whole.items()}
 
     def _backward(self, scalar: Tensor) -> None:
         if self._stage == 0:
@@ -269,7 +266,7 @@ class DeepSpeedEngine:
             if parameter.requires_grad:
                 continue
             partition = _zero3(parameter).ds_tensor
-            offset = self._world.rank * _zero3(parameter).ds_tensor.ds_numel
+            offset = self._world.rank * partition.ds_numel
             length = min(partition.ds_numel, _zero3(parameter).ds_numel - offset)
             if length > 0:
                 view = partition.detach()[:length]
@@ -287,7 +284,12 @@ class DeepSpeedEngine:
             for name, maximum in self._maxima.items()
             if self._is_whole(self._parameters[name])
         ]
-        clamp([*whole, *self._bounded_views])
+        partitions = [
+            (_zero3(self._parameters[name]).ds_tensor, maximum)
+            for name, maximum in self._maxima.items()
+            if self._stage == 3
+        ]
+        clamp([*whole, *partitions, *self._bounded_views])
 
 
 class _Run(NamedTuple):

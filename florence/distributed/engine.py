@@ -23,7 +23,8 @@ class StepResult:
     grad_norm: float
     """Global norm of the gradient before clipping; non-finite if the step was skipped."""
     skipped: bool
-    """Loss or gradient was not finite on some rank: parameters and moments were left alone."""
+    """Loss or gradient was not finite on some rank: parameters, moments and buffers were left
+    alone."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """What the objective tells about this rank's samples: detached scalars by name."""
 
@@ -85,8 +86,8 @@ class PrecisionModule(nn.Module):
         self.model = model
         self._precision = precision
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The model's output; its matrix products are computed in the precision."""
         device = next(self.model.parameters()).device.type
         with autocast(device, self._precision):
-            return self.model(*inputs)
+            return self.model(*inputs, **named)
