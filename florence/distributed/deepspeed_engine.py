@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import deepspeed
@@ -23,7 +24,7 @@ from florence.checkpoint.fragment import Fragment, TensorReader, share_of
 from florence.config import Training
 from florence.distributed.accumulation import accumulate_gradients
 from florence.distributed.buffers import BufferGuard, persistent_buffers
-from florence.distributed.engine import PrecisionModule, StepResult
+from florence.distributed.engine import PrecisionModule, StepResult, evaluation_mode
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import (
     GuardedAdamW,
@@ -50,6 +51,8 @@ from florence.distributed.training_state import (
 from florence.distributed.world import World
 
 _BUCKET_ELEMENTS = 50_000_000
+#: Smaller parameters are not worth a collective each time: ZeRO 3 keeps them whole beside a shard.
+_SMALL_ELEMENTS = 100_000
 
 
 def deepspeed_config(settings: Training, world_size: int) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def deepspeed_config(settings: Training, world_size: int) -> dict[str, Any]:
             "reduce_scatter": True,
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_param_persistence_threshold": _SMALL_ELEMENTS,
             "overlap_comm": False,  # without managed accumulation only stage 2 could
             "round_robin_gradients": False,
         },
@@ -207,12 +211,31 @@ class DeepSpeedEngine:
         state = cpu_copies(persistent_buffers(self.model).items()) if keep else {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             # One at a time, so that no GPU needs to hold the whole model.
-            gathered: AbstractContextManager[Any] = contextlib.nullcontext()
-            if self._stage == 3:
-                gathered = deepspeed.zero.GatheredParameters([parameter])
-            with gathered:
+            with self._gathered([parameter]):
                 state |= cpu_copies([(name, parameter)]) if keep else {}
         return state
+
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode; see :class:`Engine`.
+
+        Modules' own hooks gather what a call needs. Small parameters may also be looked at outside
+        of a call, such as the temperature.
+        """
+        small = [
+            parameter
+            for name, parameter in self._parameters.items()
+            if math.prod(self._shapes[name]) <= _SMALL_ELEMENTS
+        ]
+        with evaluation_mode(self.model), self._gathered(small):
+            yield self.model
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Makes parameters whole on every rank for a while; collective."""
+        if self._stage < 3:
+            return contextlib.nullcontext()
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
+        return gathered
 
     def _unsharded(self) -> dict[str, Tensor]:
         """What ZeRO leaves whole on every rank, by canonical name: buffers, frozen parameters."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,8 +71,32 @@ class Engine(Protocol):
         ...
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole parameters and buffers by name, copies on the CPU; empty on ranks other than 0."""
+        """Whole parameters and buffers by name, copies on the CPU; empty on ranks other than 0.
+
+        Floating-point tensors are fp32, others keep their dtype.
+        """
         ...
+
+    def inference(self) -> AbstractContextManager[nn.Module]:
+        """The model in evaluation mode and without gradients, between two steps.
+
+        Under ZeRO-3 every call of a module gathers its parameters from all ranks, so all ranks must
+        make the same calls in the same order. Neither the mode nor training changes by it.
+        """
+        ...
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradients, dropout and drop-path while the block runs; modes are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class PrecisionModule(nn.Module):

@@ -59,8 +59,8 @@ class Plateau:
     fallen: int = 0
 
     def note(self, value: float, patience: int) -> bool:
-        """Note an evaluation; whether the rate falls now."""
-        if self.best is None or value > self.best:
+        """Note an evaluation; whether the rate falls now. What is not finite is no improvement."""
+        if math.isfinite(value) and (self.best is None or value > self.best):
             self.best, self.waited = value, 0
             return False
         self.waited += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from florence.checkpoint.fragment import Fragment, TensorReader, share_of
 from florence.config import Training
 from florence.distributed.accumulation import accumulate_gradients
 from florence.distributed.buffers import BufferGuard
-from florence.distributed.engine import PrecisionModule, StepResult
+from florence.distributed.engine import PrecisionModule, StepResult, evaluation_mode
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import GuardedAdamW, LossScale, initialise_moments
 from florence.distributed.parameter_rules import (
@@ -119,6 +119,12 @@ class TorchEngine:
     def model_state(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; see :class:`Engine`."""
         return cpu_copies(self.model.state_dict().items()) if self._world.is_first else {}
+
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode; see :class:`Engine`."""
+        with evaluation_mode(self.model):
+            yield self.model
 
     def _backward(self, scalar: Tensor) -> None:
         (scalar * self._loss_scale.value).backward()  # type: ignore[no-untyped-call]

@@ -133,6 +133,15 @@ def tiny_settings(**changes: Any) -> Pretrain:
     return Pretrain(**(defaults | changes))
 
 
+def tiny_rules(settings: Pretrain) -> list[ParameterRule]:
+    """A bounded temperature, and no decay of vectors."""
+    vectors = [name for name, tensor in TinyTwoTower().named_parameters() if tensor.ndim < 2]
+    return [
+        *(ParameterRule(pattern=name, weight_decay=0.0) for name in vectors),
+        ParameterRule(pattern="logit_scale", maximum=math.log(settings.loss.max_scale)),
+    ]
+
+
 class MemoryReader:
     """A checkpoint in memory, put together from the fragments of any number of ranks.
 
@@ -171,6 +180,16 @@ class MemoryReader:
 def portable(fragments: Sequence[Fragment]) -> list[tuple[str, tuple[int, ...], int, Any]]:
     """Fragments as a process can send them to another: copies, as numpy."""
     return [(f.name, f.shape, f.offset, f.values.clone().numpy()) for f in fragments]
+
+
+def numpy_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Copies of tensors as a process can send them to another."""
+    return {name: tensor.detach().clone().numpy() for name, tensor in tensors.items()}
+
+
+def live_state(model: nn.Module) -> dict[str, Any]:
+    """What this process holds of a model now, whatever its engine tells."""
+    return numpy_of(model.state_dict())
 
 
 @dataclass(frozen=True)
