@@ -50,8 +50,8 @@ def _fraction(done: float, progress: float, optimizer: Optimizer, plateau: Plate
 class Plateau:
     """When evaluations stopped improving; a part of every checkpoint.
 
-    ``best`` is the best value so far (higher is better; none yet: ``None``), ``waited`` evaluations since, ``fallen``
-    how often the rate fell.
+    ``best`` is the best value so far (higher is better; None before the first), ``waited``
+    evaluations since, ``fallen`` how often the rate fell.
     """
 
     best: float | None = None
@@ -59,8 +59,8 @@ class Plateau:
     fallen: int = 0
 
     def note(self, value: float, patience: int) -> bool:
-        """Note an evaluation; whether the rate falls now."""
-        if self.best is None or value > self.best:
+        """Note an evaluation; whether the rate falls now. What is not finite is no improvement."""
+        if math.isfinite(value) and (self.best is None or value > self.best):
             self.best, self.waited = value, 0
             return False
         self.waited += 1

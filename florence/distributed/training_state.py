@@ -1,6 +1,7 @@
 """Model and AdamW moments under canonical names, whole or in shards, and back from a checkpoint.
 
-Three tensors belong to a parameter p: ``model/p``, ``exp_avg/p`` and ``exp_avg_sq/p``.
+Three tensors belong to a trained parameter p: ``model/p``, ``exp_avg/p`` and ``exp_avg_sq/p``; to a
+frozen parameter and to a persistent buffer belongs the first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from florence.checkpoint.fragment import Fragment, TensorReader, read_whole
+from florence.distributed.buffers import persistent_buffers
 from florence.errors import DataError
 
 MODEL = "model"
@@ -46,7 +48,8 @@ class Shard:
 
 def whole_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Live tensors of a state that this process holds in full, by canonical name."""
-    tensors: dict[str, Tensor] = {}
+    buffers = persistent_buffers(model)
+    tensors = {f"{MODEL}/{name}": buffer for name, buffer in buffers.items()}
     for name, parameter in model.named_parameters():
         tensors[f"{MODEL}/{name}"] = parameter.detach()
         for moment in MOMENTS:
@@ -74,8 +77,10 @@ def require_shape(read: TensorReader, name: str, shape: tuple[int, ...]) -> None
 
 
 def cpu_copies(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """fp32 copies on the CPU."""
+    """Copies on the CPU: fp32 of floating-point tensors, others in their own dtype."""
     return {
-        name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        name: tensor.detach()
+        .to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        .contiguous()
         for name, tensor in tensors
     }
