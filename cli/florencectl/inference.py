@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from florence.checkpoint import read_final_model
+from florence.checkpoint import committed_model
 from florence.data.images import BrokenImageError, decode
 from florence.data.transforms import eval_transform
 from florence.errors import DataError
@@ -17,8 +17,6 @@ from florence.models.model_file import CARD, ModelCard, read_model
 from florence.models.two_tower import TwoTower
 from florence.storage import open_storage
 
-COMMIT = "commit.json"
-FOLDER = "model"
 BATCH = 64
 
 
@@ -33,18 +31,13 @@ def open_model(uri: str) -> tuple[TwoTower, ModelCard]:
         ConfigurationError: the URI or the credentials are wrong.
         TryAgainError: the network gave up.
     """
-    uri = uri.rstrip("/") or uri
-    storage = open_storage(uri)
-    if storage.size(f"{FOLDER}/{COMMIT}") is not None:
-        final = read_final_model(storage)
-        return read_model(final.read, source=final.uri)
-    parent, _, name = uri.rpartition("/")
-    if name == FOLDER and storage.size(COMMIT) is not None:
-        final = read_final_model(open_storage(parent or "."))
+    storage = open_storage(uri.rstrip("/") or uri)
+    final = committed_model(storage)
+    if final is not None:
         return read_model(final.read, source=final.uri)
     if storage.size(CARD) is None:
         raise DataError(
-            f"{storage.uri}: no model: there is no {CARD} in it and no {FOLDER}/{COMMIT}; "
+            f"{storage.uri}: no model: there is no {CARD} in it and no commit of one; "
             "give a model's folder or the artifacts of a finished stage"
         )
     return read_model(storage.read, source=storage.uri)

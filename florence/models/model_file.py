@@ -17,10 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from florence.checkpoint.final_model import committed_model
 from florence.config.base import Settings, first_problem, setting
 from florence.config.model import Architecture, Attention
 from florence.errors import DataError
 from florence.models.two_tower import TwoTower
+from florence.storage import FolderStorage
 
 WEIGHTS = "model.safetensors"
 CARD = "config.json"
@@ -78,16 +80,20 @@ def save_model(folder: Path, model: TwoTower, card: ModelCard) -> None:
 def load_model(
     folder: Path, *, device: str = "cpu", attention: Attention | None = None
 ) -> tuple[TwoTower, ModelCard]:
-    """Read a model that :func:`save_model` wrote, ready for evaluation.
+    """Read a model that :func:`save_model` or a stage wrote, ready for evaluation.
 
     Args:
-        folder: where the two files are.
+        folder: where the two files are, or a stage's artifacts, or its ``model/``.
         device: where the model goes.
         attention: implementation of window attention; the card's where None.
 
     Raises:
         DataError: a file is missing, broken, or does not fit the other; the message names it.
     """
+
+    final = committed_model(FolderStorage(folder))
+    if final is not None:
+        return read_model(final.read, source=final.uri, device=device, attention=attention)
 
     def read(name: str) -> bytes:
         try:

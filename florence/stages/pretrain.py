@@ -158,7 +158,7 @@ def _export(context: StageContext, settings: Pretrain, engine: Engine) -> None:
         },
     )
     files = model_bytes(state, card)
-    write_final_model(context.output, files)
+    write_final_model(context.output, files, attempt=context.attempt)
     uri = context.output.url("model")
     context.recorder.model(files, uri)
     scale = float(torch.exp(state["logit_scale"]))
