@@ -45,6 +45,7 @@ from florence.distributed.training_state import (
     MOMENTS,
     Shard,
     cpu_copies,
+    fill_state,
     fill_whole,
     whole_tensors,
 )
@@ -180,19 +181,19 @@ class DeepSpeedEngine:
     def restore(self, read: TensorReader) -> None:
         """Take model and moments from a checkpoint."""
         if self._stage == 0:
-            fill_whole(whole_tensors(self.model, self._adamw), read)
+            fill_whole(whole_tensors(self.model, self._adamw), read, self._world)
             return
-        for shard in self._shards():
-            shard.fill(read)
-            if self._stage == 3:
-                partition = _zero3(self._parameters[shard.parameter]).ds_tensor
-                partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
         whole = {
             f"{MODEL}/{name}": parameter.detach()
             for name, parameter in self._parameters.items()
             if self._is_whole(parameter)
         }
-        fill_whole(whole | self._unsharded(), read)
+        shards = self._shards()
+        fill_state(read, self._world, whole=whole | self._unsharded(), shards=shards)
+        if self._stage == 3:
+            for shard in shards:
+                partition = _zero3(self._parameters[shard.parameter]).ds_tensor
+                partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""

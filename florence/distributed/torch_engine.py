@@ -103,7 +103,7 @@ class TorchEngine:
 
     def restore(self, read: TensorReader) -> None:
         """Take model and moments from a checkpoint."""
-        fill_whole(whole_tensors(self.model, self._optimizer), read)
+        fill_whole(whole_tensors(self.model, self._optimizer), read, self._world)
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""
