@@ -24,11 +24,9 @@ __all__ = [
     "MODEL",
     "MOMENTS",
     "Shard",
-    "buffers_of",
     "cpu_copies",
     "fill_state",
     "fill_whole",
-    "fragments_of",
     "require_shape",
     "whole_tensors",
 ]
