@@ -72,6 +72,8 @@ def _numbers(
     for value in values:
         number = numbers.get(value) if isinstance(value, str) else value
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < classes:
-            raise DataError(f"{where} has the label {value!r}, which names none of {classes} classes")
+            raise DataError(
+                f"{where} has the label {value!r}, which names none of {classes} classes"
+            )
         found.append(number)
     return found

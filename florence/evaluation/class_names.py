@@ -20,7 +20,9 @@ def comparable(name: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
 
 
-def class_numbers(names: Sequence[str], prompts: Prompts, *, field: str, data: str) -> NDArray[np.int64]:
+def class_numbers(
+    names: Sequence[str], prompts: Prompts, *, field: str, data: str
+) -> NDArray[np.int64]:
     """For each class of the data, its number among the prompts' classes.
 
     Names are compared by :func:`comparable`, with the prompts' ``folders`` if they have some, else

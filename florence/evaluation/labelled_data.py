@@ -98,9 +98,7 @@ def open_labelled(
     data = LabelledImages.open(uri, context.s3)
     labels = torch.from_numpy(data.labels)
     if data.class_names is not None:
-        numbers = class_numbers(
-            data.class_names, prompts, field=f"{where}: {field}", data=uri
-        )
+        numbers = class_numbers(data.class_names, prompts, field=f"{where}: {field}", data=uri)
         labels = torch.from_numpy(numbers)[labels]
     check_labels(labels, len(prompts.classes))
     published = prompts.test_images
@@ -118,9 +116,7 @@ def open_multi_labelled(
     source = MultiLabelImages.open(uri, context.s3)
     numbers = np.arange(len(prompts.classes), dtype=np.int64)
     if source.class_names is not None:
-        numbers = class_numbers(
-            source.class_names, prompts, field=f"{where}: {field}", data=uri
-        )
+        numbers = class_numbers(source.class_names, prompts, field=f"{where}: {field}", data=uri)
     return MultiLabelled(source, prompts, numbers)
 
 

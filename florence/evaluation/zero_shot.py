@@ -21,6 +21,7 @@ from florence.evaluation.models import ImageTextEncoder
 from florence.evaluation.prompts import Prompts, load_prompts
 from florence.text.templates import render
 
+
 def prepare(context: EvaluationContext, settings: ZeroShot) -> Prepared:
     """Open the data and match its classes to the prompts'.
 
