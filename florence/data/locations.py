@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from florence.data.builtin import resolve
+from florence.data.draft import refuse_unfinished
 from florence.errors import DataError
 from florence.storage import Entry, Storage
 
@@ -20,7 +21,12 @@ def locate(uri: str) -> tuple[str, str | None]:
 
 
 def list_shards(storage: Storage, only: str | None = None) -> list[Entry]:
-    """The shards of a storage, by name. Raises :class:`DataError` when there is none."""
+    """The shards of a storage, by name.
+
+    Raises:
+        DataError: there is none, or they are an import's that has not ended.
+    """
+    refuse_unfinished(storage)
     entries = storage.list(only or "")
     shards = [e for e in entries if e.key.endswith(".tar") and only in (None, e.key)]
     if shards:

@@ -1,0 +1,2 @@
+def curate() -> None:
+    """x"""
