@@ -59,8 +59,8 @@ class Draft:
                     f"{storage.uri} already holds something else: choose another folder for the "
                     "result, or empty it"
                 )
-        elif marker.get("digest") == digest:
-            return cls(storage, digest, None, marker.get("state", {}))
+        elif marker.get("digest") == digest and marker.get("state"):
+            return cls(storage, digest, None, marker["state"])
         else:
             for entry in storage.list():
                 if entry.key.endswith(tuple(made)) or entry.key.startswith(tuple(made)):
@@ -70,9 +70,13 @@ class Draft:
         return draft
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Remember how far the work has come."""
+        """Remember how far the work has come; the next try goes on from there."""
         self.state = dict(state)
         self.storage.write(MARKER, _json({"digest": self.digest, "state": self.state}))
+
+    def start_over(self) -> None:
+        """Have the next try begin from nothing: what is there is not worth going on with."""
+        self.save({})
 
     def finish(self, record: str, content: Mapping[str, Any]) -> None:
         """Write the record of what was made and make the folder data."""
@@ -96,7 +100,9 @@ def digest_of(*values: Any) -> str:
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def _read(storage: Storage, key: str) -> dict[str, Any] | None:

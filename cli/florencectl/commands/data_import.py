@@ -32,7 +32,10 @@ def _add(kind: ImportFormat) -> None:
 
     def command(
         source: sources,  # type: ignore[valid-type]
-        out: Annotated[str, typer.Argument(metavar="OUT", help="Empty folder or s3://bucket/prefix to write to.")],
+        out: Annotated[
+            str,
+            typer.Argument(metavar="OUT", help="Empty folder or s3://bucket/prefix to write to."),
+        ],
         output: Output = DocumentFormat.TABLE,
         processes: Processes = None,
         endpoint: Endpoint = None,

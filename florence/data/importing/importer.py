@@ -2,7 +2,8 @@
 
 The same sources and settings give the same shards. Until all are written the folder holds
 ``unfinished.json`` and is refused as data; the same command then goes on after the last whole
-shard. Another command (other sources or settings) starts over.
+shard. Another command (other sources or settings) starts over, and so does one after broken rows
+stopped it.
 """
 
 from __future__ import annotations
@@ -151,7 +152,11 @@ def import_data(
         made=(".tar", SUFFIX, CLASSES, MANIFEST, RECORD),
     )
     if draft.finished is None:
-        ledger = _write(draft, source, settings, on_shard)
+        try:
+            ledger = _write(draft, source, settings, on_shard)
+        except DataError:
+            draft.start_over()  # by then the rows may have been mended
+            raise
         content = _record(kind, sources, settings, source, ledger)
         draft.finish(RECORD, content)
     else:
@@ -174,9 +179,7 @@ def import_digest(kind: ImportFormat, source: Source, settings: Settings) -> str
     return digest_of(VERSION, kind.name, settings.identity(), source.identity)
 
 
-def _write(
-    draft: Draft, source: Source, settings: ImportSettings, on_shard: OnShard
-) -> _Ledger:
+def _write(draft: Draft, source: Source, settings: ImportSettings, on_shard: OnShard) -> _Ledger:
     ledger = _Ledger(draft.state, settings)
 
     def stored(name: str, samples: int) -> None:

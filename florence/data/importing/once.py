@@ -88,9 +88,7 @@ def import_once(
     with _alone(folder):
         if not folder.is_dir():  # else another process was faster
             draft = folder.with_name(f".{folder.name}")
-            import_data(
-                kind, [uri], str(draft), settings, s3, on_shard=on_shard
-            )
+            import_data(kind, [uri], str(draft), settings, s3, on_shard=on_shard)
             draft.rename(folder)
     return folder
 

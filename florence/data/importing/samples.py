@@ -91,9 +91,7 @@ def _image(data: bytes, settings: ImportSettings) -> tuple[bytes, Image.Image]:
     return buffer.getvalue(), open_image(buffer.getvalue())
 
 
-def in_order(
-    function: Callable[[T], U], items: Iterable[T], *, threads: int
-) -> Iterator[U]:
+def in_order(function: Callable[[T], U], items: Iterable[T], *, threads: int) -> Iterator[U]:
     """``map`` by threads that work ahead by twice their number; results keep their order."""
     waiting: deque[Future[U]] = deque()
     with ThreadPoolExecutor(threads) as pool:
