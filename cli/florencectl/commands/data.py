@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florencectl.commands.data_curate import EPILOG as CURATE_HELP
 from florencectl.commands.data_curate import curate
 from florencectl.commands.data_import import app as import_app
 from florencectl.data_options import Endpoint, Output, Region, Uri, s3_settings
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(import_app)
-app.command()(curate)
+app.command("curate", epilog=CURATE_HELP)(curate)
 
 Workers = Annotated[
     int | None,

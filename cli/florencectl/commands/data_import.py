@@ -22,6 +22,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Target = Annotated[
+    str, typer.Argument(metavar="OUT", help="Empty folder or s3://bucket/prefix to write to.")
+]
+
 _SHOWN_ROWS = 20
 
 

@@ -20,7 +20,7 @@ from florence.data.importing.rows import (
     split_uri,
     stored_file,
 )
-from florence.data.importing.settings import CocoCaptions, Karpathy, KarpathySplit
+from florence.data.importing.settings import CocoCaptions, Karpathy
 from florence.errors import DataError
 
 

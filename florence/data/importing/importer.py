@@ -21,11 +21,12 @@ from florence.config.storage import S3Settings
 from florence.data.draft import Draft, digest_of
 from florence.data.importing.registry import ImportFormat
 from florence.data.importing.rows import BrokenRow, Source
-from florence.data.importing.samples import in_order, make_sample
+from florence.data.importing.samples import make_sample
 from florence.data.importing.settings import ImportSettings
 from florence.data.index import SUFFIX
 from florence.data.manifest import NAME as MANIFEST
 from florence.data.manifest import index_data
+from florence.data.ordered_map import map_in_threads
 from florence.data.shard_writer import ShardWriter
 from florence.errors import ConfigurationError, DataError
 from florence.storage import Storage, open_storage
@@ -200,7 +201,7 @@ def _write(draft: Draft, source: Source, settings: ImportSettings, on_shard: OnS
     ) as writer:
         rows = islice(source.rows(), ledger.rows, None)
         make = partial(make_sample, settings=settings)
-        for made in in_order(make, rows, threads=settings.workers):
+        for made in map_in_threads(make, rows, settings.workers):
             if isinstance(made, BrokenRow):
                 ledger.rows += 1
                 ledger.note(made)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -18,8 +15,6 @@ from florence.data.importing.rows import BrokenRow, Bytes, Row
 from florence.data.importing.settings import ImportSettings
 from florence.storage import MissingKeyError
 
-T = TypeVar("T")
-U = TypeVar("U")
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -89,19 +84,3 @@ def _image(data: bytes, settings: ImportSettings) -> tuple[bytes, Image.Image]:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=settings.quality)
     return buffer.getvalue(), open_image(buffer.getvalue())
-
-
-def in_order(function: Callable[[T], U], items: Iterable[T], *, threads: int) -> Iterator[U]:
-    """``map`` by threads that work ahead by twice their number; results keep their order."""
-    waiting: deque[Future[U]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -32,7 +32,7 @@ def open_webdataset(sources: Sequence[str], settings: WebDataset, s3: S3Settings
         opened.append((storage, list_shards(storage, only)))
         names[uri] = _class_names(storage)
     if len(set(names.values())) > 1:
-        first, other = [uri for uri in names if names[uri] != names[sources[0]]][0], sources[0]
+        first, other = next(uri for uri in names if names[uri] != names[sources[0]]), sources[0]
         raise ConfigurationError(
             f"{first} and {other} have different {CLASSES}: import them to separate folders"
         )

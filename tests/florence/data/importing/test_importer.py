@@ -85,7 +85,7 @@ def test_broken_rows_are_counted_and_named_with_what_to_do(tmp_path: Path) -> No
 
 def test_too_many_broken_rows_fail_and_leave_no_data(tmp_path: Path) -> None:
     path = table(tmp_path / "in", 10, {1: "missing.png,x"})
-    with pytest.raises(DataError, match="1 of 10 rows are broken.*row 1: .*missing.png"):
+    with pytest.raises(DataError, match=r"1 of 10 rows are broken.*row 1: .*missing\.png"):
         run(path, tmp_path / "out")
     with pytest.raises(DataError, match="unfinished"):
         ShardSet.open(str(tmp_path / "out"))
