@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from florencectl.output import DocumentFormat
+from florencectl.output import DocumentFormat, note
 
 if TYPE_CHECKING:
     from florence.config.storage import S3Settings
@@ -36,3 +36,9 @@ def s3_settings(endpoint: str | None, region: str | None) -> S3Settings | None:
 def process_count(asked: int | None) -> int:
     """How many processes to use: as many as asked for, else one per processor."""
     return asked or os.cpu_count() or 1
+
+
+def note_on_terminal(message: str) -> None:
+    """Tell somebody who watches how far the work has come; a log has no use for it."""
+    if os.isatty(2):
+        note(message)

@@ -10,7 +10,7 @@ import typer
 from florencectl.commands.data_curate import EPILOG as CURATE_HELP
 from florencectl.commands.data_curate import curate
 from florencectl.commands.data_import import app as import_app
-from florencectl.data_options import Endpoint, Output, Region, Uri, s3_settings
+from florencectl.data_options import Endpoint, Output, Region, Uri, note_on_terminal, s3_settings
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _progress(verb: str) -> Any:
     """A line per shard on a terminal's stderr when there are several."""
 
     def report(done: int, total: int, shard: str) -> None:
-        if total > 1 and os.isatty(2):
-            note(f"{verb} {done}/{total} {shard}")
+        if total > 1:
+            note_on_terminal(f"{verb} {done}/{total} {shard}")
 
     return report

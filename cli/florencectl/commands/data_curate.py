@@ -14,6 +14,7 @@ from florencectl.data_options import (
     Processes,
     Region,
     Uri,
+    note_on_terminal,
     process_count,
     s3_settings,
 )
@@ -72,7 +73,9 @@ def _curate(
         memory=memory << 20,
         scratch=scratch,
         device=device,
-        on_shard=lambda what, done, total, shard: note(f"{what} {done}/{total} {shard}"),
+        on_shard=lambda what, done, total, shard: note_on_terminal(
+            f"{what} {done}/{total} {shard}"
+        ),
     )
     _print(report, output)
 

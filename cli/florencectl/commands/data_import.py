@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from florence.data.importing.registry import FORMATS, ImportFormat
-from florencectl.data_options import Endpoint, Output, Processes, Region, process_count, s3_settings
+from florencectl.data_options import (
+    Endpoint,
+    Output,
+    Processes,
+    Region,
+    note_on_terminal,
+    process_count,
+    s3_settings,
+)
 from florencectl.flags import with_flags
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
@@ -56,7 +64,9 @@ def _add(kind: ImportFormat) -> None:
             kind.settings.model_validate(given),
             s3_settings(endpoint, region),
             processes=process_count(processes),
-            on_shard=lambda name, rows, samples: note(f"{name} stored: {samples} of {rows} rows"),
+            on_shard=lambda name, rows, samples: note_on_terminal(
+                f"{name} stored: {samples} of {rows} rows"
+            ),
         )
         _print(done, output)
 
