@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from florence.stages.pretrain import pretrain
 from PIL import Image
 
 from florence.config import Evaluate
 from florence.errors import ConfigurationError, DataError
 from florence.stages.context import StageProgress
 from florence.stages.evaluate import evaluate
-from florence.stages.pretrain import pretrain
 from tests.florence.stages.test_pretrain import context, settings
 
 
