@@ -87,7 +87,7 @@ ROOT_RULES: list[Rule] = [
 ]
 
 
-def _one_length(settings: type[Training]) -> Rule:
+def one_length(settings: type[Training]) -> Rule:
     """A stage has steps or epochs, unless it is one that has neither (``closed_form``)."""
     unless = [
         f"has(self.{to_camel(name)}) && self.{to_camel(name)} in {list(values)}"
@@ -132,7 +132,7 @@ RULES: dict[str, list[Rule]] = {
         ),
     ],
     **{
-        f"spec.stages[].{kind.name}": [_one_length(kind.settings)]
+        f"spec.stages[].{kind.name}": [one_length(kind.settings)]
         for kind in KINDS.values()
         if issubclass(kind.settings, Training)
     },
