@@ -17,12 +17,13 @@ from florence.checkpoint import (
     write_final_model,
 )
 from florence.config import Training
+from florence.config.progress import StageProgress
 from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
 from florence.errors import ConfigurationError
 from florence.models.stored import ModelCard, model_bytes
-from florence.stages.context import StageContext, StageProgress
+from florence.stages.context import StageContext
 from florence.stages.evaluation import HeldOut, write_results
 from florence.stages.fingerprint import differences, stage_fingerprint
 from florence.stages.step_metrics import StepMetrics, utilisation

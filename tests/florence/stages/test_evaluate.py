@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from florence.stages.pretrain import pretrain
 from PIL import Image
 
 from florence.config import Evaluate
 from florence.errors import ConfigurationError, DataError, StoppedError
 from florence.stages.context import StageProgress, Stop
 from florence.stages.evaluate import evaluate
-from florence.stages.pretrain import pretrain
 from tests.florence.stages.test_pretrain import context, settings
 
 
