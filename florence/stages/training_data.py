@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from florence.data.shards import ShardSet
-from florence.stages.context import StageContext, StageProgress
+from florence.config.progress import StageProgress
+from florence.stages.context import StageContext
 
 
 def open_training_shards(context: StageContext, uri: str, **options: Any) -> ShardSet:
@@ -23,7 +23,7 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
 
     def tell(done: int, total: int) -> None:
         if world.is_first:
-            context.report(replace(progress, step=done, total=total))
+            context.report(progress.model_copy(update={"step": done, "total": total}))
 
     return ShardSet.open(
         uri,
