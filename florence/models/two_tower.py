@@ -86,10 +86,21 @@ def build_model(
     checkpointing: Checkpointing = Checkpointing.NONE,
     drop_path: float | None = None,
     temperature: float = 0.07,
+    init: bool = True,
 ) -> TwoTower:
     """A freshly initialised model on the CPU; a function of its arguments and nothing else.
 
     The global random state is neither read nor changed.
+
+    Args:
+        architecture: sizes of both towers.
+        seed: of the weights.
+        window: side of the attention windows; the architecture's where None.
+        checkpointing: which activations the backward pass recomputes.
+        drop_path: highest probability of dropping an image block; the architecture's where None.
+        temperature: initial temperature, above 0.
+        init: False where a checkpoint or another model overwrites every weight: they are NaN then,
+            so that one that nothing overwrote shows itself.
     """
     with torch.device("meta"):
         model = TwoTower(
@@ -100,7 +111,12 @@ def build_model(
             drop_path=drop_path,
         )
     model.to_empty(device="cpu")
-    model.reset_parameters(torch.Generator().manual_seed(seed))
+    if init:
+        model.reset_parameters(torch.Generator().manual_seed(seed))
+    else:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan)
     return model
 
 
