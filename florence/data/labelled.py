@@ -315,7 +315,7 @@ def image_batches(
 
 
 def read_class_names(storage: Storage) -> tuple[str, ...] | None:
-    """The names in ``classes.json`` beside shards, by class number; None when there is no such file.
+    """The names in ``classes.json`` beside shards, by class number; None without such a file.
 
     Raises:
         DataError: it is not a JSON list of names.
