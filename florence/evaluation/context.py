@@ -100,7 +100,7 @@ class EvaluationContext:
         return self.dealt(len(images), rows)
 
     def over_texts(self, texts: Sequence[str], model: ImageTextEncoder) -> Tensor:
-        """Embeddings of all texts, equal ones computed once: ``(N, D)`` fp32 on every rank's CPU."""
+        """Embeddings of all texts, equal ones computed once: ``(N, D)`` fp32 on every rank."""
         unique = sorted(dict.fromkeys(texts), key=len)
         position = {text: row for row, text in enumerate(unique)}
 

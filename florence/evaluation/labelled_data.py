@@ -123,7 +123,7 @@ def open_multi_labelled(
 def single_label_results(
     name: str, data: Labelled, result: ClassificationResult, metric: Metric, prompts: str
 ) -> Results:
-    """Metrics, the table of classes and the confusion matrix; the metric that counts comes first."""
+    """Metrics, the one that counts first, the table of classes and the confusion matrix."""
     values = {
         Metric.ACCURACY: {"top1": result.top1, "top5": result.top5},
         Metric.MEAN_PER_CLASS: {"meanPerClass": result.mean_per_class},

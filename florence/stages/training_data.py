@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from florence.data.shards import ShardSet
 from florence.config.progress import StageProgress
+from florence.data.shards import ShardSet
 from florence.stages.context import StageContext
 
 

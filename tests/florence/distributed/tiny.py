@@ -101,7 +101,9 @@ class TinyBatch:
 
     def chunk(self, n: int) -> Sequence[TinyBatch]:
         tensors = (self.images, self.input_ids, self.labels)
-        return [TinyBatch(*part) for part in zip(*(t.tensor_split(n) for t in tensors), strict=True)]
+        return [
+            TinyBatch(*part) for part in zip(*(t.tensor_split(n) for t in tensors), strict=True)
+        ]
 
     def to(self, device: Any) -> TinyBatch:
         return TinyBatch(self.images.to(device), self.input_ids.to(device), self.labels.to(device))
