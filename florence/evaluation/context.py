@@ -69,6 +69,12 @@ class EvaluationContext:
     watch: Watch
     """Called after every batch with the number of its inputs; raises when asked to stop."""
 
+    @property
+    def opening(self) -> dict[str, Any]:
+        """How data is opened once for all ranks; see :meth:`ShardSet.open`."""
+        alone = self.world.size == self.world.local_size
+        return {"share": self.world.on_first, "allow_unindexed": alone}
+
     def over_images(
         self, images: Images, model: Model, function: Callable[[Tensor], Tensor]
     ) -> Tensor:

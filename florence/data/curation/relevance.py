@@ -15,7 +15,8 @@ from florence.data.transforms import eval_transform
 from florence.errors import ConfigurationError
 from florence.evaluation.embed import embed_images, embed_texts
 from florence.models.opening import open_stored
-from florence.models.stored import two_tower_of
+from florence.models.stored import CARD, WEIGHTS, two_tower_of
+from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
 
 BATCH = 64
