@@ -140,9 +140,7 @@ def _loss_pass(
     leaves = [torch.cat(kind).detach().requires_grad_() for kind in zip(*chunks, strict=True)]
     loss = objective.loss(tuple(leaves), batch, prepared)
     value = mean_over_ranks(loss.value)
-    grads = torch.autograd.grad(
-        loss.value * _one_if_finite(value), leaves, materialize_grads=True
-    )
+    grads = torch.autograd.grad(loss.value * _one_if_finite(value), leaves, materialize_grads=True)
     by_kind = [
         torch.split(grad, [len(chunk[kind]) for chunk in chunks]) for kind, grad in enumerate(grads)
     ]
