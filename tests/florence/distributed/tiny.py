@@ -60,7 +60,7 @@ class FrozenAndCounting(TinyTwoTower):
         ParameterRule(pattern="*.bias", weight_decay=0.0),
         ParameterRule(pattern="embedding.weight", frozen=True),
         ParameterRule(pattern="text.3.*", lr_scale=3.0),
-        ParameterRule(pattern="logit_scale", weight_decay=0.0, maximum=2.64),
+        ParameterRule(pattern="logit_scale", weight_decay=0.0, maximum=2.6),
         ParameterRule(pattern="text.0.weight", maximum=0.25),
     )
     FROZEN = ("image.1.weight", "embedding.weight")
@@ -173,6 +173,10 @@ class MemoryReader:
         if name not in self._tensors:
             raise DataError(f"no tensor {name}")
         return tuple(self._tensors[name].shape)
+
+    def whole(self) -> dict[str, Any]:
+        """Every tensor, for other processes."""
+        return numpy_of(self._tensors)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
         flat = self._tensors[name].view(-1)
