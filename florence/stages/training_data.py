@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from florence.config.progress import StageProgress
 from florence.data.shards import ShardSet
-from florence.stages.context import StageContext, StageProgress
+from florence.stages.context import StageContext
 
 
 def open_training_shards(context: StageContext, uri: str, **options: Any) -> ShardSet:
@@ -19,11 +19,10 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
         options: of :meth:`florence.data.shards.ShardSet.open`.
     """
     world = context.world
-    progress = StageProgress(phase="index")
 
     def tell(done: int, total: int) -> None:
         if world.is_first:
-            context.report(replace(progress, step=done, total=total))
+            context.report(StageProgress(phase="index", step=done, total=total))
 
     return ShardSet.open(
         uri,
