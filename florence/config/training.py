@@ -209,6 +209,7 @@ class Training(StageSettings):
         None,
         description="steps between evaluations on the way. Default: none before the end",
         unit="steps",
+        affects_result=False,
         ge=1,
     )
     log_every_steps: int = setting(
@@ -231,6 +232,8 @@ class Training(StageSettings):
     def _has_one_length(self) -> Self:
         if self.trains_in_steps and (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        if self.optimizer.schedule is Schedule.PLATEAU and not self.evaluate_every_steps:
+            raise ValueError("optimizer.schedule plateau needs evaluateEverySteps")
         return self
 
     @property

@@ -167,5 +167,5 @@ def _export(
     trained = {**context.facts, "steps": steps, "samples": steps * settings.batch_size}
     card = task.card().model_copy(update={"trained": trained})
     files = model_bytes(dict(state), card)
-    write_final_model(context.output, files)
+    write_final_model(context.output, files, attempt=context.attempt)
     context.recorder.model(files, context.output.url("model"))
