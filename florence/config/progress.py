@@ -16,7 +16,7 @@ class StageProgress(Settings):
     model_config = ConfigDict(extra="ignore")
 
     phase: str = setting(
-        "train", description="what it does: start, restore, train, checkpoint, evaluate, export"
+        "train", description="what it does: start, index, restore, train, checkpoint, evaluate, export"
     )
     step: int = setting(0, description="steps done", unit="steps", ge=0)
     total: int = setting(0, description="steps in all", unit="steps", ge=0)

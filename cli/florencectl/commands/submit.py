@@ -231,8 +231,10 @@ def _go(job: FlorenceJob, how: How) -> None:
             "no cluster configured (no KUBECONFIG, no ~/.kube/config): add --local to run on "
             "this machine, or name a cluster with --kubeconfig (--dry-run prints the job)"
         )
+    from florencectl.checking_data import warn_of_unindexed
     from florencectl.cluster.submission import submit_job
 
+    warn_of_unindexed(job)
     dry = how.dry_run == "server"
     raise typer.Exit(submit_job(how.place, job, how.output, server_dry_run=dry, wait=how.wait))
 
@@ -256,8 +258,11 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         raise ConfigurationError("--local excludes --context, --kubeconfig and --dry-run=server")
     if how.output in (Format.WIDE, Format.NAME):
         raise ConfigurationError(f"-o {how.output}: a local run prints table, json or yaml")
+    from florencectl.checking_data import refuse_missing, warn_of_unindexed
     from florencectl.local_run import run_local
 
+    refuse_missing(job)
+    warn_of_unindexed(job)
     if how.place.namespace:
         metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
         job = job.model_copy(update={"metadata": metadata})
