@@ -19,6 +19,23 @@ class ConfigurationError(FlorenceError):
     exit_code = 2
 
 
+class SettingError(ConfigurationError):
+    """One setting is wrong.
+
+    Attributes:
+        field: its path in the settings that were checked, such as ``batchSize``.
+        value: what it is.
+        found: what is wrong with it and what would be right.
+    """
+
+    def __init__(self, field: str, value: object, found: str) -> None:
+        self.field, self.value, self.found = field, value, found
+        super().__init__(f"{field}={value} {found}")
+
+    def __reduce__(self) -> tuple[type[SettingError], tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.found)
+
+
 class DataError(FlorenceError):
     """Data is missing or unusable; the message names the URI."""
 

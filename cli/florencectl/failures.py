@@ -31,6 +31,7 @@ _EXTRA_OF = {
     "matplotlib": "train",
     "mlflow": "train",
     "psutil": "train",
+    "pyarrow": "train",
     "deepspeed": "deepspeed",
     "kubernetes_asyncio": "cluster",
     "aiohttp": "cluster",

@@ -33,7 +33,11 @@ def flags_of(model: type[Settings]) -> list[inspect.Parameter]:
 
 
 def with_flags(
-    function: Callable[..., None], model: type[Settings], *, name: str, summary: str
+    function: Callable[..., None],
+    model: type[Settings],
+    *,
+    name: str | None = None,
+    summary: str | None = None,
 ) -> Callable[..., None]:
     """``function`` with its ``**fields`` replaced by the model's flags, for Typer to read.
 
@@ -41,8 +45,8 @@ def with_flags(
     """
     own = inspect.signature(function).parameters
     flags = [flag for flag in flags_of(model) if flag.name not in own]
-    command = with_parameters(function, flags, name=name)
-    command.__doc__ = summary
+    command = with_parameters(function, flags, name=name or function.__name__)
+    command.__doc__ = summary or function.__doc__
     return command
 
 

@@ -101,6 +101,7 @@ def _find(records: Records, namespace: str, name: str) -> FlorenceJob:
 
 def _row(job: FlorenceJob, now: datetime) -> dict[str, Any]:
     from florence_operator.api import JobStatus, State
+    from florence_operator.api.summary import percent_done
 
     status = job.status or JobStatus()
     begun = [stage for stage in status.stages if stage.attempts]
@@ -113,7 +114,7 @@ def _row(job: FlorenceJob, now: datetime) -> dict[str, Any]:
         "name": job.metadata.name,
         "state": status.phase.value,
         "stage": current.name if current else None,
-        "progress": f"{progress.step}/{progress.total}" if progress and progress.total else None,
+        "progress": percent_done(job.spec, status.stages),
         "eta": duration(progress.eta_seconds)
         if running and progress and progress.eta_seconds is not None
         else None,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from florence_operator.api import Progress, Stage, StageStatus, State
+from florence.config.progress import StageProgress
+from florence_operator.api import Stage, StageStatus, State
 
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 
@@ -33,11 +34,11 @@ class RunDisplay:
         again = f", attempt {attempt}" if attempt > 1 else ""
         self._write(f"{stage.name}: starting {stage.kind.name}{again} (log: {log})")
 
-    def stage_progress(self, stage: Stage, progress: Progress) -> None:
+    def stage_progress(self, stage: Stage, progress: StageProgress) -> None:
         """Show how far a stage is."""
         self.progress(stage.name, progress)
 
-    def progress(self, name: str, progress: Progress) -> None:
+    def progress(self, name: str, progress: StageProgress) -> None:
         """Rewrite a stage's line, or print one with a new phase or after ten seconds."""
         line = progress_line(name, progress)
         if self._terminal:
@@ -76,7 +77,7 @@ class RunDisplay:
             self._line_open = keep_open
 
 
-def progress_line(name: str, progress: Progress) -> str:
+def progress_line(name: str, progress: StageProgress) -> str:
     """``mixed: train  120/600 steps (20 %)  loss 1.234  410 samples/s  2m10s left``."""
     parts = [f"{name}: {progress.phase}"]
     if progress.total:

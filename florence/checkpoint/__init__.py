@@ -1,7 +1,12 @@
 """Training state that survives crashes: saved by a commit protocol, read in any cut."""
 
 from florence.checkpoint.exchange import Exchange, GlooExchange, SingleProcess
-from florence.checkpoint.final_model import FinalModel, read_final_model, write_final_model
+from florence.checkpoint.final_model import (
+    FinalModel,
+    committed_model,
+    read_final_model,
+    write_final_model,
+)
 from florence.checkpoint.fragment import Fragment, TensorReader, read_whole, share_of
 from florence.checkpoint.lineage import SupersededError
 from florence.checkpoint.manifest import Commit, CommitId, configuration_digest
@@ -25,6 +30,7 @@ __all__ = [
     "SupersededError",
     "TensorReader",
     "begin_attempt",
+    "committed_model",
     "configuration_digest",
     "newest",
     "read_final_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -38,6 +38,14 @@ class Fragment:
         return self.offset + self.values.numel()
 
 
+class Slice(NamedTuple):
+    """``length`` elements from ``offset`` of one tensor of the global state, flattened."""
+
+    name: str
+    offset: int
+    length: int
+
+
 class TensorReader(Protocol):
     """A global state that can be read in any cut, whatever cut wrote it."""
 
@@ -53,6 +61,14 @@ class TensorReader(Protocol):
         ``length=None`` reads to the end. Raises ``DataError`` for a missing name, a range outside
         the tensor, or bytes that differ from what was written.
         """
+
+
+@runtime_checkable
+class FiledReader(TensorReader, Protocol):
+    """A reader that fetches whole files, so that reading file by file costs least."""
+
+    def files(self) -> list[list[Slice]]:
+        """What each file holds, in the order of its bytes; each element is in exactly one file."""
 
 
 def read_whole(reader: TensorReader, name: str) -> Tensor:

@@ -19,7 +19,7 @@ from florence.checkpoint.exchange import (
     from_every_rank,
     from_rank_zero,
 )
-from florence.checkpoint.fragment import read_whole
+from florence.checkpoint.fragment import Slice, read_whole
 from florence.checkpoint.lineage import OnSkip, record_attempt, whole_commits
 from florence.checkpoint.manifest import Commit, CommitId, Manifest, TensorEntry
 from florence.checkpoint.shard import decode, dtype_named
@@ -28,6 +28,9 @@ from florence.storage import MissingKeyError, Storage
 
 RANK_STATE = "rank/"
 """Names under this hold what belongs to one rank only, such as its random number generators."""
+
+OnProgress = Callable[[int, int], None]
+"""Told the bytes read so far and in all."""
 
 _CACHED_SHARDS = 4
 
@@ -102,6 +105,17 @@ class Checkpoint:
                 out[first - offset : last - offset] = values[first - run.offset : last - run.offset]
         return out
 
+    def files(self) -> list[list[Slice]]:
+        """What each shard holds of the global state, shards by name, slices by place."""
+        slices: dict[str, list[tuple[int, Slice]]] = {
+            name: [] for name in sorted(self.manifest.files)
+        }
+        for name, entry in self.manifest.tensors.items():
+            if not name.startswith(RANK_STATE):
+                for run in entry.runs:
+                    slices[run.file].append((run.begin, Slice(name, run.offset, run.elements)))
+        return [[held for _, held in sorted(of_file)] for of_file in slices.values() if of_file]
+
     def rank_state(self, rank: int) -> dict[str, Tensor] | None:
         """What rank ``rank`` saved for itself, or None if there was no such rank."""
         prefix = f"{RANK_STATE}{rank}/"
@@ -110,10 +124,20 @@ class Checkpoint:
             return None
         return {name.removeprefix(prefix): read_whole(self, name) for name in names}
 
-    def check_digests(self, part: int = 0, parts: int = 1) -> None:
-        """Read every ``parts``-th file from ``part`` on; ``DataError`` if one is not whole."""
-        for name in sorted(self.manifest.files)[part::parts]:
+    def check_digests(
+        self, part: int = 0, parts: int = 1, on_progress: OnProgress | None = None
+    ) -> None:
+        """Read every ``parts``-th file from ``part`` on; ``DataError`` if one is not whole.
+
+        ``on_progress`` is told the bytes read and those to read, after every file.
+        """
+        names = sorted(self.manifest.files)[part::parts]
+        total, done = sum(self.manifest.files[name].size for name in names), 0
+        for name in names:
             self._verified(name)
+            done += self.manifest.files[name].size
+            if on_progress:
+                on_progress(done, total)
 
     def _entry(self, name: str) -> TensorEntry:
         try:
@@ -149,14 +173,15 @@ def newest(
     on_skip: OnSkip = _log.warning,
     exchange: Exchange | None = None,
     digests: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Checkpoint | None:
     """The newest whole checkpoint, or None if there is none: the first by preference that holds.
 
     Attempts above ``attempt_limit`` are ignored. A commit is taken if its manifest's digest, every
     file's size and, with ``digests``, every file's SHA-256 are right; the reason for passing over
     any other goes to ``on_skip`` on rank 0. With an ``exchange`` all ranks call this together,
-    share the reading and return the same commit. Raises the storage's ``TryAgainError`` and
-    ``ConfigurationError``, on all ranks alike.
+    share the reading and return the same commit; ``on_progress`` is told of this rank's part.
+    Raises the storage's ``TryAgainError`` and ``ConfigurationError``, on all ranks alike.
     """
     exchange = exchange or SingleProcess()
     task = f"{storage.uri}: reading checkpoints"
@@ -166,7 +191,7 @@ def newest(
         if found is None:
             return None
         checkpoint = Checkpoint(storage, *found)
-        fault = _digest_fault(checkpoint, exchange, task) if digests else None
+        fault = _digest_fault(checkpoint, exchange, task, on_progress) if digests else None
         if fault is None:
             return checkpoint
         if exchange.rank == 0:
@@ -181,6 +206,7 @@ def begin_attempt(
     exchange: Exchange | None = None,
     digests: bool = True,
     clock: Callable[[], float] = time.time,
+    on_progress: OnProgress | None = None,
 ) -> Checkpoint | None:
     """What attempt ``attempt`` restores, recorded so that no older attempt can overtake it.
 
@@ -189,7 +215,12 @@ def begin_attempt(
     """
     exchange = exchange or SingleProcess()
     checkpoint = newest(
-        storage, attempt_limit=attempt, on_skip=on_skip, exchange=exchange, digests=digests
+        storage,
+        attempt_limit=attempt,
+        on_skip=on_skip,
+        exchange=exchange,
+        digests=digests,
+        on_progress=on_progress,
     )
     parent = checkpoint.id if checkpoint else None
     from_rank_zero(
@@ -200,12 +231,14 @@ def begin_attempt(
     return checkpoint
 
 
-def _digest_fault(checkpoint: Checkpoint, exchange: Exchange, task: str) -> str | None:
+def _digest_fault(
+    checkpoint: Checkpoint, exchange: Exchange, task: str, on_progress: OnProgress | None
+) -> str | None:
     """The first damaged file of a checkpoint whose files are read by all ranks, each its part."""
 
     def fault() -> str | None:
         try:
-            checkpoint.check_digests(exchange.rank, exchange.size)
+            checkpoint.check_digests(exchange.rank, exchange.size, on_progress)
         except DataError as error:
             return str(error)
         return None

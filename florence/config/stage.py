@@ -17,7 +17,7 @@ class StageSettings(Settings):
         """Refuse settings that this many processes cannot share.
 
         Raises:
-            ConfigurationError: which field does not fit, and what would.
+            SettingError: which field does not fit, and what would.
         """
 
     def most_processes(self, available: int) -> int:

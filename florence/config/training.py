@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -13,7 +14,7 @@ from florence.config.data import Augmentation, Loader
 from florence.config.evaluate import Evaluate
 from florence.config.precision import Precision
 from florence.config.stage import StageSettings
-from florence.errors import ConfigurationError
+from florence.errors import SettingError
 
 
 class EngineKind(StrEnum):
@@ -208,6 +209,7 @@ class Training(StageSettings):
         None,
         description="steps between evaluations on the way. Default: none before the end",
         unit="steps",
+        affects_result=False,
         ge=1,
     )
     log_every_steps: int = setting(
@@ -222,16 +224,22 @@ class Training(StageSettings):
         ge=0,
     )
 
+    closed_form: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Values of fields under which a stage is solved at once and has no optimizer steps, by the
+    field's name: ``{"mode": ("linearProbe",)}``."""
+
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
         if self.trains_in_steps and (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        if self.optimizer.schedule is Schedule.PLATEAU and not self.evaluate_every_steps:
+            raise ValueError("optimizer.schedule plateau needs evaluateEverySteps")
         return self
 
     @property
     def trains_in_steps(self) -> bool:
         """Whether the stage has optimizer steps; a probe that is solved in closed form has none."""
-        return True
+        return not any(getattr(self, name) in values for name, values in self.closed_form.items())
 
     @property
     def planned_steps(self) -> int | None:
@@ -249,20 +257,24 @@ class Training(StageSettings):
         """The samples of a step on each of ``processes``, of which each makes its chunks.
 
         Raises:
-            ConfigurationError: the batch does not divide over the processes, or has fewer samples
+            SettingError: the batch does not divide over the processes, or has fewer samples
                 on each than there are chunks.
         """
         if self.batch_size % processes:
             nearest = max(round(self.batch_size / processes), 1) * processes
-            raise ConfigurationError(
-                f"batchSize={self.batch_size} does not divide over {processes} processes: "
-                f"use a multiple of {processes} such as {nearest}"
+            raise SettingError(
+                "batchSize",
+                self.batch_size,
+                f"does not divide over {processes} processes: "
+                f"use a multiple of {processes} such as {nearest}",
             )
         samples = self.batch_size // processes
         if self.gradient_cache_chunks > samples:
-            raise ConfigurationError(
-                f"gradientCacheChunks={self.gradient_cache_chunks} is more than the {samples} "
-                f"samples of each of {processes} processes: use at most {samples}"
+            raise SettingError(
+                "gradientCacheChunks",
+                self.gradient_cache_chunks,
+                f"is more than the {samples} samples of each of {processes} processes: "
+                f"use at most {samples}",
             )
         return samples
 

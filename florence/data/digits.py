@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,9 @@ from PIL import Image
 from florence.config.storage import S3Settings
 from florence.data.hashing import mix
 from florence.data.indexing import index_data
+from florence.data.shard_writer import write_shard
 from florence.errors import ConfigurationError
-from florence.storage import Storage, open_storage
+from florence.storage import open_storage
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TRAIN_COUNT = 1_400
@@ -84,21 +83,6 @@ def write_digits(out: str, s3: S3Settings | None = None, *, side: int = 32) -> d
             )
         index_data(folder, s3)
     return {split: len(indices) for split, indices in parts.items()}
-
-
-def write_shard(
-    storage: Storage, name: str, samples: Iterator[tuple[str, dict[str, bytes]]]
-) -> None:
-    """Write samples, each a key and its members by extension, as one WebDataset tar."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for key, members in samples:
-            for extension, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(data)
-                info.mode = 0o644
-                archive.addfile(info, io.BytesIO(data))
-    storage.write(name, buffer.getvalue())
 
 
 def _sample(index: int, scan: NDArray[Any], digit: int, side: int) -> tuple[str, dict[str, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from florence.data.draft import refuse_unfinished
 from florence.errors import DataError
 from florence.storage import Entry, Storage
 
@@ -23,7 +24,12 @@ def list_shards(storage: Storage, only: str | None = None) -> list[Entry]:
 
 
 def shards_among(storage: Storage, entries: list[Entry], only: str | None = None) -> list[Entry]:
-    """The shards among a storage's entries. Raises :class:`DataError` when there is none."""
+    """The shards among a storage's entries.
+
+    Raises:
+        DataError: there is none, or they are an import's that has not ended.
+    """
+    refuse_unfinished(storage)
     shards = [e for e in entries if e.key.endswith(".tar") and only in (None, e.key)]
     if shards:
         return shards

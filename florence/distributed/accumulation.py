@@ -46,7 +46,7 @@ def accumulate_gradients(
     Returns:
         The loss, its value the mean over ranks and its metrics this rank's; all detached.
 
-    A loss that is not finite on any rank makes the gradients NaN on every rank, so that whoever
+    A loss that is not finite on any rank puts NaN into the gradients of every rank, so that whoever
     steps needs to look at gradients only.
     """
     prepared = objective.prepare(batch)
@@ -140,7 +140,7 @@ def _loss_pass(
     leaves = [torch.cat(kind).detach().requires_grad_() for kind in zip(*chunks, strict=True)]
     loss = objective.loss(tuple(leaves), batch, prepared)
     value = mean_over_ranks(loss.value)
-    grads = torch.autograd.grad(loss.value * _one_if_finite(value), leaves)
+    grads = torch.autograd.grad(loss.value * _one_if_finite(value), leaves, materialize_grads=True)
     by_kind = [
         torch.split(grad, [len(chunk[kind]) for chunk in chunks]) for kind, grad in enumerate(grads)
     ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import deepspeed
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from florence.checkpoint.fragment import Fragment, TensorReader, share_of
 from florence.config import Training
 from florence.distributed.accumulation import accumulate_gradients
-from florence.distributed.engine import PrecisionModule, StepResult
+from florence.distributed.buffers import BufferGuard, persistent_buffers
+from florence.distributed.engine import PrecisionModule, StepResult, evaluation_mode
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import (
     GuardedAdamW,
@@ -32,6 +34,7 @@ from florence.distributed.optimizer import (
 )
 from florence.distributed.parameter_rules import (
     ParameterTraining,
+    bounds,
     clamp,
     freeze,
     optimizer_groups,
@@ -42,12 +45,15 @@ from florence.distributed.training_state import (
     MOMENTS,
     Shard,
     cpu_copies,
+    fill_state,
     fill_whole,
     whole_tensors,
 )
 from florence.distributed.world import World
 
 _BUCKET_ELEMENTS = 50_000_000
+#: Smaller parameters are not worth a collective each time: ZeRO 3 keeps them whole beside a shard.
+_SMALL_ELEMENTS = 100_000
 
 
 def deepspeed_config(settings: Training, world_size: int) -> dict[str, Any]:
@@ -77,6 +83,7 @@ def deepspeed_config(settings: Training, world_size: int) -> dict[str, Any]:
             "reduce_scatter": True,
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_param_persistence_threshold": _SMALL_ELEMENTS,
             "overlap_comm": False,  # without managed accumulation only stage 2 could
             "round_robin_gradients": False,
         },
@@ -126,9 +133,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         initialise_moments(self._adamw, self._stepped_tensors())
-        self._maxima = {
-            name: each.maximum for name, each in training.items() if each.maximum is not None
-        }
+        self._buffers = BufferGuard(self.model, world)
+        self._maxima = bounds(training)
         self._bounded_views = [
             (shard.views[MODEL], self._maxima[shard.parameter])
             for shard in self._shards()
@@ -137,6 +143,7 @@ class DeepSpeedEngine:
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
+        self._buffers.begin()
         self._set_loss_scale(self._loss_scale.value)
         loss = accumulate_gradients(
             self._objective,
@@ -153,6 +160,7 @@ class DeepSpeedEngine:
             grad_norm, skipped = self._adamw.grad_norm, self._adamw.skipped
         else:
             grad_norm, skipped = float(self._zero._global_grad_norm), bool(self._zero.overflow)
+        self._buffers.end(skipped=skipped)
         self._loss_scale.update(overflow=skipped)
         if not skipped:
             self._steps += 1
@@ -173,19 +181,19 @@ class DeepSpeedEngine:
     def restore(self, read: TensorReader) -> None:
         """Take model and moments from a checkpoint."""
         if self._stage == 0:
-            fill_whole(whole_tensors(self.model, self._adamw), read)
+            fill_whole(whole_tensors(self.model, self._adamw), read, self._world)
             return
-        for shard in self._shards():
-            shard.fill(read)
-            if self._stage == 3:
-                partition = _zero3(self._parameters[shard.parameter]).ds_tensor
-                partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
         whole = {
             f"{MODEL}/{name}": parameter.detach()
             for name, parameter in self._parameters.items()
             if self._is_whole(parameter)
         }
-        fill_whole(whole | self._unsharded(), read)
+        shards = self._shards()
+        fill_state(read, self._world, whole=whole | self._unsharded(), shards=shards)
+        if self._stage == 3:
+            for shard in shards:
+                partition = _zero3(self._parameters[shard.parameter]).ds_tensor
+                partition[: shard.views[MODEL].numel()].copy_(shard.views[MODEL])
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""
@@ -201,29 +209,42 @@ class DeepSpeedEngine:
     def model_state(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; see :class:`Engine`."""
         keep = self._world.is_first
-        state = cpu_copies(self._buffers().items()) if keep else {}
-        for name, parameter in self._parameters.items():
+        state = cpu_copies(persistent_buffers(self.model).items()) if keep else {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
             # One at a time, so that no GPU needs to hold the whole model.
-            gathered: AbstractContextManager[Any] = contextlib.nullcontext()
-            if self._stage == 3:
-                gathered = deepspeed.zero.GatheredParameters([parameter])
-            with gathered:
+            with self._gathered([parameter]):
                 state |= cpu_copies([(name, parameter)]) if keep else {}
         return state
 
-    def _buffers(self) -> dict[str, Tensor]:
-        """The model's persistent buffers, live, by name."""
-        state = self.model.state_dict()
-        return {name: value for name, value in state.items() if name not in self._parameters}
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode; see :class:`Engine`.
+
+        Modules' own hooks gather what a call needs. Small parameters may also be looked at outside
+        of a call, such as the temperature.
+        """
+        small = [
+            parameter
+            for name, parameter in self._parameters.items()
+            if math.prod(self._shapes[name]) <= _SMALL_ELEMENTS
+        ]
+        with evaluation_mode(self.model), self._gathered(small):
+            yield self.model
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Makes parameters whole on every rank for a while; collective."""
+        if self._stage < 3:
+            return contextlib.nullcontext()
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
+        return gathered
 
     def _unsharded(self) -> dict[str, Tensor]:
         """What ZeRO leaves whole on every rank, by canonical name: buffers, frozen parameters."""
-        frozen = {
-            name: parameter.detach()
-            for name, parameter in self._parameters.items()
-            if self._stage < 3 and not parameter.requires_grad
-        }
-        return {f"{MODEL}/{name}": value for name, value in (self._buffers() | frozen).items()}
+        whole = persistent_buffers(self.model)
+        for name, parameter in self._parameters.items():
+            if self._stage < 3 and not parameter.requires_grad:
+                whole[name] = parameter.detach()
+        return {f"{MODEL}/{name}": tensor for name, tensor in whole.items()}
 
     def _backward(self, scalar: Tensor) -> None:
         if self._stage == 0:
@@ -269,7 +290,7 @@ class DeepSpeedEngine:
             if parameter.requires_grad:
                 continue
             partition = _zero3(parameter).ds_tensor
-            offset = self._world.rank * _zero3(parameter).ds_tensor.ds_numel
+            offset = self._world.rank * partition.ds_numel
             length = min(partition.ds_numel, _zero3(parameter).ds_numel - offset)
             if length > 0:
                 view = partition.detach()[:length]
@@ -287,7 +308,12 @@ class DeepSpeedEngine:
             for name, maximum in self._maxima.items()
             if self._is_whole(self._parameters[name])
         ]
-        clamp([*whole, *self._bounded_views])
+        partitions = [
+            (_zero3(self._parameters[name]).ds_tensor, maximum)
+            for name, maximum in self._maxima.items()
+            if self._stage == 3
+        ]
+        clamp([*whole, *partitions, *self._bounded_views])
 
 
 class _Run(NamedTuple):

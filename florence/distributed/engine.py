@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,8 @@ class StepResult:
     grad_norm: float
     """Global norm of the gradient before clipping; non-finite if the step was skipped."""
     skipped: bool
-    """Loss or gradient was not finite on some rank: parameters and moments were left alone."""
+    """Loss or gradient was not finite on some rank: parameters, moments and buffers were left
+    alone."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """What the objective tells about this rank's samples: detached scalars by name."""
 
@@ -69,8 +71,32 @@ class Engine(Protocol):
         ...
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole parameters and buffers by name, copies on the CPU; empty on ranks other than 0."""
+        """Whole parameters and buffers by name, copies on the CPU; empty on ranks other than 0.
+
+        Floating-point tensors are fp32, others keep their dtype.
+        """
         ...
+
+    def inference(self) -> AbstractContextManager[nn.Module]:
+        """The model in evaluation mode and without gradients, between two steps.
+
+        Under ZeRO-3 every call of a module gathers its parameters from all ranks, so all ranks must
+        make the same calls in the same order. Neither the mode nor training changes by it.
+        """
+        ...
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradients, dropout and drop-path while the block runs; modes are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class PrecisionModule(nn.Module):
@@ -85,8 +111,8 @@ class PrecisionModule(nn.Module):
         self.model = model
         self._precision = precision
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The model's output; its matrix products are computed in the precision."""
         device = next(self.model.parameters()).device.type
         with autocast(device, self._precision):
-            return self.model(*inputs)
+            return self.model(*inputs, **named)

@@ -20,10 +20,10 @@ class ParameterRule:
     Later rules win over earlier ones, value by value.
 
     Attributes:
-        pattern: a shell pattern over whole parameter names, such as ``image.*``.
+        pattern: a whole parameter name, or a shell pattern over them, such as ``image.*``.
         lr_scale: what the learning rate is multiplied by.
         weight_decay: decoupled weight decay, in place of ``optimizer.weightDecay``.
-        frozen: whether the parameter stays as it is.
+        frozen: whether the parameter stays as it is, whatever else holds for it.
         maximum: what its elements are clamped to after every step.
     """
 
@@ -62,7 +62,10 @@ def apply_rules(
             for key in ("lr_scale", "weight_decay", "frozen", "maximum")
             if (value := getattr(rule, key)) is not None
         }
-        matched = [name for name in training if fnmatchcase(name, rule.pattern)]
+        if rule.pattern in training:
+            matched = [rule.pattern]  # most rules are for one parameter: no need to search
+        else:
+            matched = [name for name in training if fnmatchcase(name, rule.pattern)]
         if not matched:
             raise ValueError(f"rule '{rule.pattern}' matches no parameter")
         for name in matched:
@@ -93,6 +96,15 @@ def optimizer_groups(
             groups.items(), key=lambda group: group[0], reverse=True
         )
     ]
+
+
+def bounds(training: Mapping[str, ParameterTraining]) -> dict[str, float]:
+    """What trained parameters are clamped to after a step, by name."""
+    return {
+        name: each.maximum
+        for name, each in training.items()
+        if each.maximum is not None and not each.frozen
+    }
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -50,17 +50,17 @@ def _fraction(done: float, progress: float, optimizer: Optimizer, plateau: Plate
 class Plateau:
     """When evaluations stopped improving; a part of every checkpoint.
 
-    ``best`` is the best value so far (higher is better), ``waited`` evaluations since, ``fallen``
-    how often the rate fell.
+    ``best`` is the best value so far (higher is better; None before the first), ``waited``
+    evaluations since, ``fallen`` how often the rate fell.
     """
 
-    best: float = -math.inf
+    best: float | None = None
     waited: int = 0
     fallen: int = 0
 
     def note(self, value: float, patience: int) -> bool:
-        """Note an evaluation; whether the rate falls now."""
-        if value > self.best:
+        """Note an evaluation; whether the rate falls now. What is not finite is no improvement."""
+        if math.isfinite(value) and (self.best is None or value > self.best):
             self.best, self.waited = value, 0
             return False
         self.waited += 1

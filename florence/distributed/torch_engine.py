@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from florence.checkpoint.fragment import Fragment, TensorReader, share_of
 from florence.config import Training
 from florence.distributed.accumulation import accumulate_gradients
-from florence.distributed.engine import PrecisionModule, StepResult
+from florence.distributed.buffers import BufferGuard
+from florence.distributed.engine import PrecisionModule, StepResult, evaluation_mode
 from florence.distributed.objective import Objective
 from florence.distributed.optimizer import GuardedAdamW, LossScale, initialise_moments
 from florence.distributed.parameter_rules import (
     ParameterTraining,
+    bounds,
     clamp,
     freeze,
     optimizer_groups,
@@ -54,11 +56,9 @@ class TorchEngine:
         self._objective = objective
         self._chunks = settings.gradient_cache_chunks
         freeze(self.model, training)
-        self._bounded = [
-            (parameter, maximum)
-            for name, parameter in self.model.named_parameters()
-            if (maximum := training[name].maximum) is not None
-        ]
+        parameters = dict(self.model.named_parameters())
+        self._bounded = [(parameters[name], most) for name, most in bounds(training).items()]
+        self._buffers = BufferGuard(self.model, world)
         self._optimizer = GuardedAdamW(optimizer_groups(self.model, training), settings.optimizer)
         initialise_moments(self._optimizer, (p for p in model.parameters() if p.requires_grad))
         self._loss_scale = LossScale.of(settings.precision)
@@ -69,6 +69,7 @@ class TorchEngine:
 
     def step(self, batch: Any, *, lr: float) -> StepResult:
         """One optimizer step on this rank's rows of the global batch."""
+        self._buffers.begin()
         loss = accumulate_gradients(
             self._objective,
             self._forward,
@@ -83,6 +84,7 @@ class TorchEngine:
         optimizer.loss_scale = self._loss_scale.value
         optimizer.step()
         optimizer.zero_grad()
+        self._buffers.end(skipped=optimizer.skipped)
         self._loss_scale.update(overflow=optimizer.skipped)
         if not optimizer.skipped:
             self._steps += 1
@@ -101,7 +103,7 @@ class TorchEngine:
 
     def restore(self, read: TensorReader) -> None:
         """Take model and moments from a checkpoint."""
-        fill_whole(whole_tensors(self.model, self._optimizer), read)
+        fill_whole(whole_tensors(self.model, self._optimizer), read, self._world)
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""
@@ -117,6 +119,12 @@ class TorchEngine:
     def model_state(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; see :class:`Engine`."""
         return cpu_copies(self.model.state_dict().items()) if self._world.is_first else {}
+
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode; see :class:`Engine`."""
+        with evaluation_mode(self.model):
+            yield self.model
 
     def _backward(self, scalar: Tensor) -> None:
         (scalar * self._loss_scale.value).backward()  # type: ignore[no-untyped-call]
@@ -134,6 +142,6 @@ def _distributed(module: nn.Module, world: World) -> DistributedDataParallel:
         return DistributedDataParallel(
             module,
             device_ids=[world.device] if world.device.type == "cuda" else None,
-            broadcast_buffers=False,  # no buffer changes during training
+            broadcast_buffers=False,  # BufferGuard does, once a step
             gradient_as_bucket_view=True,
         )

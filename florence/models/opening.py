@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from florence.checkpoint import read_final_model
+from florence.checkpoint import committed_model
 from florence.config.storage import S3Settings
 from florence.errors import DataError
 from florence.models.card import ModelCard, parse_card
 from florence.models.stored import CARD, StoredModel, read_stored
 from florence.storage import open_storage
-
-COMMIT = "commit.json"
-FOLDER = "model"
 
 
 def open_stored(uri: str, s3: S3Settings | None = None) -> StoredModel:
@@ -35,18 +32,13 @@ def read_card(uri: str, s3: S3Settings | None = None) -> ModelCard:
 
 
 def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes]]:
-    uri = uri.rstrip("/") or uri
-    storage = open_storage(uri, s3)
-    if storage.size(f"{FOLDER}/{COMMIT}") is not None:
-        final = read_final_model(storage)
-        return final.uri, final.read
-    parent, _, name = uri.rpartition("/")
-    if name == FOLDER and storage.size(COMMIT) is not None:
-        final = read_final_model(open_storage(parent or ".", s3))
+    storage = open_storage(uri.rstrip("/") or uri, s3)
+    final = committed_model(storage)
+    if final is not None:
         return final.uri, final.read
     if storage.size(CARD) is None:
         raise DataError(
-            f"{storage.uri}: no model: there is no {CARD} in it and no {FOLDER}/{COMMIT}; "
+            f"{storage.uri}: no model: there is no {CARD} in it and no commit of one; "
             "give a model's folder or the artifacts of a finished stage"
         )
     return storage.uri, storage.read

@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from florence.checkpoint import committed_model
 from florence.config.model import Attention
 from florence.errors import DataError
 from florence.models.card import CONTRASTIVE, ModelCard, card_bytes, parse_card
 from florence.models.names_v1 import renamed_from_version_1
 from florence.models.two_tower import TwoTower
 from florence.models.window_resize import resize_windows
+from florence.storage import FolderStorage
 
 __all__ = [
     "CARD",
@@ -93,7 +95,13 @@ def read_stored(read: Callable[[str], bytes], source: str) -> StoredModel:
 
 
 def read_folder(folder: Path) -> StoredModel:
-    """:func:`read_stored` of a folder; a file that cannot be read is a ``DataError`` too."""
+    """:func:`read_stored` of a folder; a file that cannot be read is a ``DataError`` too.
+
+    The folder is that of a model's two files, a stage's artifacts, or their ``model/``.
+    """
+    final = committed_model(FolderStorage(folder))
+    if final is not None:
+        return read_stored(final.read, final.uri)
 
     def read(name: str) -> bytes:
         try:

@@ -38,9 +38,7 @@ def resize_windows(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     }
 
 
-def inherited_window(
-    window: int | None, card: ModelCard | None, architecture: Architecture
-) -> int:
+def inherited_window(window: int | None, card: ModelCard | None, architecture: Architecture) -> int:
     """The side of a stage's attention windows: its own setting, its model's, or the preset's."""
     if window is not None:
         return window

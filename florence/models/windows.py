@@ -8,19 +8,23 @@ moves from one block's windows to the next block's.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from florence.models.tensor_cache import TensorCache
 
 # Added to the scores of tokens that only the cyclic shift made neighbours. Swin's released code
 # adds -100, whose exponential is a denormal number: not quite zero, and slow on a CPU. This one's
 # is zero, and it fits into float16.
 MASKED_SCORE = -1e4
+
+GEOMETRY = TensorCache(limit=256 << 20)
+"""Orders and masks of the map sizes met last. With windows of 12, the masks of one image of 800 x
+1333 pixels take 52 MB: a bound by entries would let multi-scale training fill a gigabyte."""
 
 T = TypeVar("T")
 
@@ -49,11 +53,11 @@ class WindowGrid:
 
     @property
     def padded_height(self) -> int:
-        return math.ceil(self.height / self.window_height) * self.window_height
+        return -(-self.height // self.window_height) * self.window_height
 
     @property
     def padded_width(self) -> int:
-        return math.ceil(self.width / self.window_width) * self.window_width
+        return -(-self.width // self.window_width) * self.window_width
 
     @property
     def is_padded(self) -> bool:
@@ -133,22 +137,21 @@ def _relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tens
     return (dy * (2 * window - 1) + dx).reshape(-1)
 
 
-@functools.lru_cache(maxsize=256)
-def _cached(build: Callable[..., Any], *arguments: Hashable) -> Any:
-    # A tensor made in inference mode could never be saved for a backward pass.
-    with torch.inference_mode(False):
-        return build(*arguments)
-
-
 def _constant(build: Callable[..., T], *arguments: Hashable) -> T:
-    """Call ``build``, once per arguments.
+    """Call ``build``, once per arguments for as long as the cache has room.
 
     Not so while compiling: a compiler cannot see through a cache, and folds index arithmetic into
     the kernel that uses it.
     """
     if torch.compiler.is_compiling():
         return build(*arguments)
-    return cast(T, _cached(build, *arguments))
+
+    def made() -> T:
+        # A tensor made in inference mode could never be saved for a backward pass.
+        with torch.inference_mode(False):
+            return build(*arguments)
+
+    return GEOMETRY.get((build, *arguments), made)
 
 
 def window_order(grid: WindowGrid, device: torch.device) -> Permutation:

@@ -7,27 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from florence.config import Architecture
+from florence.config.progress import StageProgress
 from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.models.opening import open_stored, read_card
 from florence.models.stored import ModelCard, StoredModel
 from florence.storage import Storage
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageProgress:
-    """How far a stage is, as rank 0 sees it."""
-
-    phase: str
-    step: int = 0
-    total: int = 0
-    samples: int = 0
-    loss: float | None = None
-    samples_per_second: float | None = None
-    eta_seconds: float | None = None
-    checkpoint: str | None = None
-    checkpoint_step: int | None = None
-    restored_step: int | None = None
 
 
 class Recorder(Protocol):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 
 from florence.config import Evaluate
+from florence.config.progress import StageProgress
 from florence.errors import ConfigurationError
 from florence.evaluation.runner import Progress, evaluate_model
 from florence.loading import predictor_of
-from florence.stages.context import StageContext, StageProgress
+from florence.stages.context import StageContext
 from florence.stages.evaluation import agreed_stop, record_report, write_results
 from florence.tasks.kind import Kind
 

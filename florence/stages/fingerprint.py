@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from florence.config import Architecture, Training
+from florence.config import Architecture, Schedule, Training
 from florence.config.base import resume_fingerprint
 
 
@@ -20,8 +20,12 @@ def stage_fingerprint(architecture: Architecture, settings: Training, data: str)
     Args:
         data: fingerprint of the samples; where they lie does not matter.
     """
+    if settings.optimizer.schedule is Schedule.PLATEAU:  # only then do evaluations decide anything
+        data_and_more = {"data": data, "evaluateEverySteps": settings.evaluate_every_steps}
+    else:
+        data_and_more = {"data": data}
     model = {f"model.{path}": value for path, value in resume_fingerprint(architecture).items()}
-    return {**resume_fingerprint(settings), **model, "data": data}
+    return {**resume_fingerprint(settings), **model, **data_and_more}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -17,12 +17,13 @@ from florence.checkpoint import (
     write_final_model,
 )
 from florence.config import Training
+from florence.config.progress import StageProgress
 from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
 from florence.errors import ConfigurationError
 from florence.models.stored import ModelCard, model_bytes
-from florence.stages.context import StageContext, StageProgress
+from florence.stages.context import StageContext
 from florence.stages.evaluation import HeldOut, write_results
 from florence.stages.fingerprint import differences, stage_fingerprint
 from florence.stages.step_metrics import StepMetrics, utilisation
@@ -166,5 +167,5 @@ def _export(
     trained = {**context.facts, "steps": steps, "samples": steps * settings.batch_size}
     card = task.card().model_copy(update={"trained": trained})
     files = model_bytes(dict(state), card)
-    write_final_model(context.output, files)
+    write_final_model(context.output, files, attempt=context.attempt)
     context.recorder.model(files, context.output.url("model"))

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from florence.checkpoint import Checkpoint, CheckpointWriter, Commit, Saves, State
 from florence.config import Training
+from florence.config.progress import StageProgress
 from florence.data.bad_samples import BadSampleCounter
 from florence.data.batch import Batch
 from florence.distributed.engine import Engine, StepResult
 from florence.distributed.schedule import Plateau, learning_rate
 from florence.errors import DivergedError, StoppedError
-from florence.stages.context import StageContext, StageProgress
+from florence.stages.context import StageContext
 from florence.stages.meter import ThroughputMeter
 from florence.stages.randomness import rank_state, restore_rank_state, seed_rank
 from florence.stages.step_metrics import StepMetrics
@@ -251,6 +252,6 @@ class Trainer:
 
     def tell(self, **changes: Any) -> None:
         """Report what changed about the progress; everything else stays as it was told."""
-        self._progress = replace(self._progress, **changes)
+        self._progress = self._progress.model_copy(update=changes)
         if self._context.world.is_first:
             self._context.report(self._progress)

@@ -14,9 +14,10 @@ import time
 import traceback
 from pathlib import Path
 
+from florence.config.progress import StageProgress
 from florence.errors import FlorenceError, LostPeersError, TryAgainError
 from florence.kinds import kind_named
-from florence.stages.context import InputModel, StageContext, StageProgress, Stop
+from florence.stages.context import InputModel, StageContext, Stop
 from florence.tasks.kind import resolve
 from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan

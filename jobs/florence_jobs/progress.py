@@ -10,15 +10,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic.alias_generators import to_camel
-
-from florence.stages.context import StageProgress
+from florence.config.progress import StageProgress
 from florence_operator.api.stage import ProgressTarget, StagePlan
 
 log = logging.getLogger(__name__)
@@ -96,8 +92,8 @@ class ProgressReporter:
 
     def _send(self, progress: StageProgress) -> None:
         if self._record:
-            _write(self._record, json.dumps(wire(progress)))
-        body = json.dumps({**self._who, "progress": wire(progress)}).encode()
+            _write(self._record, json.dumps(progress.wire()))
+        body = json.dumps({**self._who, "progress": progress.wire()}).encode()
         try:
             token = None
             if self._target.token_file:
@@ -113,11 +109,6 @@ class ProgressReporter:
             self._failing = True
         else:
             self._failing = False
-
-
-def wire(progress: StageProgress) -> dict[str, Any]:
-    """Progress as the JSON that the API's ``Progress`` reads."""
-    return {to_camel(k): v for k, v in asdict(progress).items() if v is not None}
 
 
 def _post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from florence.config import ActivationCheckpointing, Architecture, Training
-from florence.errors import ConfigurationError
+from florence.errors import ConfigurationError, SettingError
 from florence.planner import (
     Gpu,
     MemoryOption,
@@ -39,9 +39,8 @@ def memory_findings(job: FlorenceJob) -> Findings:
         field = f"spec.stages[{index}].{stage.kind.name}"
         try:
             stage.config.check_processes(stage.resources.processes)
-        except ConfigurationError as error:
-            name, _, found = str(error).partition("=")
-            problems.append(f"{field}.{name}: {found}")
+        except SettingError as error:
+            problems.append(f"{field}.{error.field}: {error.value} {error.found}")
             continue
         request = _request(stage, gpu)
         if request is None or not stage.resources.gpus_per_worker:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from florence_operator.api.status import Progress
+from florence.config.progress import StageProgress
 from florence_operator.api.v1alpha1 import FlorenceJob
 
 JOB_LABEL = "florence.dev/job"
@@ -110,7 +110,7 @@ class QueuePlace:
 class Report:
     """The newest progress that an attempt told, and when it last changed (Unix seconds)."""
 
-    progress: Progress
+    progress: StageProgress
     received: float
 
 

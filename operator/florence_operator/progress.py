@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from florence.config.base import Settings, first_problem, setting
-from florence_operator.api.status import JobStatus, Progress
+from florence.config.progress import StageProgress
+from florence_operator.api.status import JobStatus
 from florence_operator.caches import Caches
 from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, pod_from
 from florence_operator.runtime.client import TOKEN_REVIEWS, ApiError, Client
@@ -35,7 +36,7 @@ class Posted(Settings):
     uid: str = setting(description="uid of the job")
     stage: str = setting(description="name of the stage")
     attempt: int = setting(description="number of the attempt", ge=1)
-    progress: Progress = setting(description="how far it is")
+    progress: StageProgress = setting(description="how far it is")
 
 
 class ProgressBook:
@@ -73,7 +74,7 @@ class ProgressBook:
         self._reports.pop(key, None)
 
 
-def _position(progress: Progress) -> tuple[object, ...]:
+def _position(progress: StageProgress) -> tuple[object, ...]:
     return progress.step, progress.phase, progress.samples, progress.checkpoint_step
 
 

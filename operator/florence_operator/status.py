@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from florence.config import Training
 from florence_operator.api.status import (
     Condition,
     JobStatus,
@@ -13,6 +12,7 @@ from florence_operator.api.status import (
     State,
     Summary,
 )
+from florence_operator.api.summary import length, percent_done
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.decision import Work
 from florence_operator.observe import Observation, timestamp, unix
@@ -161,7 +161,7 @@ def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
     hours = sum(a.gpu_seconds for stage in stages for a in stage.attempts) / 3600
     return Summary(
         stage=",".join(stage.name for stage in at_work) or None,
-        progress=_percent(job, stages),
+        progress=percent_done(job.spec, stages),
         eta=length(max(etas)) if etas else None,
         loss=f"{losses[-1]:.4f}" if losses else None,
         attempts=sum(len(stage.attempts) for stage in stages),
@@ -169,38 +169,6 @@ def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
         gpu_hours=f"{hours:.2f}" if 0 < hours < 10 else f"{hours:.1f}" if hours else "0",
         checkpoint=commits[-1] if commits else None,
     )
-
-
-def _percent(job: FlorenceJob, stages: Sequence[StageStatus]) -> str | None:
-    """Steps done of all stages that train, in percent.
-
-    A stage that counts in epochs is known once it has told its steps.
-    """
-    done = total = 0
-    for stage in stages:
-        config = job.spec.stage(stage.name).config
-        if not isinstance(config, Training):
-            continue
-        steps = config.planned_steps or (stage.progress.total if stage.progress else 0)
-        total += steps
-        if stage.state is State.SUCCEEDED:
-            done += steps
-        elif stage.progress is not None:
-            done += min(stage.progress.step, steps)
-    return f"{100 * done // total}%" if total else None
-
-
-def length(seconds: float) -> str:
-    """A length of time in its two largest units, such as 1h3m."""
-    left = int(seconds)
-    parts: list[str] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (parts and left) or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-        if len(parts) == 2:
-            break
-    return "".join(part for i, part in enumerate(parts) if i == 0 or not part.startswith("0"))
 
 
 def announce(job: FlorenceJob, old: JobStatus, new: JobStatus, work: Work) -> None:

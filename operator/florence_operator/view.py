@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from florence.config.progress import StageProgress
 from florence_operator.api.duration import seconds
-from florence_operator.api.status import Attempt, Progress, StageStatus, State
+from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import Termination, last_words
 from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
 from florence_operator.failures import Ending, lost_from, sequel
@@ -108,7 +109,7 @@ def take_progress(view: View, status: StageStatus) -> StageStatus:
     return status
 
 
-def _told(status: StageStatus, progress: Progress, received: float) -> StageStatus:
+def _told(status: StageStatus, progress: StageProgress, received: float) -> StageStatus:
     attempt, known = status.attempts[-1], status.progress
     restored = progress.restored_step
     fields: dict[str, Any] = {"step": progress.step, "progressed": timestamp(received)}
@@ -125,7 +126,7 @@ def _told(status: StageStatus, progress: Progress, received: float) -> StageStat
     return changed(with_attempt(status, **fields), progress=progress)
 
 
-def _newer(step: int | None, known: Progress | None, restored: int | None) -> bool:
+def _newer(step: int | None, known: StageProgress | None, restored: int | None) -> bool:
     """Whether a commit was made by this attempt and not told of before."""
     if step is None or (restored is not None and step <= restored):
         return False
@@ -145,7 +146,7 @@ def _last_words(status: StageStatus, words: Termination, finished: float) -> Sta
         words.checkpoint_step, progress, words.restored_step
     ):
         fields["committed"] = timestamp(finished)
-        progress = (progress or Progress(step=words.step or 0)).model_copy(
+        progress = (progress or StageProgress(step=words.step or 0)).model_copy(
             update={"checkpoint": words.checkpoint, "checkpoint_step": words.checkpoint_step}
         )
     return changed(with_attempt(status, **fields), progress=progress)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import get_args
 
 import pytest
 import typer
@@ -18,10 +19,13 @@ def test_every_plain_field_of_pretrain_has_a_flag_and_groups_have_none() -> None
     groups = {
         name
         for name, field in Pretrain.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+        if any(
+            isinstance(kind, type) and issubclass(kind, Settings)
+            for kind in (field.annotation, *get_args(field.annotation))
+        )
     }
     assert names == set(Pretrain.model_fields) - groups
-    assert {"optimizer", "loss", "text"} <= groups
+    assert {"optimizer", "loss", "text", "evaluation"} <= groups
 
 
 class Colour(StrEnum):
@@ -43,7 +47,7 @@ def run(arguments: list[str]) -> tuple[int, dict[str, object]]:
         seen.update(fields, name=name)
 
     app = typer.Typer()
-    app.command()(with_flags(command, Small))
+    app.command()(with_flags(command, Small, name="do", summary="Do it."))
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, seen
 
@@ -60,7 +64,7 @@ def test_help_of_a_flag_tells_unit_and_default() -> None:
     def command(**fields: object) -> None:
         """Do it."""
 
-    app.command()(with_flags(command, Small))
+    app.command()(with_flags(command, Small, name="do", summary="Do it."))
     text = " ".join(CliRunner().invoke(app, ["--help"]).stdout.split())
     assert "how many [samples] (required)" in text
     assert "which (default: red)" in text

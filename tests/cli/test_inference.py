@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("inference")
     model = build_model(NANO, seed=0)
     save_model(root / "plain", model, CARD)
-    write_final_model(open_storage(str(root / "stage")), model_bytes(model.state_dict(), CARD))
+    files = model_bytes(model.state_dict(), CARD)
+    write_final_model(open_storage(str(root / "stage")), files, attempt=1)
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{number}.png")
@@ -153,8 +154,8 @@ def test_what_predict_refuses(arguments: list[str], code: int, message: str) -> 
 def test_a_damaged_result_of_a_stage_is_refused(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "stage"))
     model = build_model(NANO, seed=0)
-    write_final_model(storage, model_bytes(model.state_dict(), CARD))
-    weights = tmp_path / "stage" / "model" / "model.safetensors"
+    write_final_model(storage, model_bytes(model.state_dict(), CARD), attempt=1)
+    (weights,) = (tmp_path / "stage" / "model").glob("*/model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)

@@ -111,13 +111,13 @@ def test_wrong_settings_are_lines_with_field_paths(
     failing: Callable[[BaseException], None],
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  pydantic's own
-        Pretrain.model_validate({"data": "x", "batch_size": 0, "stps": 1})
+        Pretrain.model_validate({"batch_size": 0, "stps": 1})
     failing(caught.value)
     result = RUNNER.invoke(program.app, ["version"])
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
+        "florencectl: data: is required",
         "florencectl: batchSize: must be at least 1, not 0",
-        "florencectl: steps: is required",
         "florencectl: stps: is not a known field; did you mean 'steps'?",
     ]
 

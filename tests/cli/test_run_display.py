@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from florence_operator.api import Progress, Stage
+from florence.config.progress import StageProgress
+from florence_operator.api import Stage
 from florencectl.run_display import RunDisplay, duration, progress_line
 
 STAGE = Stage.model_validate(
@@ -33,7 +34,7 @@ def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
 
 
 def test_a_line_tells_step_loss_rate_and_time_left() -> None:
-    progress = Progress(
+    progress = StageProgress(
         phase="train", step=120, total=600, loss=1.25, samples_per_second=410.4, eta_seconds=130
     )
     assert (
@@ -46,7 +47,7 @@ def test_a_terminal_shows_one_line_that_is_rewritten() -> None:
     screen = Terminal()
     display = RunDisplay(screen)
     for step in (1, 2, 3):
-        display.stage_progress(STAGE, Progress(step=step, total=600))
+        display.stage_progress(STAGE, StageProgress(step=step, total=600))
     display.note("done")
     assert screen.getvalue().count("\r\x1b[K") == 2
     assert screen.getvalue().count("\n") == 2
@@ -58,8 +59,8 @@ def test_without_a_terminal_lines_come_at_most_every_ten_seconds_or_with_a_new_p
     display = RunDisplay(out, clock=lambda: now)
     for tick in range(25):
         now = float(tick)
-        display.stage_progress(STAGE, Progress(step=tick, total=600))
-    display.stage_progress(STAGE, Progress(phase="checkpoint", step=25, total=600))
+        display.stage_progress(STAGE, StageProgress(step=tick, total=600))
+    display.stage_progress(STAGE, StageProgress(phase="checkpoint", step=25, total=600))
     lines = out.getvalue().splitlines()
     assert [line.split()[2] for line in lines] == ["0/600", "10/600", "20/600", "25/600"]
     assert "\r" not in out.getvalue()

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from florence.checkpoint import read_final_model
+from florence.storage import open_storage
 from florencectl.main import app
 
 STEPS = 30
@@ -195,7 +197,8 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def weights(home: Path) -> bytes:
-    return (home / "artifacts/default/small/mixed/model/model.safetensors").read_bytes()
+    stage = open_storage(str(home / "artifacts/default/small/mixed"))
+    return read_final_model(stage).read("model.safetensors")
 
 
 def progress(home: Path) -> int:

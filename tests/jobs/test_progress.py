@@ -16,10 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from florence.stages.context import StageProgress
+from florence.config.progress import StageProgress
 from florence_jobs.local.progress_server import ProgressServer
 from florence_jobs.progress import ProgressReporter
-from florence_operator.api import Progress, StagePlan
+from florence_operator.api import StagePlan
 from florence_operator.api.stage import ProgressTarget
 
 PLAN = StagePlan.model_validate(
@@ -39,10 +39,10 @@ PLAN = StagePlan.model_validate(
 
 class Inbox:
     def __init__(self) -> None:
-        self.reports: list[tuple[str, int, Progress]] = []
+        self.reports: list[tuple[str, int, StageProgress]] = []
         self.arrived = threading.Condition()
 
-    def __call__(self, stage: str, attempt: int, progress: Progress) -> None:
+    def __call__(self, stage: str, attempt: int, progress: StageProgress) -> None:
         with self.arrived:
             self.reports.append((stage, attempt, progress))
             self.arrived.notify()
@@ -73,7 +73,9 @@ def test_reports_travel_over_a_real_socket(token_file: Path) -> None:
     inbox.wait_for(8)
     server.close()
     assert inbox.reports[0][:2] == ("mixed", 3)
-    assert inbox.reports[0][2] == Progress(phase="train", step=7, total=9, loss=0.5, samples=70)
+    assert inbox.reports[0][2] == StageProgress(
+        phase="train", step=7, total=9, loss=0.5, samples=70
+    )
 
 
 def test_only_the_newest_report_is_sent_after_a_slow_delivery(token_file: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from florence.tasks.pretrain.settings import Pretrain
 from florence_jobs.recipes import RECIPES, florence_h, main, sample
 from florence_operator.api import load_job
 
@@ -17,12 +18,14 @@ def test_the_sample_is_the_recipe_written_out(name: str) -> None:
 
 
 def test_the_papers_schedule() -> None:
-    stages = [s.pretrain for s in florence_h().spec.stages if s.pretrain]
+    stages = [s.config for s in florence_h().spec.stages if isinstance(s.config, Pretrain)]
     assert [s.steps for s in stages] == [1_000_000, 180_000, 80_000]
     assert {s.batch_size for s in stages} == {24_576}
     assert [s.resolution for s in stages] == [224, 224, 384]
     assert [s.exclude_augmented for s in stages] == [False, True, True]
-    assert all(s.resources.processes == 512 for s in florence_h().spec.stages if s.pretrain)
+    assert all(
+        s.resources.processes == 512 for s in florence_h().spec.stages if s.kind.name == "pretrain"
+    )
 
 
 def test_a_stale_sample_is_found(tmp_path: Path) -> None:

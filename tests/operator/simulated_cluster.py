@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from florence.config.progress import StageProgress
 from florence_operator.api.failure import Budget, budget_of
-from florence_operator.api.status import JobStatus, Progress, State
+from florence_operator.api.status import JobStatus, State
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.decision import Decision
 from florence_operator.observe import Child, Node, Observation, Pod, QueuePlace, Report, Terminated
@@ -199,7 +200,7 @@ class Cluster:
         self.pods[pod.uid] = replace(pod, phase=phase, terminated=ended)
 
     def report(self, stage: str, attempt: int, step: int) -> None:
-        progress = Progress(step=step, total=100, checkpoint=f"c{step}", checkpoint_step=step)
+        progress = StageProgress(step=step, total=100, checkpoint=f"c{step}", checkpoint_step=step)
         self.reports[stage, attempt] = Report(progress=progress, received=self.now)
 
     def set_node(self, name: str, ready: bool) -> None:

@@ -164,6 +164,53 @@ def test_what_a_cluster_cannot_run_is_refused_by_field(path: str, value: Any, fi
     assert "secret@" not in answer.message
 
 
+def test_chunks_that_a_gpu_has_not_samples_for_are_refused_by_field() -> None:
+    """64 samples on 8 processes are 8 each, which do not make 100 chunks."""
+    job = put(small(), "spec.stages.1.resources", {"workers": 8})
+    answer = create(put(job, "spec.stages.1.pretrain.gradientCacheChunks", 100))
+    assert answer.problems == (
+        "spec.stages[1].pretrain.gradientCacheChunks: 100 is more than the 8 samples of each of "
+        "8 processes: use at most 8",
+    )
+    assert create(put(job, "spec.stages.1.pretrain.gradientCacheChunks", 8)).allowed
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_what_would() -> None:
+    answer = create(put(small(), "spec.stages.0.resources.workers", 6))
+    assert answer.problems == (
+        "spec.stages[0].pretrain.batchSize: 64 does not divide over 6 processes: use a multiple "
+        "of 6 such as 66",
+    )
+
+
+def test_a_model_of_another_task_is_refused_by_field() -> None:
+    classification = {"classification": [{"name": "c", "data": "s3://data/test"}]}
+    answer = create(put(small(), "spec.stages.2.evaluate", classification))
+    assert answer.problems == (
+        "spec.stages[2].dependsOn: 'test' (evaluate) cannot start from the contrastive model of "
+        "'two': it takes classification models",
+    )
+
+
+def test_templates_in_s3_are_taken() -> None:
+    job = put(small(), "spec.stages.0.pretrain.text.templates", "s3://data/templates.txt")
+    assert create(job) == Validation(True)
+
+
+@pytest.mark.parametrize(
+    "length", [{"steps": 10, "epochs": 2.0}, {}], ids=["steps and epochs", "neither"]
+)
+def test_one_length_is_needed(length: dict[str, Any]) -> None:
+    pretrain = {"data": "s3://data/shards", "batchSize": 64, **length}
+    answer = create(put(small(), "spec.stages.0.pretrain", pretrain))
+    assert answer.problems == ("spec.stages[0].pretrain: give exactly one of steps and epochs",)
+
+
+def test_epochs_are_taken() -> None:
+    pretrain = {"data": "s3://data/shards", "batchSize": 64, "epochs": 2.5}
+    assert create(put(small(), "spec.stages.0.pretrain", pretrain)).allowed
+
+
 def with_volume(**volume: Any) -> dict[str, Any]:
     return put(small(), "spec.pods.volumes", [{"mountPath": "/data", **volume}])
 

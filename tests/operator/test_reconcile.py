@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from florence_operator.api.status import Progress
+from florence.config.progress import StageProgress
 from florence_operator.caches import Caches
 from florence_operator.progress import Posted, ProgressBook
 from florence_operator.reconcile import Reconciler
@@ -179,7 +179,7 @@ def test_progress_is_written_once_an_interval() -> None:
                 uid=uid,
                 stage="c",
                 attempt=1,
-                progress=Progress(step=step, total=100),
+                progress=StageProgress(step=step, total=100),
             )
             bench.book.take(posted, bench.now)
             result = await bench.reconcile()

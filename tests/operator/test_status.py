@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 
-from florence_operator.api.status import Attempt, JobStatus, Progress, StageStatus, State
+from florence.config.progress import StageProgress
+from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
+from florence_operator.api.summary import length
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.observe import Observation
-from florence_operator.status import job_status, length, phase, summary, urgent
+from florence_operator.status import job_status, phase, summary, urgent
 from florence_operator.view import View, gpu_seconds
 from tests.operator.simulated_cluster import SETTINGS, job_document
 
@@ -57,7 +59,9 @@ def test_blocked_stages_do_not_keep_a_job_from_having_failed() -> None:
 
 
 def test_the_columns_are_about_all_stages() -> None:
-    progress = Progress(step=30, total=100, loss=2.34567, eta_seconds=3780, checkpoint="s3://c")
+    progress = StageProgress(
+        step=30, total=100, loss=2.34567, eta_seconds=3780, checkpoint="s3://c"
+    )
     going = stage(State.RUNNING).model_copy(update={"progress": progress})
     columns = summary(JOB, [going, stage(State.PENDING, "b"), stage(State.SUCCEEDED, "c")])
     assert (columns.stage, columns.progress, columns.eta) == ("a", "43%", "1h3m")
@@ -113,7 +117,7 @@ def test_progress_alone_is_not_urgent() -> None:
     seen = Observation(job=JOB, now=1000.0)
     stages = (stage(State.RUNNING), stage(State.PENDING, "b"), stage(State.PENDING, "c"))
     first = job_status(seen, JobStatus(), stages)
-    moved = (stages[0].model_copy(update={"progress": Progress(step=5)}), *stages[1:])
+    moved = (stages[0].model_copy(update={"progress": StageProgress(step=5)}), *stages[1:])
     assert job_status(seen, first, moved) != first
     assert not urgent(first, job_status(seen, first, moved))
     assert urgent(first, job_status(seen, first, (stage(State.STALLED, live=True), *stages[1:])))

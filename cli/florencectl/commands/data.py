@@ -1,4 +1,4 @@
-"""``florencectl data``: write, index and check shards of image-text pairs."""
+"""``florencectl data``: import, curate, index and check shards of image-text pairs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florencectl.commands.data_curate import EPILOG as CURATE_HELP
+from florencectl.commands.data_curate import curate
+from florencectl.commands.data_import import app as import_app
+from florencectl.data_options import Endpoint, Output, Region, Uri, note_on_terminal, s3_settings
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
-    from florence.config.storage import S3Settings
     from florence.data.indexing import Indexed
 
 app = typer.Typer(
@@ -20,13 +23,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(import_app)
+app.command("curate", epilog=CURATE_HELP)(curate)
 
-Uri = Annotated[
-    str, typer.Argument(help="Folder of WebDataset shards, s3://bucket/prefix, or builtin:….")
-]
-Output = Annotated[DocumentFormat, typer.Option("-o", "--output", help="How results are printed.")]
-Endpoint = Annotated[str | None, typer.Option(help="Address of an S3 server that is not Amazon's.")]
-Region = Annotated[str | None, typer.Option(help="Region that S3 requests are signed for.")]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes. Default: one per processor."),
@@ -61,7 +60,7 @@ def digits(
     """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test."""
     from florence.data.digits import write_digits
 
-    counts = write_digits(out, _s3(endpoint, region), side=side)
+    counts = write_digits(out, s3_settings(endpoint, region), side=side)
     if output is not DocumentFormat.TABLE:
         print_document({"uri": out, "samples": counts}, output)
         return
@@ -84,7 +83,7 @@ def index(
 
     found = index_data(
         resolve(uri),
-        _s3(endpoint, region),
+        s3_settings(endpoint, region),
         workers=workers or os.cpu_count() or 1,
         force=force,
         on_shard=_progress("indexed"),
@@ -111,7 +110,7 @@ def check(
 
     found = check_data(
         resolve(uri),
-        _s3(endpoint, region),
+        s3_settings(endpoint, region),
         workers=workers or os.cpu_count() or 1,
         on_shard=_progress("checked"),
     )
@@ -128,14 +127,6 @@ def check(
             f"{uri}: {count} broken members in {shards} shards: "
             "replace or remove them, then run 'florencectl data index' again"
         )
-
-
-def _s3(endpoint: str | None, region: str | None) -> S3Settings | None:
-    if endpoint is None and region is None:
-        return None
-    from florence.config.storage import S3Settings
-
-    return S3Settings(endpoint=endpoint, region=region)
 
 
 def _print(found: Indexed, output: DocumentFormat) -> None:
@@ -158,7 +149,7 @@ def _progress(verb: str) -> Any:
     """A line per shard on a terminal's stderr when there are several."""
 
     def report(done: int, total: int, shard: str) -> None:
-        if total > 1 and os.isatty(2):
-            note(f"{verb} {done}/{total} {shard}")
+        if total > 1:
+            note_on_terminal(f"{verb} {done}/{total} {shard}")
 
     return report

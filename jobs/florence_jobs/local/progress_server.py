@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from florence_operator.api import Progress
+from florence.config.progress import StageProgress
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ProgressServer:
         receive: called from the server's threads with (stage, attempt, progress).
     """
 
-    def __init__(self, token: str, receive: Callable[[str, int, Progress], None]) -> None:
+    def __init__(self, token: str, receive: Callable[[str, int, StageProgress], None]) -> None:
         handler = _handler(token, receive)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(
@@ -48,7 +48,7 @@ class ProgressServer:
 
 
 def _handler(
-    token: str, receive: Callable[[str, int, Progress], None]
+    token: str, receive: Callable[[str, int, StageProgress], None]
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -62,7 +62,7 @@ def _handler(
                 return
             try:
                 report: dict[str, Any] = json.loads(self.rfile.read(length))
-                progress = Progress.model_validate(report["progress"])
+                progress = StageProgress.model_validate(report["progress"])
                 stage, attempt = str(report["stage"]), int(report["attempt"])
             except (ValueError, KeyError, TypeError, ValidationError):
                 self._answer(400)

@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from florence.config.progress import StageProgress
 from florence_jobs.local.outcome import failure_line_of, may_retry, results_of
 from florence_jobs.local.plans import build_plan, local_processes, stage_uri
 from florence_jobs.local.progress_server import ProgressServer
 from florence_jobs.local.records import Records
-from florence_operator.api import FlorenceJob, JobStatus, Progress, Stage, StageStatus, State
+from florence_operator.api import FlorenceJob, JobStatus, Stage, StageStatus, State
 from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.stage import ProgressTarget, StagePlan
 from florence_operator.api.status import Attempt
@@ -39,7 +40,7 @@ class Observer(Protocol):
     def stage_started(self, stage: Stage, attempt: int, log: Path) -> None:
         """An attempt of a stage was started."""
 
-    def stage_progress(self, stage: Stage, progress: Progress) -> None:
+    def stage_progress(self, stage: Stage, progress: StageProgress) -> None:
         """The stage told how far it is."""
 
     def stage_ended(self, stage: Stage, status: StageStatus, seconds: float) -> None:
@@ -197,7 +198,7 @@ class LocalRunner:
             server.close()
             token_file.unlink(missing_ok=True)
 
-    def _receive(self, name: str, attempt: int, progress: Progress) -> None:
+    def _receive(self, name: str, attempt: int, progress: StageProgress) -> None:
         with self._changing:
             stage = self._job.spec.stage(name)
             status = self._status(stage)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from florence.config import Training
 from florence.kinds import KINDS
 from florence_operator.api.status import State
 
@@ -83,6 +86,19 @@ ROOT_RULES: list[Rule] = [
     ),
 ]
 
+
+def one_length(settings: type[Training]) -> Rule:
+    """A stage has steps or epochs, unless it is one that has neither (``closed_form``)."""
+    unless = [
+        f"has(self.{to_camel(name)}) && self.{to_camel(name)} in {list(values)}"
+        for name, values in settings.closed_form.items()
+    ]
+    return {
+        "rule": " || ".join([*unless, "has(self.steps) != has(self.epochs)"]),
+        "message": "give exactly one of steps and epochs",
+    }
+
+
 RULES: dict[str, list[Rule]] = {
     "spec": [
         {
@@ -115,6 +131,11 @@ RULES: dict[str, list[Rule]] = {
             if kind.needs_model
         ),
     ],
+    **{
+        f"spec.stages[].{kind.name}": [one_length(kind.settings)]
+        for kind in KINDS.values()
+        if issubclass(kind.settings, Training)
+    },
     "spec.pods.volumes[]": [
         {
             "rule": "has(self.persistentVolumeClaim) != has(self.hostPath)",

@@ -91,7 +91,7 @@ def _message(finding: ErrorDetails) -> str:
         return "is required"
     if kind == "extra_forbidden":
         return "is not a known field"
-    if kind in ("value_error", "assertion_error"):
+    if kind in ("value_error", "assertion_error", "refused"):
         return str(context["error"])
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from florence.config.base import Settings, setting
+from florence.config.progress import StageProgress
 from florence_operator.api.failure import Cause
 
 
@@ -87,29 +88,6 @@ class Attempt(Observed):
     logs: str | None = setting(None, description="where its logs are kept")
 
 
-class Progress(Observed):
-    """How far a stage is."""
-
-    phase: str = setting(
-        "train", description="what it does: start, restore, train, checkpoint, evaluate, export"
-    )
-    step: int = setting(0, description="steps done", unit="steps", ge=0)
-    total: int = setting(0, description="steps in all", unit="steps", ge=0)
-    samples: int = setting(0, description="samples seen", unit="samples", ge=0)
-    loss: float | None = setting(None, description="loss of the last logged step")
-    samples_per_second: float | None = setting(
-        None, description="rate over the last steps", unit="samples/s"
-    )
-    eta_seconds: float | None = setting(None, description="time left at that rate", unit="seconds")
-    checkpoint: str | None = setting(None, description="newest commit")
-    checkpoint_step: int | None = setting(
-        None, description="step of the newest commit", unit="steps"
-    )
-    restored_step: int | None = setting(
-        None, description="step that this attempt started from", unit="steps"
-    )
-
-
 class StageStatus(Observed):
     """What happened to one stage."""
 
@@ -122,7 +100,7 @@ class StageStatus(Observed):
         1, description="number of the first attempt that counts against the budgets", ge=1
     )
     next_attempt: str | None = setting(None, description="when it is tried again")
-    progress: Progress | None = setting(None, description="how far the current attempt is")
+    progress: StageProgress | None = setting(None, description="how far the current attempt is")
     model: str | None = setting(None, description="URI of the final model")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
     metrics: dict[str, float] = setting({}, description="results")

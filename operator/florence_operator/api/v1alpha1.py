@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from florence.config import ModelConfig, StageSettings
 from florence.config.base import Settings, location, setting
@@ -174,9 +182,10 @@ class StageBase(Settings):
                 f"a stage needs exactly one of {', '.join(KINDS)}; '{self.name}' {has}"
             )
         if KINDS[kinds[0]].needs_model and not self.depends_on and self.initial_model is None:
-            raise ValueError(
-                f"'{self.name}' ({kinds[0]}) needs a model: name the stage that trains it in "
-                "dependsOn, or give initialModel"
+            raise _refusal(
+                f"'{self.name}' ({kinds[0]}) needs a model: name the stage that trains it, or "
+                "give initialModel",
+                "dependsOn",
             )
         return self
 
@@ -278,34 +287,34 @@ class JobSpec(Settings):
     @model_validator(mode="after")
     def _stages_form_a_dag(self) -> Self:
         names = [stage.name for stage in self.stages]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"stages: the name '{name}' is used {names.count(name)} times")
-        for stage in self.stages:
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                found = f"the name '{name}' is used {names.count(name)} times"
+                raise _refusal(found, "stages", index, "name")
+        for index, stage in enumerate(self.stages):
             for wanted in stage.depends_on:
                 if wanted not in names:
-                    raise ValueError(
-                        f"stages: '{stage.name}' depends on '{wanted}', which is not a stage"
-                    )
-        for stage in self.in_order():
+                    found = f"'{stage.name}' depends on '{wanted}', which is not a stage"
+                    raise _refusal(found, "stages", index, "dependsOn")
+        self.in_order()
+        for index, stage in enumerate(self.stages):
             source = self.model_source(stage)
-            if source is not None:
-                _check_start(stage, source)
+            if source is not None and (found := _unfit_start(stage, source)):
+                raise _refusal(found, "stages", index, "dependsOn")
         return self
 
     def in_order(self) -> list[Stage]:
         """The stages so that each comes after what it depends on; ties keep the written order.
 
         Raises:
-            ValueError: the dependencies form a cycle.
+            ValidationError: the dependencies form a cycle.
         """
         waiting, done, order = list(self.stages), set[str](), list[Stage]()
         while waiting:
             ready = next((s for s in waiting if done.issuperset(s.depends_on)), None)
             if ready is None:
-                raise ValueError(
-                    f"stages: {', '.join(s.name for s in waiting)} depend on each other in a cycle"
-                )
+                found = f"{', '.join(s.name for s in waiting)} depend on each other in a cycle"
+                raise _refusal(found, "stages")
             waiting.remove(ready)
             done.add(ready.name)
             order.append(ready)
@@ -339,14 +348,24 @@ class JobSpec(Settings):
         raise KeyError(name)
 
 
-def _check_start(stage: Stage, source: Stage) -> None:
+def _unfit_start(stage: Stage, source: Stage) -> str | None:
+    """Why a stage cannot start from the model of another; ``None`` when it can."""
     task = source.model_task
     usable = stage.kind.starts_from(stage.config)
-    if task not in usable:
-        raise ValueError(
-            f"stages: '{stage.name}' ({stage.kind.name}) cannot start from the {task} model of "
-            f"'{source.name}': it takes {' or '.join(usable) or 'no'} models"
-        )
+    if task in usable:
+        return None
+    return (
+        f"'{stage.name}' ({stage.kind.name}) cannot start from the {task} model of "
+        f"'{source.name}': it takes {' or '.join(usable) or 'no'} models"
+    )
+
+
+def _refusal(found: str, *path: str | int) -> ValidationError:
+    """What a validator raises to blame a field below its own; pydantic puts its own path before."""
+    problem = PydanticCustomError("refused", "{found}", {"found": found, "error": found})
+    return ValidationError.from_exception_data(
+        KIND, [InitErrorDetails(type=problem, loc=path, input=None)]
+    )
 
 
 class Metadata(Settings):

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 from florence.config import EngineKind
 from florence.distributed.engines import make_engine
-from florence.distributed.objective import ContrastiveObjective
 from florence.distributed.world import join, leave
+from florence.losses.contrastive import ContrastiveObjective
 from tests.florence.distributed.tiny import TinyTwoTower, tiny_batch, tiny_settings
 settings = tiny_settings()
 world = join(60)

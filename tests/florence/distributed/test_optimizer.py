@@ -1,4 +1,4 @@
-"""Unscaling, clipping, skipping, groups and the fp16 loss scale."""
+"""Unscaling, clipping, skipping and the fp16 loss scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from florence.distributed.optimizer import (
     adamw,
     clip_factor,
     initialise_moments,
-    parameter_groups,
 )
 
 SETTINGS = Optimizer(lr=0.1, clip_norm=1.0, weight_decay=0.2)
@@ -71,16 +70,6 @@ def test_moments_set_in_advance_step_like_lazy_ones() -> None:
     with_moments.step()
     adamw([{"params": [lazy]}], SETTINGS).step()
     assert torch.equal(early, lazy)
-
-
-def test_named_parameters_do_not_decay() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    model[1].bias.requires_grad_(False)
-    decayed, plain = parameter_groups(model, SETTINGS, {"0.bias", "1.bias"})
-    assert decayed["weight_decay"] == 0.2
-    assert plain["weight_decay"] == 0.0
-    assert plain["params"] == [model[0].bias]
-    assert len(decayed["params"]) == 2
 
 
 def test_loss_scale_halves_on_overflow_and_doubles_after_good_steps() -> None:

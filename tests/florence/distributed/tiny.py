@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence.checkpoint.fragment import Fragment
-from florence.config import Architecture, Loss, Optimizer, Pretrain, architecture_of
+from florence.config import Architecture, ContrastiveLoss, Optimizer, architecture_of
+from florence.distributed.engine import StepResult
+from florence.distributed.parameter_rules import ParameterRule
 from florence.errors import DataError
+from florence.tasks.pretrain.settings import Pretrain
 
 
 class TinyTwoTower(nn.Module):
@@ -34,35 +37,78 @@ class TinyTwoTower(nn.Module):
                 if name != "logit_scale":
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
-    def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u = self.image_projection(self.image(images))
-        v = self.text(self.embedding(ids)).mean(1)
-        return (
-            F.normalize(u.float(), dim=1),
-            F.normalize(v.float(), dim=1),
-            self.logit_scale.clone(),
-        )
+        v = self.text(self.embedding(input_ids)).mean(1)
+        return F.normalize(_wide(u), dim=1), F.normalize(_wide(v), dim=1), self.logit_scale.clone()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype is torch.float64 else x.float()
+
+
+class FrozenAndCounting(TinyTwoTower):
+    """A tower with a frozen layer's worth of rules, and buffers that training changes.
+
+    ``mean`` follows the images of a batch, ``drift`` the weights and nothing else, so that it is
+    the same for any number of ranks; ``passes`` counts in whole numbers; ``scratch`` is not kept.
+    """
+
+    RULES = (
+        ParameterRule(pattern="image.*", lr_scale=0.1),
+        ParameterRule(pattern="image.1.weight", frozen=True),
+        ParameterRule(pattern="*.bias", weight_decay=0.0),
+        ParameterRule(pattern="embedding.weight", frozen=True),
+        ParameterRule(pattern="text.3.*", lr_scale=3.0),
+        ParameterRule(pattern="logit_scale", weight_decay=0.0, maximum=2.64),
+        ParameterRule(pattern="text.0.weight", maximum=0.25),
+    )
+    FROZEN = ("image.1.weight", "embedding.weight")
+
+    mean: Tensor
+    drift: Tensor
+    passes: Tensor
+    scratch: Tensor
+
+    def __init__(self, *, seed: int = 0, dropout: float = 0.0) -> None:
+        super().__init__(seed=seed, dropout=dropout)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("drift", torch.full((5, 13), float(seed)))
+        self.image.register_buffer("passes", torch.tensor(seed))
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = super().forward(images, input_ids)
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(images.mean((0, 2, 3)), 0.1)
+                # A buffer may also be replaced by another tensor instead of changed in place.
+                self.drift = self.drift.lerp(outputs[2].square().expand(5, 13), 0.1)
+                self.image.passes += 1 << 40  # beyond what fp32 can count
+        return outputs
 
 
 @dataclass
 class TinyBatch:
-    """Images, ids and labels; the i-th of :func:`batches` is the same for any number of ranks."""
+    """Images, ids and labels; :func:`tiny_batch` makes those of any number of ranks."""
 
     images: Tensor
-    ids: Tensor
+    input_ids: Tensor
     labels: Tensor
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def chunk(self, n: int) -> Sequence[TinyBatch]:
-        parts = zip(self.images.chunk(n), self.ids.chunk(n), self.labels.chunk(n), strict=True)
-        return [TinyBatch(*part) for part in parts]
+        tensors = (self.images, self.input_ids, self.labels)
+        return [TinyBatch(*part) for part in zip(*(t.tensor_split(n) for t in tensors), strict=True)]
 
     def to(self, device: Any) -> TinyBatch:
-        return TinyBatch(self.images.to(device), self.ids.to(device), self.labels.to(device))
+        return TinyBatch(self.images.to(device), self.input_ids.to(device), self.labels.to(device))
 
     def rows_of(self, rank: int, size: int) -> TinyBatch:
-        return TinyBatch(
-            self.images.chunk(size)[rank], self.ids.chunk(size)[rank], self.labels.chunk(size)[rank]
-        )
+        """Rank's part of the global batch."""
+        return self.chunk(size)[rank]
 
 
 def tiny_batch(step: int, size: int = 12) -> TinyBatch:
@@ -82,9 +128,18 @@ def tiny_settings(**changes: Any) -> Pretrain:
         "batch_size": 12,
         "steps": 100,
         "optimizer": Optimizer(lr=0.01, weight_decay=0.1, clip_norm=0.5, warmup_steps=0),
-        "loss": Loss(),
+        "loss": ContrastiveLoss(),
     }
     return Pretrain(**(defaults | changes))
+
+
+def tiny_rules(settings: Pretrain) -> list[ParameterRule]:
+    """A bounded temperature, and no decay of vectors."""
+    vectors = [name for name, tensor in TinyTwoTower().named_parameters() if tensor.ndim < 2]
+    return [
+        *(ParameterRule(pattern=name, weight_decay=0.0) for name in vectors),
+        ParameterRule(pattern="logit_scale", maximum=math.log(settings.loss.max_scale)),
+    ]
 
 
 class MemoryReader:
@@ -98,11 +153,13 @@ class MemoryReader:
         written: dict[str, Tensor] = {}
         for name, shape, offset, values in fragments:
             size = math.prod(shape)
-            whole = self._tensors.setdefault(name, torch.zeros(shape))
+            values = torch.as_tensor(values)
+            whole = self._tensors.setdefault(name, torch.zeros(shape, dtype=values.dtype))
             count = written.setdefault(name, torch.zeros(size, dtype=torch.int64))
             assert whole.shape == shape
+            assert whole.dtype == values.dtype
             run = slice(offset, offset + len(values))
-            whole.view(-1)[run] = torch.as_tensor(values)
+            whole.view(-1)[run] = values
             count[run] += 1
         for name, count in written.items():
             assert bool((count == 1).all()), f"{name}: elements written {count.tolist()} times"
@@ -123,6 +180,32 @@ class MemoryReader:
 def portable(fragments: Sequence[Fragment]) -> list[tuple[str, tuple[int, ...], int, Any]]:
     """Fragments as a process can send them to another: copies, as numpy."""
     return [(f.name, f.shape, f.offset, f.values.clone().numpy()) for f in fragments]
+
+
+def numpy_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Copies of tensors as a process can send them to another."""
+    return {name: tensor.detach().clone().numpy() for name, tensor in tensors.items()}
+
+
+def live_state(model: nn.Module) -> dict[str, Any]:
+    """What this process holds of a model now, whatever its engine tells."""
+    return numpy_of(model.state_dict())
+
+
+@dataclass(frozen=True)
+class Told:
+    """A step's result as a process can send it to another: numbers instead of tensors."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool
+    metrics: Mapping[str, float]
+
+
+def told(result: StepResult) -> Told:
+    """The result with its metrics as numbers."""
+    metrics = {name: float(value) for name, value in result.metrics.items()}
+    return Told(result.loss, result.grad_norm, result.skipped, metrics)
 
 
 def relative_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

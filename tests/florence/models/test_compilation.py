@@ -56,3 +56,46 @@ def test_blocks_of_one_shape_share_their_code() -> None:
     compile_blocks(model, backend="eager")
     model.encode_image(torch.randn(2, 3, 128, 128))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def first_stage(model: TwoTower) -> None:
+    """Leave two blocks of the image tower, one of them shifted: a fraction of the compile time."""
+    for stage in (1, 2, 3):
+        model.image.layers[stage].blocks = torch.nn.ModuleList()
+
+
+def test_forty_image_sizes_compile_a_few_times() -> None:
+    """Where sizes vary: the same numbers at each, and no new code from some size on."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    image = NANO.image.model_copy(update={"depths": (2, 1, 1, 1)})
+    plain, compiled = (build_model(NANO.model_copy(update={"image": image}), seed=0) for _ in "ab")
+    for model in (plain, compiled):
+        first_stage(model)
+    compile_blocks(compiled, dynamic=True, backend="eager")
+    sizes = [(32 + 16 * (n % 8), 48 + 16 * (n % 5)) for n in range(40)]
+    assert len(set(sizes)) == 40
+    graphs = []
+    for height, width in sizes:
+        images = torch.randn(2, 3, height, width)
+        expected = plain.encode_image(images)
+        torch.testing.assert_close(compiled.encode_image(images), expected, rtol=0, atol=1e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[-1] == graphs[20] < 20
+
+
+@pytest.mark.slow
+def test_dynamic_sizes_have_the_same_gradients() -> None:
+    torch.compiler.reset()
+    image = NANO.image.model_copy(update={"depths": (2, 1, 1, 1), "drop_path": 0.3})
+    plain, compiled = (build_model(NANO.model_copy(update={"image": image}), seed=0) for _ in "ab")
+    for model in (plain, compiled):
+        first_stage(model)
+    compile_blocks(compiled, dynamic=True, backend="aot_eager")
+    for height, width, length in ((64, 64, 9), (96, 64, 12), (50, 80, 5), (128, 96, 7)):
+        images = torch.randn(2, 3, height, width)
+        ids = torch.randint(1, NANO.text.vocabulary, (2, length))
+        expected, actual = outcome(plain, images, ids), outcome(compiled, images, ids)
+        for one, other in zip(expected, actual, strict=True):
+            scale = max(1.0, one.abs().max().item())
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * scale)

@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from florence.checkpoint import write_final_model
 from florence.config import Attention, architecture_of
 from florence.errors import DataError
 from florence.models.stored import ModelCard, load_model, model_bytes, read_model, save_model
 from florence.models.two_tower import TwoTower, build_model
+from florence.storage import open_storage
 
 NANO = architecture_of("coswin-nano")
 NANO = NANO.model_copy(update={"text": NANO.text.model_copy(update={"vocabulary": 300})})
@@ -41,6 +43,21 @@ def model() -> TwoTower:
 def folder(model: TwoTower, tmp_path: Path) -> Path:
     save_model(tmp_path / "model", model, CARD)
     return tmp_path / "model"
+
+
+@pytest.mark.parametrize("inside", ["", "model"])
+def test_the_model_of_a_stage_is_loaded_from_its_folder(
+    model: TwoTower, tmp_path: Path, inside: str
+) -> None:
+    storage = open_storage(str(tmp_path))
+    write_final_model(storage, model_bytes(model.state_dict(), CARD), attempt=3)
+    loaded, card = load_model(tmp_path / inside)
+    assert card == CARD
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
+    (weights,) = tmp_path.glob("model/*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match="differs from what was committed"):
+        load_model(tmp_path / inside)
 
 
 def test_a_model_comes_back_as_it_was(model: TwoTower, folder: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from florence.stages.pretrain import pretrain
 from PIL import Image
 
 from florence.config import Evaluate
-from florence.errors import ConfigurationError, DataError
-from florence.stages.context import StageProgress
+from florence.errors import ConfigurationError, DataError, StoppedError
+from florence.stages.context import StageProgress, Stop
 from florence.stages.evaluate import evaluate
-from florence.stages.pretrain import pretrain
 from tests.florence.stages.test_pretrain import context, settings
 
 
@@ -41,7 +42,29 @@ def test_results_pictures_and_an_example_are_left(
     example = Image.open(io.BytesIO((tmp_path / document["example"]["image"]).read_bytes()))
     assert example.size == (32, 32)
     assert list((tmp_path / "pictures").rglob("*.png"))
-    assert [(p.step, p.total) for p in seen] == [(0, 1), (1, 1), (1, 1)]
+    steps, totals = [p.step for p in seen[1:]], {p.total for p in seen[1:]}
+    assert len(totals) == 1
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0, max(totals))
+    # Every batch of 256: a stage that is told of nothing meanwhile would be taken for stalled.
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 256
+
+
+def test_a_stage_that_is_asked_to_stop_stops(shards: str, trained: Path, tmp_path: Path) -> None:
+    stop = Stop()
+    seen: list[StageProgress] = []
+
+    def report(progress: StageProgress) -> None:
+        seen.append(progress)
+        if progress.step:
+            stop.request()
+
+    with pytest.raises(StoppedError, match="starts over"):
+        evaluate(
+            context(tmp_path, input_model=trained, report=report, stop=stop), zero_shot(shards)
+        )
+    assert seen[-1].step < seen[-1].total
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_without_a_model_or_data_nothing_is_left(

@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from florence.config import Training
+from florence.config.base import setting
+from florence.kinds import KINDS
+from florence.tasks.pretrain.settings import Pretrain
 from florence_operator.api import FlorenceJob
 from florence_operator.api.crd import chart_template, crd, main, plain_file, structural_schema
-from florence_operator.api.crd_rules import BOUNDS, COLUMNS, LIST_KEYS, RULES
+from florence_operator.api.crd_rules import BOUNDS, COLUMNS, LIST_KEYS, RULES, one_length
 
 ROOT = Path(__file__).parents[3]
 FILES = [
@@ -117,6 +121,36 @@ def test_units_are_in_the_descriptions() -> None:
     assert fields["spec.nodePool.tolerations[].tolerationSeconds"]["description"].endswith(
         "(unit: seconds)"
     )
+
+
+class Probe(Training):
+    """A kind of which one mode has no optimizer steps."""
+
+    closed_form = {"probe_mode": ("linearProbe", "fewShot")}  # noqa: RUF012  a ClassVar above
+    probe_mode: str = setting("head", description="what is trained")
+
+
+def test_every_kind_that_trains_has_the_rule_of_one_length() -> None:
+    plain = "has(self.steps) != has(self.epochs)"
+    for kind in KINDS.values():
+        rules = [rule["rule"] for rule in RULES.get(f"spec.stages[].{kind.name}", [])]
+        assert issubclass(kind.settings, Training) == any(plain in rule for rule in rules)
+    assert one_length(Pretrain)["rule"] == plain
+    assert one_length(Probe)["rule"] == (
+        "has(self.probeMode) && self.probeMode in ['linearProbe', 'fewShot'] || " + plain
+    )
+    given = {"data": "d", "batchSize": 2}
+    assert not Probe.model_validate(given | {"probeMode": "fewShot"}).trains_in_steps
+    assert Probe.model_validate(given | {"steps": 3}).trains_in_steps
+    with pytest.raises(ValidationError, match="exactly one of steps and epochs"):
+        Probe.model_validate(given)
+
+
+def test_a_kind_that_needs_a_model_has_a_rule_that_says_so() -> None:
+    rules = "\n".join(rule["rule"] for rule in RULES["spec.stages[]"])
+    for kind in KINDS.values():
+        needs = f"!has(self.{kind.name}) || has(self.initialModel) || " in rules
+        assert needs == kind.needs_model
 
 
 def test_rules_keys_and_bounds_are_of_fields_that_exist() -> None:

@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from florence_operator.api import FlorenceJob, JobSpec, StagePlan, to_yaml
+from florence.config import Evaluate, ModelConfig
+from florence.config.base import setting
+from florence.kinds import KINDS
+from florence.tasks.kind import Kind
+from florence.tasks.pretrain.settings import Pretrain
+from florence_operator.api import FlorenceJob, JobSpec, StagePlan, load_plan, to_yaml
 from florence_operator.api.duration import seconds
+from florence_operator.api.problems import problems
 
 PRETRAIN = {"data": "d", "batchSize": 4, "steps": 2}
 
@@ -117,7 +123,89 @@ def test_a_plan_survives_its_json() -> None:
         }
     )
     assert StagePlan.model_validate_json(plan.model_dump_json(by_alias=True)) == plan
-    assert plan.evaluate.zero_shot[0].name == "z"
+    assert isinstance(plan.config, Evaluate)
+    assert plan.config.zero_shot[0].name == "z"
+
+
+class Twin(Pretrain):
+    """Settings that look just like those of another kind."""
+
+    mode: str = setting("plain", description="what it does")
+
+
+def test_a_plan_comes_back_as_its_own_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of two kinds may look the same: the plan's kind says which they are."""
+    monkeypatch.setitem(KINDS, "twin", Kind(name="twin", help="a twin", settings=Twin))
+    for name, kind in (("pretrain", Pretrain), ("twin", Twin)):
+        plan = StagePlan(
+            job="j",
+            namespace="n",
+            uid="u",
+            stage="s",
+            attempt=1,
+            kind=name,
+            config=kind.model_validate(PRETRAIN),
+            model=ModelConfig(preset="coswin-nano"),
+            output="/o",
+        )
+        read = load_plan(plan.model_dump_json(by_alias=True, exclude_unset=True))
+        assert type(read.config) is kind
+        assert read.config == plan.config
+    with pytest.raises(ValidationError, match="'third' is none of pretrain, evaluate"):
+        load_plan(plan.model_dump_json().replace('"twin"', '"third"'))
+
+
+CLASSIFY = {"classification": [{"name": "c", "data": "d"}]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "line"),
+    [
+        (
+            [stage("a"), stage("a")],
+            "spec.stages[1].name: the name 'a' is used 2 times",
+        ),
+        (
+            [stage("a"), stage("b", "c")],
+            "spec.stages[1].dependsOn: 'b' depends on 'c', which is not a stage",
+        ),
+        ([stage("a", "b"), stage("b", "a")], "spec.stages: a, b depend on each other in a cycle"),
+        (
+            [stage("a"), {"name": "e", "evaluate": EVALUATE}],
+            "spec.stages[1].dependsOn: 'e' (evaluate) needs a model: name the stage that trains "
+            "it, or give initialModel",
+        ),
+        (
+            [stage("a"), stage("e", "a", evaluate=CLASSIFY)],
+            "spec.stages[1].dependsOn: 'e' (evaluate) cannot start from the contrastive model of "
+            "'a': it takes classification models",
+        ),
+        (
+            [stage("a"), stage("e", "a", evaluate=EVALUATE), stage("f", "e", evaluate=CLASSIFY)],
+            "spec.stages[2].dependsOn: 'f' (evaluate) cannot start from the contrastive model of "
+            "'a': it takes classification models",
+        ),
+        (
+            [stage("a", pretrain=PRETRAIN | {"epochs": 1})],
+            "spec.stages[0].pretrain: give exactly one of steps and epochs",
+        ),
+        (
+            [stage("a", pretrain={"data": "d", "batchSize": 4})],
+            "spec.stages[0].pretrain: give exactly one of steps and epochs",
+        ),
+    ],
+)
+def test_refusals_name_the_field(stages: list[dict[str, Any]], line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        FlorenceJob.model_validate(job(*stages))
+    assert problems(caught.value, model=FlorenceJob) == [line]
+
+
+def test_a_stage_with_a_model_of_its_own_may_follow_any_other() -> None:
+    measured = stage("e", "a", evaluate=CLASSIFY, initialModel="s3://b/classifier")
+    spec = FlorenceJob.model_validate(job(stage("a"), measured)).spec
+    assert spec.model_source(spec.stage("e")) is None
+    assert spec.initial_model(spec.stage("e")) == "s3://b/classifier"
 
 
 @pytest.mark.parametrize(("text", "length"), [("90s", 90), ("1h30m", 5400), ("12d", 1036800)])

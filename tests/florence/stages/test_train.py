@@ -1,26 +1,38 @@
-"""The pretraining stage on real scans: exact resume, clean stops, divergence, refusals."""
+"""A training stage on real scans: exact resume, clean stops, divergence, refusals, evaluations."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from florence.stages.pretrain import pretrain
 
 from florence.checkpoint import newest, read_final_model
 from florence.config import ModelConfig
 from florence.config.storage import S3Settings
+from florence.data.indexing import index_data
 from florence.distributed.world import World
-from florence.errors import ConfigurationError, DataError, DivergedError, StoppedError
+from florence.errors import (
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    StoppedError,
+    TryAgainError,
+)
+from florence.kinds import KINDS
 from florence.models.stored import read_model
-from florence.stages.context import StageContext, StageProgress, Stop
+from florence.stages.context import InputModel, StageContext, StageProgress, Stop
+from florence.stages.train import train
 from florence.storage import open_storage
 from florence.tasks.pretrain.settings import Pretrain
+from florence.text.templates import DIGITS
+from tests.florence.data.making import sample, write_samples
 from tests.gang import run_gang
 
 MODEL = ModelConfig.model_validate(
@@ -95,7 +107,7 @@ def context(
     return StageContext(
         architecture=MODEL.architecture(),
         output=open_storage(str(folder)),
-        input_model=open_storage(str(input_model)) if input_model else None,
+        input_model=InputModel(str(input_model), S3Settings()) if input_model else None,
         s3=S3Settings(),
         attempt=attempt,
         facts={"job": "test", "stage": "mixed"},
@@ -105,6 +117,10 @@ def context(
         clock=time.time,
         stop=stop or Stop(),
     )
+
+
+def run(context: StageContext, config: Pretrain) -> None:
+    train(context, config, KINDS["pretrain"])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -122,14 +138,14 @@ def run_until(folder: Path, config: Pretrain, step: int, world: World | None = N
             stop.request()
 
     with pytest.raises(StoppedError, match=f"after step {step}"):
-        pretrain(context(folder, report=report, stop=stop, world=world), config)
+        run(context(folder, report=report, stop=stop, world=world), config)
 
 
 @pytest.fixture(scope="session")
 def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run in one process."""
     folder = tmp_path_factory.mktemp("whole")
-    pretrain(context(folder), settings(shards))
+    run(context(folder), settings(shards))
     return folder
 
 
@@ -139,7 +155,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
 ) -> None:
     run_until(tmp_path, settings(shards), step)
     restored: set[int | None] = set()
-    pretrain(
+    run(
         context(tmp_path, attempt=2, report=lambda p: restored.add(p.restored_step)),
         settings(shards),
     )
@@ -156,15 +172,15 @@ def _gang_run(folder: Path, config: Pretrain, attempt: int, stop_at: int | None)
         run_until(folder, config, stop_at, world)
     elif stop_at is not None:
         with pytest.raises(StoppedError):
-            pretrain(context(folder, attempt=attempt, world=world), config)
+            run(context(folder, attempt=attempt, world=world), config)
     else:
-        pretrain(context(folder, attempt=attempt, world=world), config)
+        run(context(folder, attempt=attempt, world=world), config)
 
 
 def test_a_run_moves_between_one_two_and_four_ranks(shards: str, tmp_path: Path) -> None:
     # Drop path draws per rank, so that only without it the number of ranks cannot matter.
     config = settings(shards, dropPath=0.0)
-    pretrain(context(tmp_path / "one"), config)
+    run(context(tmp_path / "one"), config)
     run_gang(_gang_run, 2, tmp_path / "moved", config, 1, 2)
     run_gang(_gang_run, 4, tmp_path / "moved", config, 2, None)
     expected, moved = weights(tmp_path / "one"), weights(tmp_path / "moved")
@@ -175,12 +191,15 @@ def test_a_run_moves_between_one_two_and_four_ranks(shards: str, tmp_path: Path)
 def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) -> None:
     seen: list[StageProgress] = []
     told = context(tmp_path, report=seen.append)
-    pretrain(told, settings(shards))
+    run(told, settings(shards))
     recorder = told.recorder
     assert isinstance(recorder, Recording)
     assert sorted(recorder.values) == [1, 2, 3, 4, 5, 6]
     assert recorder.checkpoints == [2, 4, 6]
     assert recorder.values[6]["train/samples"] == 96
+    for name in ("loss_mean", "loss_sum", "positives_per_row", "logit_scale", "gradient_norm"):
+        assert f"train/{name}" in recorder.values[6]
+    assert 0 <= recorder.values[6]["train/data_wait_fraction"] <= 1
     assert recorder.given["dataset"] == (shards, 1400)
     assert set(recorder.files) == {"model.safetensors", "config.json"}
     phases = list(dict.fromkeys(progress.phase for progress in seen))
@@ -194,7 +213,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_field(shards: str, tmp_pat
     run_until(tmp_path, settings(shards), 3)
     changed = settings(shards, optimizer={"lr": 5e-4, "warmupSteps": 2})
     with pytest.raises(ConfigurationError, match=r"optimizer\.lr: 0\.001 -> 0\.0005"):
-        pretrain(context(tmp_path, attempt=2), changed)
+        run(context(tmp_path, attempt=2), changed)
 
 
 def test_divergence_ends_with_the_step_and_keeps_the_last_good_commit(
@@ -208,7 +227,7 @@ def test_divergence_ends_with_the_step_and_keeps_the_last_good_commit(
         checkpoints={"everySteps": 1},
     )
     with pytest.raises(DivergedError, match=r"step \d+: .* 3 times in a row \(nanBudget 2\)"):
-        pretrain(context(tmp_path), wild)
+        run(context(tmp_path), wild)
 
 
 def test_a_stage_continues_from_the_model_of_the_one_before(
@@ -219,7 +238,7 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
         shards, steps=1, window=2, optimizer={"lr": 1e-12, "warmupSteps": 0}, excludeAugmented=True
     )
     told = context(tmp_path, input_model=whole)
-    pretrain(told, next_stage)
+    run(told, next_stage)
     continued, before = weights(tmp_path), weights(whole)
     assert torch.allclose(continued["logit_scale"], before["logit_scale"])
     tables = [name for name in before if name.endswith("bias_table")]
@@ -230,10 +249,10 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
 
 
 def test_a_missing_model_and_missing_data_are_told(shards: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no finished model"):
-        pretrain(context(tmp_path / "a", input_model=tmp_path / "nothing"), settings(shards))
+    with pytest.raises(DataError, match="no model"):
+        run(context(tmp_path / "a", input_model=tmp_path / "nothing"), settings(shards))
     with pytest.raises(DataError, match="nowhere"):
-        pretrain(context(tmp_path / "b"), settings(str(tmp_path / "nowhere")))
+        run(context(tmp_path / "b"), settings(str(tmp_path / "nowhere")))
     assert newest(open_storage(str(tmp_path / "b"))) is None
 
 
@@ -249,8 +268,139 @@ def test_speed_and_memory_settings_do_not_change_the_result(shards: str, tmp_pat
             loader={"workers": 2},
         ),
     )
-    pretrain(context(tmp_path / "plain"), plain)
-    pretrain(context(tmp_path / "thrifty"), thrifty)
+    run(context(tmp_path / "plain"), plain)
+    run(context(tmp_path / "thrifty"), thrifty)
     expected, got = weights(tmp_path / "plain"), weights(tmp_path / "thrifty")
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], **CLOSE)
+
+
+def test_every_step_is_told_however_rarely_metrics_are_logged(shards: str, tmp_path: Path) -> None:
+    """Whoever watches for a stall counts steps: a rare log line must not look like one."""
+    seen: list[int] = []
+    told = context(tmp_path, report=lambda progress: seen.append(progress.step))
+    run(told, settings(shards, logEverySteps=1000))
+    assert set(seen) == set(range(STEPS + 1))
+    assert sorted(told.recorder.values) == [1, STEPS]
+
+
+class FlakyStorage:
+    """A storage whose writes below ``data/`` fail while it is told to; else the one behind it."""
+
+    def __init__(self, storage: Any, fail: Callable[[], bool]) -> None:
+        self._storage, self._fail = storage, fail
+        self.failed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def write(self, key: str, content: Any) -> None:
+        if key.startswith("data/") and self._fail():
+            self.failed += 1
+            raise TryAgainError(f"{key}: 503 slow down")
+        self._storage.write(key, content)
+
+
+def test_a_failed_save_costs_nothing_but_itself(shards: str, whole: Path, tmp_path: Path) -> None:
+    steps: list[int] = [0]
+    told = context(tmp_path, report=lambda progress: steps.append(progress.step))
+    flaky = FlakyStorage(told.output, lambda: steps[-1] in (2, 3))
+    run(replace(told, output=flaky), settings(shards))
+    assert flaky.failed
+    assert told.recorder.checkpoints == [4, 6]
+    expected, got = weights(whole), weights(tmp_path)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_saves_that_always_fail_end_the_stage_to_be_tried_again(
+    shards: str, tmp_path: Path
+) -> None:
+    told = context(tmp_path)
+    flaky = FlakyStorage(told.output, lambda: True)
+    with pytest.raises(TryAgainError, match="2 checkpoints in a row failed"):
+        run(
+            replace(told, output=flaky),
+            settings(shards, checkpoints={"everySteps": 1, "maxFailedSaves": 2}),
+        )
+
+
+def broken_shards(folder: Path, bad: int) -> str:
+    """Sixty samples of which the first ``bad`` cannot be decoded."""
+    write_samples(
+        folder / "0.tar", [sample(i, **({"png": b"?"} if i < bad else {})) for i in range(60)]
+    )
+    index_data(str(folder))
+    return str(folder)
+
+
+def test_bad_samples_are_counted_over_resumes(tmp_path: Path) -> None:
+    config = settings(
+        broken_shards(tmp_path / "data", 3), loader={"workers": 0, "maxBadFraction": 0.5}
+    )
+    run(context(tmp_path / "whole"), config)
+    run_until(tmp_path / "parts", config, 3)
+    run(context(tmp_path / "parts", attempt=2), config)
+    counts = [
+        newest(open_storage(str(tmp_path / name))).metadata["state"] for name in ("whole", "parts")
+    ]
+    assert counts[0] == counts[1]
+    assert counts[0]["seen_samples"] == 96
+    assert counts[0]["bad_samples"] > 0
+
+
+def test_too_many_bad_samples_stop_the_stage_and_name_the_shard(tmp_path: Path) -> None:
+    config = settings(broken_shards(tmp_path / "data", 20), loader={"workers": 0})
+    with pytest.raises(DataError, match=r"maxBadFraction=0\.01 .*worst is shard 0\.tar") as failure:
+        run(context(tmp_path / "out"), config)
+    assert failure.value.exit_code == 3
+
+
+EVALUATION = {"zeroShot": [{"name": "held", "data": "builtin:digits/test", "prompts": "digits"}]}
+
+
+def test_held_out_data_is_measured_on_the_way_and_changes_nothing(
+    shards: str, whole: Path, tmp_path: Path
+) -> None:
+    told = context(tmp_path)
+    run(told, settings(shards, evaluateEverySteps=4, evaluation=EVALUATION))
+    measured = [s for s, values in told.recorder.values.items() if "validation/held/top1" in values]
+    assert measured == [4, STEPS]
+    results = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert 0 <= results["held/top1"] <= 1
+    expected, got = weights(whole), weights(tmp_path)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_an_evaluation_that_a_stop_came_before_is_made_by_the_next_attempt(
+    shards: str, tmp_path: Path
+) -> None:
+    config = settings(shards, evaluateEverySteps=3, evaluation=EVALUATION)
+    run_until(tmp_path, config, 3)
+    told = context(tmp_path, attempt=2)
+    run(told, config)
+    measured = [s for s, values in told.recorder.values.items() if "validation/held/top1" in values]
+    assert measured == [3, STEPS]
+
+
+def test_windows_are_inherited_from_the_model_of_the_stage_before(
+    shards: str, tmp_path: Path
+) -> None:
+    run(context(tmp_path / "a"), settings(shards, steps=1, window=2))
+    run(context(tmp_path / "b", input_model=tmp_path / "a"), settings(shards, steps=1))
+    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert {n: v.shape for n, v in before.items()} == {n: v.shape for n, v in after.items()}
+
+
+def test_epochs_are_as_many_steps_as_cover_them(shards: str, tmp_path: Path) -> None:
+    seen: list[StageProgress] = []
+    config = settings(shards, steps=None, epochs=0.05)  # of 1,400 samples: 70, in batches of 16
+    run(context(tmp_path, report=seen.append), config)
+    assert seen[-1].total == seen[-1].step == 5
+
+
+def test_the_card_says_what_later_users_need(whole: Path) -> None:
+    stored = InputModel(str(whole), S3Settings()).open()
+    assert stored.card.task == "contrastive"
+    assert stored.card.templates == DIGITS
+    assert stored.card.trained["steps"] == STEPS
+    assert stored.card.trained["job"] == "test"

@@ -1,0 +1,35 @@
+"""How far a stage is: what its first rank tells, and what a job's status says of it."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from florence.config.base import Settings, setting
+
+
+class StageProgress(Settings):
+    """How far a stage is.
+
+    One version of florence tells it and another reads it, so unknown fields are left out.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    phase: str = setting(
+        "train", description="what it does: start, restore, train, checkpoint, evaluate, export"
+    )
+    step: int = setting(0, description="steps done", unit="steps", ge=0)
+    total: int = setting(0, description="steps in all", unit="steps", ge=0)
+    samples: int = setting(0, description="samples seen", unit="samples", ge=0)
+    loss: float | None = setting(None, description="loss of the last logged step")
+    samples_per_second: float | None = setting(
+        None, description="rate over the last steps", unit="samples/s"
+    )
+    eta_seconds: float | None = setting(None, description="time left at that rate", unit="seconds")
+    checkpoint: str | None = setting(None, description="newest commit")
+    checkpoint_step: int | None = setting(
+        None, description="step of the newest commit", unit="steps"
+    )
+    restored_step: int | None = setting(
+        None, description="step that this attempt started from", unit="steps"
+    )

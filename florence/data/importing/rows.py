@@ -1,0 +1,167 @@
+"""What every format is read as: rows of one image (or clip) and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from florence.config.storage import S3Settings
+from florence.errors import ConfigurationError, DataError, FlorenceError
+from florence.storage import Entry, MissingKeyError, Storage, checked_key, open_storage
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """An object of a storage, read when it is needed."""
+
+    storage: Storage
+    key: str
+
+    def read(self) -> bytes:
+        """The bytes. Raises ``MissingKeyError`` and the storage's errors."""
+        return self.storage.read(self.key)
+
+
+Bytes = bytes | StoredBytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample to be.
+
+    Attributes:
+        where: file and row, for messages: ``pairs.csv row 17``.
+        source: what the sample came from, relative to its folder, for whoever reads the shards.
+        image: the image; None for samples that have none, whose ``files`` hold all.
+        files: further members by extension, copied as they are.
+        text: what becomes the ``.txt`` member; None: none.
+        class_index: what becomes the ``.cls`` member.
+        meta: fields of the ``.json`` member, beside caption, width, height, sha256 and source; None
+            when ``files`` has one already.
+    """
+
+    where: str
+    source: str = ""
+    image: Bytes | None = None
+    files: Mapping[str, Bytes] = field(default_factory=dict)
+    text: str | None = None
+    class_index: int | None = None
+    meta: Mapping[str, Any] | None = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BrokenRow:
+    """A row that cannot be imported: where, and why and what to do about it."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    Attributes:
+        name: what its data may be called, such as a file's name.
+        identity: JSON values that are different when the source is; digested, never printed.
+        rows: the rows in an order that depends on the source alone; may be iterated anew.
+        class_names: by class number; None when there are no classes or no names.
+    """
+
+    name: str
+    identity: Any
+    rows: Callable[[], Iterator[Row | BrokenRow]]
+    class_names: tuple[str, ...] | None = None
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """A file's URI as its folder and name: ``s3://bucket/a/b.csv`` is ``s3://bucket/a``, ``b.csv``.
+
+    Raises :class:`ConfigurationError` when it names no file.
+    """
+    folder, slash, name = uri.rstrip("/").rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise ConfigurationError(f"{uri} names no file: give its folder and name")
+    return folder or ("/" if slash else "."), name
+
+
+def stored_file(uri: str, s3: S3Settings | None) -> tuple[Storage, Entry]:
+    """The storage of a file's folder, and the file there. Raises :class:`DataError` if none is."""
+    folder, name = split_uri(uri)
+    storage = open_storage(folder, s3)
+    for entry in storage.list(name):
+        if entry.key == name:
+            return storage, entry
+    raise DataError(f"{uri} does not exist: check the path")
+
+
+def fingerprint(entries: list[Entry]) -> list[list[Any]]:
+    """What identifies stored files without reading them: name, size and date."""
+    return [[entry.key, entry.size, entry.modified] for entry in entries]
+
+
+class ImageFolder:
+    """Images that a table or a JSON names, relative to a folder or with their whole URI."""
+
+    def __init__(self, uri: str, s3: S3Settings | None) -> None:
+        self._base = open_storage(uri, s3)
+        self._s3 = s3
+        self._others: dict[str, Storage] = {}
+
+    def find(self, name: str) -> StoredBytes:
+        """Where an image is.
+
+        Raises:
+            ValueError: the name cannot lead to an image; says why.
+        """
+        name = name.strip()
+        if not name:
+            raise ValueError("no image is named: give a path")
+        if name.startswith(("http://", "https://")):
+            raise ValueError(
+                f"the image is a web address ({name[:60]}): fetch the images first, for instance "
+                "with img2dataset"
+            )
+        if "://" in name or name.startswith("/"):
+            try:
+                folder, key = split_uri(name)
+                if folder not in self._others:
+                    self._others = {folder: open_storage(folder, self._s3)}  # rows share a folder
+            except FlorenceError as error:
+                raise ValueError(str(error)) from error
+            return StoredBytes(self._others[folder], checked_key(key))
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        return StoredBytes(self._base, checked_key("/".join(parts)))
+
+
+def read_class_names(uri: str, s3: S3Settings | None) -> tuple[str, ...]:
+    """Class names in the order of their numbers, from a JSON list or a text with one per line.
+
+    Raises:
+        ConfigurationError: neither; names the file.
+    """
+    import json
+
+    folder, name = split_uri(uri)
+    try:
+        content = open_storage(folder, s3).read(name).decode("utf-8-sig")
+        if name.endswith(".json"):
+            names = json.loads(content)
+        else:
+            names = [line.strip() for line in content.splitlines() if line.strip()]
+    except MissingKeyError:
+        raise ConfigurationError(f"classes: {uri} does not exist: check the path") from None
+    except ValueError as error:
+        raise ConfigurationError(f"classes: {uri} cannot be read: {error}") from error
+    if not (isinstance(names, list) and names and all(isinstance(n, str) and n for n in names)):
+        raise ConfigurationError(
+            f"classes: {uri} is no list of names: write a JSON list, or a name on each line"
+        )
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise ConfigurationError(f"classes: {uri} has '{twice}' more than once: make names unique")
+    return tuple(names)
