@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from florence.checkpoint.fragment import Fragment, TensorReader, share_of
+from florence.checkpoint.fragment import Fragment, TensorReader
 from florence.config import Pretrain
 from florence.distributed.engine import PrecisionModule, StepResult
 from florence.distributed.gradient_cache import accumulate_gradients
@@ -24,7 +24,13 @@ from florence.distributed.optimizer import (
     initialise_moments,
     parameter_groups,
 )
-from florence.distributed.training_state import cpu_copies, fill_whole, whole_tensors
+from florence.distributed.training_state import (
+    buffers_of,
+    cpu_copies,
+    fill_whole,
+    fragments_of,
+    whole_tensors,
+)
 from florence.distributed.world import World
 
 
@@ -93,11 +99,12 @@ class TorchEngine:
     def fragments(self) -> list[Fragment]:
         """This rank's share of the state, views of live memory; see :class:`Engine`."""
         tensors = whole_tensors(self.model, self._optimizer)
-        return share_of(tensors, self._world.rank, self._world.size)
+        return fragments_of(tensors, self._world, first_only=buffers_of(self.model))
 
     def restore(self, read: TensorReader) -> None:
         """Take model and moments from a checkpoint."""
-        fill_whole(whole_tensors(self.model, self._optimizer), read)
+        tensors = whole_tensors(self.model, self._optimizer)
+        fill_whole(tensors, read, self._world, optional=buffers_of(self.model))
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""
