@@ -59,7 +59,7 @@ def read_clip(state: dict[str, Tensor], settings: ImportSettings, source: str) -
     if image is not None:
         ours |= image.state
         unused += [f"{_TRUNK}{name}" for name in image.unused]
-    return Part(image and image.image, text, ours, tuple(unused), pixels=CLIP)
+    return Part(image.image if image else None, text, ours, tuple(unused), pixels=CLIP)
 
 
 def text_tower(
