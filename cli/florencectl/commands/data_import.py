@@ -39,7 +39,7 @@ _SHOWN_ROWS = 20
 
 def _add(kind: ImportFormat) -> None:
     sources = Annotated[
-        list[str], typer.Argument(metavar="SOURCE…", help=f"{kind.sources}; local or s3://….")
+        list[str], typer.Argument(metavar="SOURCE", help=f"{kind.sources}; local or s3://….")
     ]
 
     def command(

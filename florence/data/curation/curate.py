@@ -153,7 +153,11 @@ def curate(
             target.delete(entry.key)
         draft.finish(RECORD, report.wire())
     if not report.kept:
-        raise DataError(f"{uri}: no sample passes all filters: see {target.url(RECORD)}")
+        most = max(report.dropped, key=lambda reason: report.dropped[reason])
+        raise DataError(
+            f"{uri}: no sample passes all filters: {report.dropped[most]} of {report.samples} are "
+            f"dropped as '{most}': see {target.url(RECORD)} and relax that filter"
+        )
     index_data(out, s3, workers=processes)
     return report
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.data.curation.measure import Reason
-from florence.data.curation.neighbours import HashIndex, pairs_of_table, scatter, table_masks
+from florence.data.curation.neighbours import HashIndex, Table, pairs_of_table, scatter, tables
 from florence.data.curation.settings import Curation
 from florence.data.curation.spill import Spill, parts_for
 from florence.data.ordered_map import map_in_processes
@@ -185,9 +185,9 @@ def _drop_near(decisions: Decisions, load: Load, distance: int, resources: Resou
     hashes = resources.scratch / "hashes"
     count = _write_unique_hashes(decisions, load, hashes, resources)
     if count > 1 and distance:
-        masks = table_masks(count, distance)
-        task = partial(_pairs_of, hashes, count, masks, distance, resources)
-        found = list(map_in_processes(task, range(len(masks)), resources.processes))
+        task = partial(_pairs_of, hashes, count, distance, resources)
+        chosen = enumerate(tables(count, distance))
+        found = list(map_in_processes(task, chosen, resources.processes))
         _resolve_pairs(decisions, found, resources)
     hashes.unlink()
 
@@ -230,22 +230,22 @@ def _write_unique_hashes(decisions: Decisions, load: Load, path: Path, resources
 def _pairs_of(
     hashes: Path,
     count: int,
-    masks: tuple[np.uint64, ...],
     distance: int,
     resources: Resources,
-    table: int,
+    numbered: tuple[int, Table],
 ) -> Path:
     """Write the near pairs that one table finds; a task of a process."""
+    number, table = numbered
     parts = parts_for(count, _HASH, resources.memory)
-    spill = Spill(resources.scratch / f"table-{table:04d}", _HASH, parts)
+    spill = Spill(resources.scratch / f"table-{number:04d}", _HASH, parts)
     with hashes.open("rb") as file:
         while len(chunk := np.fromfile(file, _HASH, _CHUNK)):
-            spill.add(chunk, scatter(chunk["hash"] & masks[table], parts))
-    path = resources.scratch / f"pairs-{table:04d}"
+            spill.add(chunk, scatter(chunk["hash"] & table.mask, parts))
+    path = resources.scratch / f"pairs-{number:04d}"
     with path.open("wb") as out:
         for part in range(parts):
             records = spill.read(part)
-            for i, j in pairs_of_table(records["hash"], table, masks, distance):
+            for i, j in pairs_of_table(records["hash"], table, distance):
                 pairs = np.empty(len(i), _PAIR)
                 pairs["later"] = np.maximum(records["id"][i], records["id"][j])
                 pairs["earlier"] = np.minimum(records["id"][i], records["id"][j])

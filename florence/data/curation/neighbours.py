@@ -10,6 +10,7 @@ changes the time, never the result.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 
@@ -26,8 +27,22 @@ _MOST_EQUAL = 4
 _CHUNK = 1 << 20
 
 
-def table_masks(count: int, distance: int) -> tuple[np.uint64, ...]:
-    """The bits by which each table is sorted, for ``count`` hashes.
+@dataclass(frozen=True)
+class Table:
+    """One choice of blocks.
+
+    Attributes:
+        mask: the bits of the chosen blocks.
+        skipped: the bits of each block before the last chosen one that is not chosen. A pair that
+            is equal in one of them too is found by an earlier table.
+    """
+
+    mask: np.uint64
+    skipped: tuple[np.uint64, ...]
+
+
+def tables(count: int, distance: int) -> tuple[Table, ...]:
+    """The tables that find all pairs of ``count`` hashes with the least work.
 
     Blocks take every so-manieth bit: neighbouring frequencies are alike, so that blocks of
     neighbours would be equal too often.
@@ -38,10 +53,17 @@ def table_masks(count: int, distance: int) -> tuple[np.uint64, ...]:
         return comb(distance + k, k) * (_SORT_COST + count / 2.0**bits)
 
     k = min(range(1, _MOST_EQUAL + 1), key=cost)
-    blocks = [
-        sum(1 << bit for bit in range(block, BITS, distance + k)) for block in range(distance + k)
-    ]
-    return tuple(np.uint64(sum(chosen)) for chosen in combinations(blocks, k))
+    size = distance + k
+    blocks = [sum(1 << bit for bit in range(block, BITS, size)) for block in range(size)]
+    return tuple(
+        Table(
+            mask=np.uint64(sum(blocks[number] for number in chosen)),
+            skipped=tuple(
+                np.uint64(blocks[number]) for number in range(chosen[-1]) if number not in chosen
+            ),
+        )
+        for chosen in combinations(range(size), k)
+    )
 
 
 def scatter(keys: Hashes, parts: int) -> Numbers:
@@ -53,14 +75,14 @@ def scatter(keys: Hashes, parts: int) -> Numbers:
 
 
 def pairs_of_table(
-    hashes: Hashes, table: int, masks: tuple[np.uint64, ...], distance: int
+    hashes: Hashes, table: Table, distance: int
 ) -> Iterator[tuple[Numbers, Numbers]]:
     """Positions (i, j) of pairs within ``distance`` that are equal in the bits of one table.
 
     Pairs that an earlier table has found are left out, so that all tables together give every pair
     once. Hashes are those of a whole data set or of a part by their bits in this table.
     """
-    keys = hashes & masks[table]
+    keys = hashes & table.mask
     order = np.argsort(keys, kind="stable")
     keys, sorted_hashes = keys[order], hashes[order]
     left = np.arange(len(hashes) - 1) if len(hashes) else np.empty(0, np.int64)
@@ -73,8 +95,8 @@ def pairs_of_table(
             a, b = a[near], b[near]
             differ = sorted_hashes[a] ^ sorted_hashes[b]
             new = np.ones(len(a), bool)
-            for mask in masks[:table]:
-                new &= (differ & mask) != 0
+            for block in table.skipped:
+                new &= (differ & block) != 0
             if new.any():
                 yield order[a[new]], order[b[new]]
         gap += 1
@@ -91,17 +113,16 @@ class HashIndex:
     def __init__(self, hashes: Hashes, distance: int) -> None:
         self._distance = distance
         self._hashes = hashes
-        self._masks = table_masks(len(hashes), distance)
         self._tables = []
-        for mask in self._masks:
-            order = np.argsort(hashes & mask, kind="stable")
-            self._tables.append((hashes[order] & mask, order))
+        for table in tables(len(hashes), distance):
+            order = np.argsort(hashes & table.mask, kind="stable")
+            self._tables.append((table.mask, hashes[order] & table.mask, order))
 
     def first_near(self, queries: Hashes) -> Numbers:
         """For every query the lowest number of a hash within the distance, or -1."""
         none = len(self._hashes)
         found = np.full(len(queries), none, np.int64)
-        for mask, (keys, order) in zip(self._masks, self._tables, strict=True):
+        for mask, keys, order in self._tables:
             wanted = queries & mask
             start = np.searchsorted(keys, wanted, side="left")
             end = np.searchsorted(keys, wanted, side="right")

@@ -10,17 +10,16 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from florence.checkpoint import read_final_model
 from florence.config.storage import S3Settings
 from florence.data.transforms import eval_transform
 from florence.errors import ConfigurationError
 from florence.evaluation.embed import embed_images, embed_texts
-from florence.models.model_file import CARD, WEIGHTS, read_model
+from florence.models.opening import open_stored
+from florence.models.stored import CARD, WEIGHTS, two_tower_of
 from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
 
 BATCH = 64
-_COMMIT = "model/commit.json"
 
 
 class RelevanceModel:
@@ -31,12 +30,8 @@ class RelevanceModel:
     """
 
     def __init__(self, uri: str, s3: S3Settings | None, device: str) -> None:
-        storage = open_storage(uri, s3)
-        if storage.size(CARD) is None and storage.size(_COMMIT) is not None:
-            final = read_final_model(storage)
-            self._model, card = read_model(final.read, source=final.uri, device=device)
-        else:
-            self._model, card = read_model(storage.read, source=storage.uri, device=device)
+        stored = open_stored(uri, s3)
+        self._model, card = two_tower_of(stored, device=device), stored.card
         self._transform = eval_transform(card.resolution, card.mean, card.std)
 
     def score(self, pairs: Iterable[tuple[Image.Image, str]]) -> list[float]:

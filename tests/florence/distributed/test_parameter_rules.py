@@ -88,7 +88,9 @@ def test_patterns_match_whole_names_and_later_rules_win_value_by_value() -> None
 
 @pytest.mark.parametrize("pattern", ["head.*", "image", "Image.*", "image.1.weights"])
 def test_a_rule_that_matches_nothing_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"rule '{pattern}' matches no parameter".replace("*", ".")):
+    with pytest.raises(
+        ValueError, match=f"rule '{pattern}' matches no parameter".replace("*", ".")
+    ):
         apply_rules(TinyTwoTower(), [ParameterRule(pattern=pattern, lr_scale=2.0)], SETTINGS)
 
 
@@ -113,7 +115,9 @@ RULES = st.builds(
 
 
 @given(st.lists(RULES, max_size=6))
-def test_groups_hold_every_trained_parameter_once_and_are_unique(rules: list[ParameterRule]) -> None:
+def test_groups_hold_every_trained_parameter_once_and_are_unique(
+    rules: list[ParameterRule],
+) -> None:
     model = TinyTwoTower()
     rules = [*rules, ParameterRule(pattern="logit_scale", frozen=False)]
     training = apply_rules(model, rules, SETTINGS)

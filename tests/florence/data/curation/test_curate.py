@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from florence.models.model_file import ModelCard, save_model
 from PIL import Image
 
 from florence.config import PRESETS
@@ -23,7 +24,6 @@ from florence.data.labelled import ShardImages
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.embed import embed_images, embed_texts
-from florence.models.model_file import ModelCard, save_model
 from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
