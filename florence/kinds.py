@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from florence.errors import ConfigurationError
-from florence.tasks import evaluate, pretrain
+from florence.tasks import evaluate, finetune, pretrain
 from florence.tasks.kind import Kind, ModelTask
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         pretrain.KIND,
+        finetune.KIND,
         evaluate.KIND,
     )
 }

@@ -136,6 +136,22 @@ def recomputed_macs(
     text = architecture.text
     total = _text_macs(architecture, text.context) - text.width * architecture.embed_dim
     total -= text.layers * text.context * text.width * text.hidden
+    return total + image_recomputed_macs(
+        architecture, checkpointing, resolution=resolution, window=window
+    )
+
+
+def image_recomputed_macs(
+    architecture: Architecture,
+    checkpointing: ActivationCheckpointing,
+    *,
+    resolution: int,
+    window: int | None = None,
+) -> int:
+    """The image tower's part of :func:`recomputed_macs`."""
+    if checkpointing is ActivationCheckpointing.NONE:
+        return 0
+    total = 0
     for stage in image_stages(architecture.image, resolution, window):
         square = stage.channels**2
         if checkpointing is ActivationCheckpointing.SELECTIVE:

@@ -19,11 +19,10 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
         options: of :meth:`florence.data.shards.ShardSet.open`.
     """
     world = context.world
-    progress = StageProgress(phase="index")
 
     def tell(done: int, total: int) -> None:
         if world.is_first:
-            context.report(progress.model_copy(update={"step": done, "total": total}))
+            context.report(StageProgress(phase="index", step=done, total=total))
 
     return ShardSet.open(
         uri,

@@ -1,123 +1,17 @@
-"""Parameters, FLOPs and bytes of a contrastive training step over two towers."""
+"""What a pretraining step costs."""
 
 from __future__ import annotations
 
-from florence.config import ActivationCheckpointing, Architecture, Precision
-from florence.planner.activations import (
-    FP32,
-    INT64,
-    image_units,
-    numerics,
-    peak_bytes,
-    text_units,
-)
-from florence.planner.cost import LossBytes
-from florence.planner.sizes import (
-    TowerCounts,
-    forward_macs,
-    parameters,
-    recomputed_macs,
-    training_flops,
-)
-from florence.tasks.pretrain.settings import Pretrain
+from typing import Any
+
+from florence.config import ContrastiveLoss
+from florence.tasks.contrastive.cost import ContrastiveCost
 
 
-class PretrainCost:
-    """See :class:`florence.planner.cost.Cost`; both towers are trained whole."""
+class PretrainCost(ContrastiveCost):
+    """See :class:`florence.planner.cost.Cost`."""
 
-    def parameters(self, architecture: Architecture, settings: Pretrain) -> TowerCounts:
-        """Both towers; the total has one more, the temperature."""
-        return parameters(architecture, window=settings.window)
-
-    def trained_parameters(self, architecture: Architecture, settings: Pretrain) -> int:
-        """All of them."""
-        return self.parameters(architecture, settings).total
-
-    def forward_macs(self, architecture: Architecture, settings: Pretrain) -> TowerCounts:
-        """Of one image and one text of full length."""
-        return forward_macs(architecture, resolution=settings.resolution, window=settings.window)
-
-    def training_flops(self, architecture: Architecture, settings: Pretrain) -> TowerCounts:
-        """Three forward passes' worth."""
-        return training_flops(architecture, resolution=settings.resolution, window=settings.window)
-
-    def recomputed_macs(self, architecture: Architecture, settings: Pretrain) -> int:
-        """By activation checkpointing, and by the gradient cache's second forward pass."""
-        repeated = recomputed_macs(
-            architecture,
-            settings.activation_checkpointing,
-            resolution=settings.resolution,
-            window=settings.window,
-        )
-        if settings.gradient_cache_chunks > 1:
-            repeated += self.forward_macs(architecture, settings).total
-        return repeated
-
-    def activation_bytes(
-        self, architecture: Architecture, settings: Pretrain, *, cuda: bool
-    ) -> float:
-        """Of both towers: their backward passes do not overlap, their activations do."""
-        numbers = numerics(settings.precision, architecture.image.attention, cuda=cuda)
-        checkpointing = settings.activation_checkpointing
-        image = image_units(
-            architecture,
-            resolution=settings.resolution,
-            window=settings.window,
-            checkpointing=checkpointing,
-            numbers=numbers,
-        )
-        text = text_units(
-            architecture,
-            tokens=architecture.text.context,
-            checkpointing=checkpointing,
-            numbers=numbers,
-        )
-        return peak_bytes([*image, *text])
-
-    def cast_bytes(self, architecture: Architecture, settings: Pretrain) -> float:
-        """Half-precision weights in the graph; recomputed blocks hold none."""
-        if settings.precision is Precision.FP32:
-            return 0.0
-        counts = parameters(architecture, window=settings.window)
-        text = architecture.text
-        image = float(counts.image)
-        blocks = counts.text - (text.vocabulary + text.context) * text.width
-        if settings.activation_checkpointing is ActivationCheckpointing.SELECTIVE:
-            ratio = architecture.image.mlp_ratio
-            return 2 * image * ratio / (ratio + 2)
-        if settings.activation_checkpointing is ActivationCheckpointing.FULL:
-            return 0.0
-        return 2 * (image + blocks)
-
-    def sample_bytes(self, architecture: Architecture, settings: Pretrain) -> int:
-        """A normalised image and its token ids."""
-        return 3 * settings.resolution**2 * FP32 + architecture.text.context * INT64
-
-    def loss_bytes(
-        self, architecture: Architecture, settings: Pretrain, *, rows: int, processes: int
-    ) -> LossBytes:
-        """Features of the global batch, and both directions' rows of the logits."""
-        return LossBytes(
-            features=_feature_bytes(architecture, settings, rows, processes),
-            logits=_logit_bytes(settings, rows),
-        )
-
-
-def _feature_bytes(
-    architecture: Architecture, settings: Pretrain, rows: int, processes: int
-) -> float:
-    pair = 2 * architecture.embed_dim * FP32
-    own = rows * pair * (2 if settings.gradient_cache_chunks > 1 else 1)
-    if processes == 1:
-        return own + settings.batch_size * pair  # the gradient
-    # Gathered features, their gradients, and the mean of each label's.
-    return own + 3 * settings.batch_size * pair
-
-
-def _logit_bytes(settings: Pretrain, rows: int) -> float:
-    """Both directions' rows by the global batch, and the copies that a softmax works with."""
-    chunk = settings.loss.row_chunk
-    row = settings.batch_size * FP32
-    if 0 < chunk < rows:
-        return 3 * chunk * row
-    return 4 * rows * row
+    def loss(self, settings: Any) -> ContrastiveLoss:
+        """That of the stage."""
+        loss: ContrastiveLoss = settings.loss
+        return loss

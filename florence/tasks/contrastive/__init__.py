@@ -1,0 +1,1 @@
+"""What kinds share that train two towers with a contrastive loss."""
