@@ -385,10 +385,9 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
 def test_a_stage_that_fails_says_why_in_one_line(
     tmp_path: Path, changes: dict[str, Any], code: int, words: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    document = job(
-        **{k: str(tmp_path / "empty") if v == "EMPTY" else v for k, v in changes.items()}
-    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    document = job(**{k: str(empty) if v == "EMPTY" else v for k, v in changes.items()})
     # Port 9 of this machine refuses connections: a wrong endpoint.
     document["spec"]["artifacts"] = {"endpoint": "http://127.0.0.1:9", "uri": str(tmp_path / "a")}
     document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0, "application": 0}}

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from florence.errors import ConfigurationError
-from florence_jobs.tracking_events import Event
+from florence_jobs.tracking.events import Event
+from florence_jobs.tracking.server import check_uri, redacted, silence_mlflow
 
 MOST_METRICS = 1000
 MOST_TAGS = 100
 """MLflow's limits per batch."""
 
+LONGEST_MODEL_PARAMETER = 500
+
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
-
-_IMPORTING = threading.RLock()
-# A process forked while this thread is inside an import inherits half-made modules and their locks,
-# and a data loader's worker may then wait for ever. So a fork waits for the import (seconds).
-os.register_at_fork(
-    before=_IMPORTING.acquire,
-    after_in_parent=_IMPORTING.release,
-    after_in_child=_IMPORTING.release,
-)
-
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 # What MLflow answers when repeating the request can never help.
 _HOPELESS = {
@@ -68,33 +56,6 @@ class RunTarget:
     """What the pages show."""
     run_id: str | None = None
     tags: Mapping[str, str] | None = None
-
-
-def check_uri(uri: str) -> None:
-    """Refuse an address that MLflow cannot track to.
-
-    Raises:
-        ConfigurationError: a folder, which MLflow 3 no longer writes to, or an unknown scheme.
-    """
-    scheme = uri.split(":", 1)[0] if ":" in uri else ""
-    base = scheme.split("+", 1)[0]
-    if base in ("http", "https", *_DATABASES):
-        return
-    if scheme in ("", "file"):
-        folder = uri.removeprefix("file:").removeprefix("//") or "."
-        raise ConfigurationError(
-            f"tracking.mlflowUri: '{uri}' is a folder, which MLflow no longer tracks to: "
-            f"use sqlite:///{folder.rstrip('/')}/mlflow.db"
-        )
-    raise ConfigurationError(
-        f"tracking.mlflowUri: '{redacted(uri)}' is no address of MLflow: "
-        "use http(s)://host:port or sqlite:///path/mlflow.db"
-    )
-
-
-def redacted(uri: str) -> str:
-    """The address without user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 class MlflowRun:
@@ -132,8 +93,11 @@ class MlflowRun:
             RejectedError: the server refuses it for good.
             Exception: whatever else MLflow raises; the event may be sent again.
         """
+        send = getattr(self, f"_send_{event.kind}", None)
+        if send is None:  # kept in a file by another version
+            raise RejectedError(f"records of kind '{event.kind}' are not known here")
         with _translated():
-            getattr(self, f"_send_{event.kind}")(event)
+            send(event)
 
     def send_metrics(self, events: Sequence[Event]) -> None:
         """Record metric events, as few requests as MLflow allows. Errors as :meth:`send`."""
@@ -253,10 +217,9 @@ class MlflowRun:
         if tags := event.data.get("tags"):
             self._set_tags(tags)
 
-    def _send_checkpoint(self, event: Event) -> None:
-        """A model whose files lie elsewhere: MLflow knows where, and how good it is."""
+    def _send_linked_model(self, event: Event) -> None:
+        """The final model where its files are too large to copy: MLflow knows where they lie."""
         import mlflow
-        from mlflow.entities import Metric
 
         data = event.data
         if self._has_model(data):
@@ -266,15 +229,10 @@ class MlflowRun:
             name=data["name"],
             source_run_id=self.run_id,
             tags=data["tags"],
+            params=_short(data["parameters"]),
             experiment_id=self._experiment_id,
         )
-        self._link(model.model_id, data["step"])
-        metrics = [
-            Metric(k, v, data["time"], data["step"], model_id=model.model_id, run_id=self.run_id)
-            for k, v in data["values"].items()
-        ]
-        if metrics:
-            self._client.log_batch(self.run_id, metrics=metrics[:MOST_METRICS])
+        self._describe(model.model_id, data)
 
     def _send_model(self, event: Event) -> None:
         """The final model as one that ``mlflow models serve`` answers with."""
@@ -289,6 +247,7 @@ class MlflowRun:
             name=event.data["name"],
             source_run_id=self.run_id,
             tags=event.data["tags"],
+            params=_short(event.data["parameters"]),
         )
         try:
             with tempfile.TemporaryDirectory() as folder, _folder_of(event.files) as files:
@@ -306,7 +265,7 @@ class MlflowRun:
                 self._client.finalize_logged_model(model.model_id, "FAILED")
             raise
         self._client.finalize_logged_model(model.model_id, "READY")
-        self._link(model.model_id, event.data["step"])
+        self._describe(model.model_id, event.data)
 
     def _has_model(self, data: Mapping[str, Any]) -> bool:
         """Whether this attempt recorded that model before: a replay must not make a second one."""
@@ -317,39 +276,23 @@ class MlflowRun:
         attempt = data["tags"].get("florence.attempt")
         return any(m.status == "READY" and m.tags.get("florence.attempt") == attempt for m in found)
 
-    def _link(self, model_id: str, step: int) -> None:
-        from mlflow.entities import LoggedModelOutput
+    def _describe(self, model_id: str, data: Mapping[str, Any]) -> None:
+        """Link a model to the run, and say how good it is."""
+        from mlflow.entities import LoggedModelOutput, Metric
 
+        step, time = data["step"], data["time"]
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=step)])
+        metrics = [
+            Metric(name, value, time, step, model_id=model_id, run_id=self.run_id)
+            for name, value in data["metrics"].items()
+        ]
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics[:MOST_METRICS])
 
     def _send_finish(self, event: Event) -> None:
         self._client.set_terminated(
             self.run_id, status=event.data["status"], end_time=event.data["time"]
         )
-
-
-def silence_mlflow() -> None:
-    """No usage reports, short waits, and MLflow's log lines only from warnings on.
-
-    What the user's environment says about it wins.
-    """
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_DISABLE_AGENT_HINT": "true",
-    }.items():
-        os.environ.setdefault(name, value)
-    with _IMPORTING:
-        import mlflow.models
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-    # urllib3 warns of every retry; an outage is one line of ours.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
 
 
 @contextlib.contextmanager
@@ -381,6 +324,11 @@ def _tags(tags: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
     return [RunTag(key[:250], str(value)[:8000]) for key, value in tags.items()]
+
+
+def _short(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of a model, whose values MLflow limits."""
+    return {name: value[:LONGEST_MODEL_PARAMETER] for name, value in parameters.items()}
 
 
 def _quoted(text: str) -> str:

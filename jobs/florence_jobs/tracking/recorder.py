@@ -1,4 +1,4 @@
-"""A stage's results in MLflow, delivered by a thread that training never waits for.
+"""What a stage records: rank 0's goes to MLflow, that of other ranks nowhere.
 
 Every method of :class:`Tracker` puts something into a queue and returns. A background thread
 imports MLflow, finds or makes the run, and delivers. What cannot be delivered goes to a file and is
@@ -19,15 +19,15 @@ from florence.distributed.world import World
 from florence.home import florence_home
 from florence.stages.context import Recorder
 from florence_jobs.system_metrics import SystemSampler
-from florence_jobs.tracking_delivery import Delivery, RunSink, one_line
-from florence_jobs.tracking_events import Event, EventQueue, Spill, flatten, split_finite
-from florence_jobs.tracking_mlflow import (
+from florence_jobs.tracking.delivery import Delivery, RunSink, one_line
+from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, split_finite
+from florence_jobs.tracking.mlflow_run import (
     MOST_MODEL_BYTES,
     MlflowRun,
     RunTarget,
     milliseconds,
-    redacted,
 )
+from florence_jobs.tracking.server import redacted
 from florence_operator.api.stage import StagePlan
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class Tracker:
         self._close_timeout = close_timeout_s
         self._clock = clock_ms
         self._step = 0
+        self._parameters: dict[str, str] = {}
+        self._newest: dict[str, float] = {}
         self._broken: Counter[str] = Counter()
         self._sampler = sampler
         self._sample_every_ms = sample_every_s * 1000
@@ -104,7 +106,9 @@ class Tracker:
     def parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record settings under dotted names. What a later attempt changes becomes a tag
         ``restart.<attempt>.<name>``, because MLflow's parameters cannot change."""
-        self._put("parameters", attempt=self._attempt, values=flatten(parameters))
+        values = flatten(parameters)
+        self._parameters |= values
+        self._put("parameters", attempt=self._attempt, values=values)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -122,6 +126,7 @@ class Tracker:
         self._step = step
         finite, broken = split_finite(metrics)
         if finite:
+            self._newest |= finite
             self._put("metrics", step=step, time=self._clock(), values=finite)
         if broken:
             self._broken.update(broken)
@@ -146,24 +151,28 @@ class Tracker:
         self._queue.put(Event("artifact", {"tags": dict(tags or {})}, {path: content}))
 
     def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a commit as a model whose files stay where they are."""
-        values, _ = split_finite(metrics)
-        tags = {
-            "florence.uri": redacted(uri),
-            "florence.step": str(step),
-            "florence.attempt": str(self._attempt),
-        }
-        name = f"checkpoint-step-{step}-a{self._attempt}"
-        self._put("checkpoint", name=name, step=step, time=self._clock(), values=values, tags=tags)
+        """Record where the newest commit is, in tags. Only the final model is one of MLflow's."""
+        if metrics:
+            self.metrics(step, metrics)
+        self.tags({"florence.checkpoint": redacted(uri), "florence.checkpointStep": str(step)})
 
     def model(self, files: Mapping[str, bytes], uri: str) -> None:
-        """Record the final model as one that MLflow can serve; a very large one as a link."""
-        tags = {"florence.uri": redacted(uri), "florence.attempt": str(self._attempt)}
-        data = {"name": "model", "step": self._step, "tags": tags}
+        """Record the final model as one that MLflow can serve; a very large one as a link.
+
+        It carries the run's parameters and the newest value of each of its metrics.
+        """
+        data = {
+            "name": "model",
+            "step": self._step,
+            "time": self._clock(),
+            "tags": {"florence.uri": redacted(uri), "florence.attempt": str(self._attempt)},
+            "parameters": dict(self._parameters),
+            "metrics": dict(self._newest),
+        }
         size = sum(map(len, files.values()))
         if size > MOST_MODEL_BYTES:
             log.warning("The model of %.1f GiB is linked in MLflow, not copied", size / 2**30)
-            self._put("checkpoint", **data, time=self._clock(), values={})
+            self._put("linked_model", **data)
         else:
             self._queue.put(Event("model", data, dict(files)))
 

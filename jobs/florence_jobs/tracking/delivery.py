@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from florence_jobs.tracking_events import Event, EventQueue, Spill
-from florence_jobs.tracking_mlflow import RejectedError, redacted
+from florence_jobs.tracking.events import Event, EventQueue, Spill
+from florence_jobs.tracking.mlflow_run import RejectedError
+from florence_jobs.tracking.server import redacted
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ LONGEST_BACKOFF = 60.0
 
 
 class RunSink(Protocol):
-    """Where events go: :class:`florence_jobs.tracking_mlflow.MlflowRun`."""
+    """Where events go: :class:`florence_jobs.tracking.mlflow_run.MlflowRun`."""
 
     run_id: str | None
 
