@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -36,12 +37,12 @@ class ClassificationPredictor:
         """
         top = parameters.get("top")
         top = CLASSIFICATION.inputs.parameters[0].default if top is None else top
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
             raise BadRowError(f"top must be a whole number of at least 1, not {top!r}")
         logits = model_outputs(self.module, self.module, image_batches(rows, self.card))
         answers = []
         for row in logits:
             probabilities = row.softmax(dim=0) if self._exclusive else row.sigmoid()
-            best = probabilities.topk(min(top, len(self._labels))).indices.tolist()
+            best = probabilities.topk(min(int(top), len(self._labels))).indices.tolist()
             answers.append(ranked([self._labels[i] for i in best], probabilities[best]))
         return answers
