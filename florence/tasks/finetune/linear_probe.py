@@ -141,7 +141,7 @@ def _open_several(
 ) -> ProbeData:
     """Images with any number of classes each."""
     reader = FeatureReader(context, settings, start.card, total=0)
-    run = reader.evaluation_context(start.tower(context, settings, scratch=True))
+    run = reader.evaluation_context(nn.Identity())  # labels are read, no image goes through
     where = "finetune linearProbe"
     data = open_multi_labelled(
         run, imported(context, uri, but=READ_AS_THEY_ARE), prompts, where, "prompts"

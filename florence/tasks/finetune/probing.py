@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from florence.config import Architecture
 from florence.config.progress import StageProgress
@@ -91,11 +91,11 @@ class FeatureReader:
         self._done = 0
         self._stop = agreed_stop(context, "it starts over next time")
 
-    def evaluation_context(self, tower: CoSwin) -> EvaluationContext:
-        """How a tower is run."""
+    def evaluation_context(self, model: nn.Module) -> EvaluationContext:
+        """How a model is run."""
         settings = self._settings
         return EvaluationContext(
-            model=tower,
+            model=model,
             card=self._card,
             world=self._context.world,
             s3=self._context.s3,
