@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config.storage import S3Settings
-from florence.data.builtin import resolve
 from florence.curation.decide import NOBODY, Decisions, Resources, decide
 from florence.curation.evaluation_sets import (
     EvaluationHashes,
@@ -35,6 +34,7 @@ from florence.curation.survivors import (
     dropped_key,
     write_survivors,
 )
+from florence.data.builtin import resolve
 from florence.data.draft import Draft, digest_of
 from florence.data.importing.once import shards_of
 from florence.data.index import SUFFIX

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from florence.data.archive import Archive, RawSample
 from florence.curation.perceptual_hash import perceptual_hash
 from florence.curation.settings import Curation
+from florence.data.archive import Archive, RawSample
 from florence.data.images import BrokenImageError, load_image, open_image
 from florence.data.index import parse_json
 from florence.storage import Entry, MissingKeyError, Storage
