@@ -20,6 +20,7 @@ from florence.models.stored import read_model
 from florence.stages.context import StageContext, StageProgress, Stop
 from florence.stages.pretrain import pretrain
 from florence.storage import open_storage
+from florence.text.templates import DIGITS
 from tests.gang import run_gang
 
 MODEL = ModelConfig.model_validate(
@@ -226,6 +227,12 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
     assert any(continued[name].shape != before[name].shape for name in tables)
     others = [name for name in before if name not in tables]
     assert all(torch.allclose(continued[name], before[name], atol=1e-6) for name in others)
+
+
+def test_the_card_has_the_sentences_that_texts_were_put_into(whole: Path) -> None:
+    stored = read_final_model(open_storage(str(whole)))
+    _, card = read_model(stored.read, source=stored.uri)
+    assert (card.task, card.templates) == ("contrastive", DIGITS)
 
 
 def test_a_missing_model_and_missing_data_are_told(shards: str, tmp_path: Path) -> None:
