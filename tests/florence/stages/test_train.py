@@ -248,6 +248,12 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
     assert all(torch.allclose(continued[name], before[name], atol=1e-6) for name in others)
 
 
+def test_the_card_has_the_sentences_that_texts_were_put_into(whole: Path) -> None:
+    stored = read_final_model(open_storage(str(whole)))
+    _, card = read_model(stored.read, source=stored.uri)
+    assert (card.task, card.templates) == ("contrastive", DIGITS)
+
+
 def test_a_missing_model_and_missing_data_are_told(shards: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model"):
         run(context(tmp_path / "a", input_model=tmp_path / "nothing"), settings(shards))
