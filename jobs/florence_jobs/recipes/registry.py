@@ -25,6 +25,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(digits.digits, digits.DIGITS_HEADER),
+    "digits-finetune": Recipe(digits.digits_finetune, digits.DIGITS_FINETUNE_HEADER),
     "digits-cluster": Recipe(digits.digits_cluster, digits.DIGITS_CLUSTER_HEADER),
     "florence-h": Recipe(florence.florence_h, florence.FLORENCE_H_HEADER),
 }

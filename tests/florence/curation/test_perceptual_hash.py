@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from florence.data.curation.perceptual_hash import differing_bits, perceptual_hash
-from florence.data.curation.settings import Curation
-from tests.florence.data.curation.pictures import cut, jpeg, photographs
+from florence.curation.perceptual_hash import differing_bits, perceptual_hash
+from florence.curation.settings import Curation
+from tests.florence.curation.pictures import cut, jpeg, photographs
 
 DISTANCE = Curation().distance
 

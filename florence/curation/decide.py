@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from florence.data.curation.measure import Reason
-from florence.data.curation.neighbours import HashIndex, Table, pairs_of_table, scatter, tables
-from florence.data.curation.settings import Curation
-from florence.data.curation.spill import Spill, parts_for
+from florence.curation.measure import Reason
+from florence.curation.neighbours import HashIndex, Table, pairs_of_table, scatter, tables
+from florence.curation.settings import Curation
+from florence.curation.spill import Spill, parts_for
 from florence.data.ordered_map import map_in_processes
 
 Load = Callable[[int], NDArray[Any]]

@@ -17,9 +17,9 @@ from PIL import Image
 
 from florence.config import PRESETS
 from florence.config.storage import S3Settings
-from florence.data.curation.curate import curate
-from florence.data.curation.report import Report
-from florence.data.curation.settings import Curation
+from florence.curation.curate import curate
+from florence.curation.report import Report
+from florence.curation.settings import Curation
 from florence.data.labelled import ShardImages
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError, DataError
@@ -28,7 +28,7 @@ from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
 from tests.conftest import BUCKET
-from tests.florence.data.curation.pictures import cut, encoded, jpeg, noise, photographs
+from tests.florence.curation.pictures import cut, encoded, jpeg, noise, photographs
 from tests.florence.data.making import write_samples
 
 Samples = list[tuple[str, dict[str, bytes]]]
@@ -248,8 +248,8 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
-from florence.data.curation.curate import curate
-from florence.data.curation.settings import Curation
+from florence.curation.curate import curate
+from florence.curation.settings import Curation
 def stop(what, done, total, shard):
     if what == sys.argv[3] and done == 2:
         print("there", flush=True)

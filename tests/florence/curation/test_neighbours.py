@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from florence.data.curation.neighbours import HashIndex, pairs_of_table, scatter, tables
+from florence.curation.neighbours import HashIndex, pairs_of_table, scatter, tables
 
 
 @st.composite

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from florence.data.curation.decide import Decisions
-from florence.data.curation.measure import Reason
-from florence.data.curation.survivors import DROPPED, read_dropped
+from florence.curation.decide import Decisions
+from florence.curation.measure import Reason
+from florence.curation.survivors import DROPPED, read_dropped
 from florence.storage import Entry, Storage
 
 RECORD = "curation.json"

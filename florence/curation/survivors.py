@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from florence.curation.measure import Reason, with_annotations
 from florence.data.archive import Archive
-from florence.data.curation.measure import Reason, with_annotations
 from florence.data.shard_writer import ShardFile
 from florence.errors import DataError
 from florence.storage import Entry, Storage

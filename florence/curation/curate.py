@@ -17,24 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config.storage import S3Settings
-from florence.data.builtin import resolve
-from florence.data.curation.decide import NOBODY, Decisions, Resources, decide
-from florence.data.curation.evaluation_sets import (
+from florence.curation.decide import NOBODY, Decisions, Resources, decide
+from florence.curation.evaluation_sets import (
     EvaluationHashes,
     Part,
     hash_evaluation_sets,
     identity,
     open_evaluation_set,
 )
-from florence.data.curation.measure import Measured, Reason, measure_shard
-from florence.data.curation.report import RECORD, Report, make_report
-from florence.data.curation.settings import Curation
-from florence.data.curation.survivors import (
+from florence.curation.measure import Measured, Reason, measure_shard
+from florence.curation.report import RECORD, Report, make_report
+from florence.curation.settings import Curation
+from florence.curation.survivors import (
     DROPPED,
     ShardDecisions,
     dropped_key,
     write_survivors,
 )
+from florence.data.builtin import resolve
 from florence.data.draft import Draft, digest_of
 from florence.data.importing.once import shards_of
 from florence.data.index import SUFFIX
@@ -71,7 +71,7 @@ class _Job:
         """Measure a shard and keep the result."""
         score = None
         if self.settings.relevance_model is not None:
-            from florence.data.curation.relevance import relevance_model
+            from florence.curation.relevance import relevance_model
 
             score = relevance_model(self.settings.relevance_model, self.s3, self.device).score
         measured = measure_shard(self.source, entry, self.settings, score)
@@ -252,7 +252,7 @@ def _digest(
 ) -> str:
     model: list[list[object]] = []
     if settings.relevance_model is not None:
-        from florence.data.curation.relevance import model_identity
+        from florence.curation.relevance import model_identity
 
         model = model_identity(settings.relevance_model, s3)
     data = [[entry.key, entry.size, entry.modified] for entry in entries]

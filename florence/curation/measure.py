@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from florence.curation.perceptual_hash import perceptual_hash
+from florence.curation.settings import Curation
 from florence.data.archive import Archive, RawSample
-from florence.data.curation.perceptual_hash import perceptual_hash
-from florence.data.curation.settings import Curation
 from florence.data.images import BrokenImageError, load_image, open_image
 from florence.data.index import parse_json
 from florence.storage import Entry, MissingKeyError, Storage
@@ -226,7 +226,7 @@ def sample_text(archive: Archive, sample: RawSample, meta: dict[str, Any]) -> st
     return ""
 
 
-def annotations(record: Any) -> dict[str, Any]:
+def facts(record: Any) -> dict[str, Any]:
     """What of a record a kept sample's ``.json`` gets."""
     found: dict[str, Any] = {
         "width": int(record["width"]),
@@ -244,6 +244,6 @@ def with_annotations(described: bytes | None, record: Any) -> bytes:
         meta = parse_json(described) if described is not None else {}
     except ValueError:
         return described or b""
-    return json.dumps({**meta, **annotations(record)}, ensure_ascii=False).encode(
+    return json.dumps({**meta, **facts(record)}, ensure_ascii=False).encode(
         "utf-8", "backslashreplace"
     )

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from florence.data.curation.decide import NOBODY, Resources, decide
-from florence.data.curation.measure import RECORD, Reason
-from florence.data.curation.settings import Curation
+from florence.curation.decide import NOBODY, Resources, decide
+from florence.curation.measure import RECORD, Reason
+from florence.curation.settings import Curation
 
 Shards = list[NDArray[Any]]
 

@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from florence.data.curation.perceptual_hash import BITS, differing_bits
+from florence.curation.perceptual_hash import BITS, differing_bits
 
 Hashes = NDArray[np.uint64]
 Numbers = NDArray[np.int64]

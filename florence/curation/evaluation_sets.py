@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config.storage import S3Settings
+from florence.curation.measure import Measured, Reason, measure_images, measure_shard
+from florence.curation.settings import Curation
 from florence.data.builtin import resolve
-from florence.data.curation.measure import Measured, Reason, measure_images, measure_shard
-from florence.data.curation.settings import Curation
 from florence.data.importing.class_folders import is_image
 from florence.data.importing.once import shards_of
 from florence.data.locations import list_shards, locate

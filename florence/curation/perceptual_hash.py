@@ -40,11 +40,14 @@ def perceptual_hash(image: Image.Image) -> int:
 
 def differing_bits(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """The Hamming distance of hashes, elementwise."""
-    return np.bitwise_count(a ^ b)
+    distance: NDArray[np.uint8] = np.bitwise_count(a ^ b)
+    return distance
 
 
 @cache
 def _transform() -> NDArray[np.int64]:
     """The DCT-II matrix (SIDE, SIDE) in fixed point; products of two stay below 2**63."""
     k, n = np.arange(SIDE)[:, None], np.arange(SIDE)[None]
-    return np.rint(_SCALE * np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE))).astype(np.int64)
+    cosines = np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE))
+    matrix: NDArray[np.int64] = np.rint(_SCALE * cosines).astype(np.int64)
+    return matrix
