@@ -39,6 +39,11 @@ class RawSample:
         known = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
         return next((e for e in known if e in self.members), None)
 
+    @property
+    def image(self) -> Member | None:
+        """The image, if there is one."""
+        return next((self.members[e] for e in IMAGE_EXTENSIONS if e in self.members), None)
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -60,12 +60,16 @@ class BadSampleCounter:
         return WorstShard(count, shard, self._example[shard])
 
     def error(self, worst: Sequence[WorstShard | None]) -> DataError:
-        """What stops the stage, given the worst shard of every rank."""
-        found = [each for each in worst if each is not None]
+        """What stops the stage, given the worst shard of every rank; ranks may share one."""
+        counts, examples = Counter[str](), dict[str, str]()
+        for each in worst:
+            if each is not None:
+                counts[each.shard] += each.count
+                examples.setdefault(each.shard, each.example)
         where = ""
-        if found:
-            most = max(found, key=lambda each: each.count)
-            where = f"; worst is shard {most.shard} with {most.count} ({most.example})"
+        if counts:
+            ((shard, count),) = counts.most_common(1)
+            where = f"; worst is shard {shard} with {count} ({examples[shard]})"
         return DataError(
             f"{self.uri}: {self.bad} of {self.seen} samples are broken, more than "
             f"loader.maxBadFraction={self.max_fraction:g} allows{where}: "

@@ -24,7 +24,7 @@ class BrokenImageError(ValueError):
     """Bytes that are not a whole image of a kind and size that can be read."""
 
 
-def open_image(data: bytes) -> ImageFile:
+def open_image(data: bytes) -> Image.Image:
     """The image with its header read and its pixels not yet decoded: ``size`` is known.
 
     Raises:

@@ -29,9 +29,9 @@ class MultiLabelImages:
     """What ``classes.json`` beside the shards lists, by class number."""
 
     @classmethod
-    def open(cls, uri: str, s3: S3Settings | None = None) -> Self:
+    def open(cls, uri: str, s3: S3Settings | None = None, **opening: Any) -> Self:
         """The shards at a URI. Raises :class:`DataError` when there are none."""
-        shards = ShardSet.open(uri, s3, need=Need.IMAGE)
+        shards = ShardSet.open(uri, s3, need=Need.IMAGE, **opening)
         return cls(ShardImages(shards), read_class_names(shards.storage))
 
     def __len__(self) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from florence.config import CaptionLabel, Text, TextIdentity
@@ -31,7 +33,8 @@ from florence.errors import DataError
 from florence.storage import Entry, Storage, open_storage
 from florence.text.identity import is_short
 
-_OPEN_INDEXES = 512
+INDEX_BYTES = 256 << 20
+"""What the open indexes of a process may take: enough for the 128 shards that a window touches."""
 
 
 class Need(StrEnum):
@@ -101,6 +104,16 @@ class _Selected:
     keys: tuple[str, ...]
 
 
+def _remembering(select: Callable[[int], _Selected]) -> Callable[[int], _Selected]:
+    """``select`` with what it returned last, by bytes and not by number: shards differ."""
+    cache: LRUCache[int, _Selected] = LRUCache(INDEX_BYTES, getsizeof=_size_of)
+    return cached(cache, lock=Lock())(select)
+
+
+def _size_of(selected: _Selected) -> int:
+    return selected.records.nbytes + sum(map(sys.getsizeof, selected.keys))
+
+
 class ShardSet:
     """The samples of a set of shards, in shard order, as ``len`` and ``read(i)``.
 
@@ -131,7 +144,7 @@ class ShardSet:
         self.class_names = class_names
         self.summaries = summaries
         self._indexes = indexes
-        self._selected = lru_cache(_OPEN_INDEXES)(self._select)
+        self._selected = _remembering(self._select)
         self._ends = np.cumsum([self._count(n) for n in range(len(summaries))], dtype=np.int64)
         if not len(self):
             raise DataError(f"{uri} holds no sample that can be used: {self._why_empty()}")
@@ -197,7 +210,7 @@ class ShardSet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._selected = lru_cache(_OPEN_INDEXES)(self._select)
+        self._selected = _remembering(self._select)
 
     @property
     def size(self) -> int:

@@ -170,6 +170,7 @@ class UniqueCounter:
     def __init__(self, folder: Path, buffered: int = BUFFERED) -> None:
         self.added = 0
         self._folder = folder
+        self._files = [str(folder / f"{number:03d}") for number in range(PARTITIONS)]
         self._limit = buffered
         self._buffer: list[Hashes] = []
         self._held = 0
@@ -204,9 +205,9 @@ class UniqueCounter:
         ends = np.cumsum(np.bincount(part, minlength=PARTITIONS))
         try:
             self._folder.mkdir(exist_ok=True)
-            for number, piece in enumerate(np.split(values, ends[:-1])):
+            for path, piece in zip(self._files, np.split(values, ends[:-1]), strict=True):
                 if len(piece):
-                    with (self._folder / f"{number:03d}").open("ab") as file:
+                    with open(path, "ab") as file:
                         file.write(piece.tobytes())
         except OSError as error:
             raise TryAgainError(

@@ -26,6 +26,7 @@ class Example:
     png: bytes
     labels: tuple[str, ...]
     prompts: str
+    """The prompts of a zero-shot classification; empty for a model with a head."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class EvaluationContext:
     watch: Watch
     """Called after every batch with the number of its inputs; raises when asked to stop."""
 
+    @property
+    def opening(self) -> dict[str, Any]:
+        """How data is opened once for all ranks; see :meth:`ShardSet.open`."""
+        alone = self.world.size == self.world.local_size
+        return {"share": self.world.on_first, "allow_unindexed": alone}
+
     def over_images(
         self, images: Images, model: Model, function: Callable[[Tensor], Tensor]
     ) -> Tensor:
@@ -100,7 +107,7 @@ class EvaluationContext:
         return self.dealt(len(images), rows)
 
     def over_texts(self, texts: Sequence[str], model: ImageTextEncoder) -> Tensor:
-        """Embeddings of all texts, equal ones computed once: ``(N, D)`` fp32 on every rank's CPU."""
+        """Embeddings of all texts, equal ones computed once: ``(N, D)`` fp32 on every rank."""
         unique = sorted(dict.fromkeys(texts), key=len)
         position = {text: row for row, text in enumerate(unique)}
 

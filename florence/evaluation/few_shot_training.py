@@ -18,7 +18,7 @@ Features = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeTraining:
-    """How an episode is trained. The defaults are the paper's, which exchanges momentum and rate."""
+    """How an episode is trained; the defaults are the paper's, which swaps momentum and rate."""
 
     epochs: int = 100
     batch_size: int = 4
@@ -85,7 +85,7 @@ def train_episode(
             batch = _flipped(images[rows]) if training.flip else images[rows]
             loss = F.cross_entropy(head(features(batch)), labels[rows])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         backbone.eval()
         head.eval()
@@ -127,7 +127,7 @@ def train_head(
                 batch = torch.where(_coins(len(rows), batch), mirrored[rows], batch)
             loss = F.cross_entropy(head(batch), labels[rows])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         head.eval()
         with torch.no_grad():
@@ -159,7 +159,7 @@ def _flat(episode: Tensor) -> tuple[Tensor, Tensor]:
 def _batches(count: int, training: EpisodeTraining) -> Iterator[Tensor]:
     """Row numbers of every step: each epoch all rows once in a new order."""
     for _ in range(training.epochs):
-        yield from torch.randperm(count).split(training.batch_size)
+        yield from torch.split(torch.randperm(count), training.batch_size)
 
 
 def _coins(count: int, like: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from florence.config import Retrieval, RetrievalFormat
-from florence.config.storage import S3Settings
 from florence.data.labelled import CaptionedImages
 from florence.errors import ConfigurationError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
@@ -23,7 +22,7 @@ def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
     model = context.model
     if not isinstance(model, ImageTextEncoder):
         raise ConfigurationError(f"retrieval '{settings.name}': the model has no text tower")
-    data = _open(settings, context.s3)
+    data = _open(settings, context)
     captions = [group[: settings.captions_per_image] for group in data.captions]
     texts = [caption for group in captions for caption in group]
     owners = torch.tensor([i for i, group in enumerate(captions) for _ in group])
@@ -38,14 +37,15 @@ def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
     return Prepared(len(data) + len(set(texts)), run)
 
 
-def _open(settings: Retrieval, s3: S3Settings | None) -> CaptionedImages:
+def _open(settings: Retrieval, context: EvaluationContext) -> CaptionedImages:
+    s3 = context.s3
     if settings.format is RetrievalFormat.KARPATHY:
         return CaptionedImages.from_karpathy(
             settings.data, images=settings.images, split=settings.split, s3=s3
         )
     if settings.format is RetrievalFormat.FOLDER:
         return CaptionedImages.from_folder(settings.data, s3)
-    return CaptionedImages.from_shards(settings.data, s3)
+    return CaptionedImages.from_shards(settings.data, s3, **context.opening)
 
 
 def _recalls(result: RetrievalResult) -> dict[str, float]:

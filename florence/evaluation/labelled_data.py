@@ -95,7 +95,7 @@ def open_labelled(
         ConfigurationError: the data's class names are not the prompts'.
         DataError: data is missing, or a class number names no class.
     """
-    data = LabelledImages.open(uri, context.s3)
+    data = LabelledImages.open(uri, context.s3, **context.opening)
     labels = torch.from_numpy(data.labels)
     if data.class_names is not None:
         numbers = class_numbers(data.class_names, prompts, field=f"{where}: {field}", data=uri)
@@ -113,7 +113,7 @@ def open_multi_labelled(
     context: EvaluationContext, uri: str, prompts: Prompts, where: str, field: str = "prompts"
 ) -> MultiLabelled:
     """Images with any number of classes each; as :func:`open_labelled`."""
-    source = MultiLabelImages.open(uri, context.s3)
+    source = MultiLabelImages.open(uri, context.s3, **context.opening)
     numbers = np.arange(len(prompts.classes), dtype=np.int64)
     if source.class_names is not None:
         numbers = class_numbers(source.class_names, prompts, field=f"{where}: {field}", data=uri)
@@ -123,7 +123,7 @@ def open_multi_labelled(
 def single_label_results(
     name: str, data: Labelled, result: ClassificationResult, metric: Metric, prompts: str
 ) -> Results:
-    """Metrics, the table of classes and the confusion matrix; the metric that counts comes first."""
+    """Metrics, the one that counts first, the table of classes and the confusion matrix."""
     values = {
         Metric.ACCURACY: {"top1": result.top1, "top5": result.top5},
         Metric.MEAN_PER_CLASS: {"meanPerClass": result.mean_per_class},

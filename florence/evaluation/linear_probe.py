@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ def check_features(
         raise DataError("linear probe: the training images are all of one class")
 
 
-def _rarest_class(labels: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _rarest_class(labels: NDArray[Any]) -> NDArray[np.int64]:
     counts = np.where(labels, labels.sum(axis=0), np.iinfo(np.int64).max)
     return np.where(labels.any(axis=1), counts.argmin(axis=1), -1).astype(np.int64)
 

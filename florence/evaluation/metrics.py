@@ -31,7 +31,7 @@ class ClassificationResult:
 
 @dataclass(frozen=True)
 class MultiLabelResult:
-    """``average_precisions`` by class in [0, 1], NaN where no image has it; ``mean`` of the rest."""
+    """``average_precisions`` by class in [0, 1], NaN without images; ``mean`` of the others."""
 
     mean: float
     average_precisions: tuple[float, ...]

@@ -64,6 +64,19 @@ class ModelCard(Settings):
         return templates
 
 
+def inherited_window(window: int | None, card: ModelCard | None, architecture: Architecture) -> int:
+    """Side of the attention windows that a stage trains with, in tokens.
+
+    Args:
+        window: what the stage's settings say, if they do.
+        card: of the model that the stage starts from, if it starts from one: its windows are kept.
+        architecture: of the job; decides where nothing else does.
+    """
+    if window is not None:
+        return window
+    return architecture.image.window if card is None else card.window
+
+
 def card_bytes(card: ModelCard) -> bytes:
     """The card as a JSON file."""
     return (json.dumps(card.wire(), indent=2) + "\n").encode()

@@ -93,7 +93,14 @@ def build_model(
     The global random state is neither read nor changed.
 
     Args:
-        init: whether parameters get values; not worth its time where others overwrite them.
+        architecture: sizes of both towers.
+        seed: of the weights.
+        window: side of the attention windows; the architecture's where None.
+        checkpointing: which activations the backward pass recomputes.
+        drop_path: highest probability of dropping an image block; the architecture's where None.
+        temperature: initial temperature, above 0.
+        init: False where a checkpoint or another model overwrites every weight: they are NaN then,
+            so that one that nothing overwrote shows itself.
     """
     with torch.device("meta"):
         model = TwoTower(
@@ -106,6 +113,10 @@ def build_model(
     model.to_empty(device="cpu")
     if init:
         model.reset_parameters(torch.Generator().manual_seed(seed))
+    else:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan)
     return model
 
 

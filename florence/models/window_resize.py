@@ -7,9 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from florence.config import Architecture
 from florence.models.attention import WindowAttention
-from florence.models.card import ModelCard
 
 TABLE = "relative_position_bias_table"
 
@@ -36,13 +34,6 @@ def resize_windows(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         name: _resize(value, sides[name]) if name in sides else value
         for name, value in state.items()
     }
-
-
-def inherited_window(window: int | None, card: ModelCard | None, architecture: Architecture) -> int:
-    """The side of a stage's attention windows: its own setting, its model's, or the preset's."""
-    if window is not None:
-        return window
-    return card.window if card is not None else architecture.image.window
 
 
 def _resize(table: Tensor, side: int) -> Tensor:

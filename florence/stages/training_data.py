@@ -34,7 +34,7 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
 
     def tell(done: int, total: int) -> None:
         if world.is_first:
-            context.report(StageProgress(phase="index", step=done, total=total))
+            context.report(StageProgress(phase="index", phase_fraction=done / total))
 
     return ShardSet.open(
         imported(context, uri),

@@ -24,12 +24,17 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One value for all rows; a column of the same name, where there is one, wins over it."""
+    """One value for all rows; a column of the same name, where there is one, wins over it.
+
+    ``required`` ones are asked for where a person predicts (``florencectl predict``); a program
+    that leaves one out gets what the task answers without it.
+    """
 
     name: str
     type: Type
     help: str
     default: str | int | float | tuple[str, ...] | None = None
+    required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +43,10 @@ class Inputs:
 
     columns: tuple[Column, ...]
     parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def given(self) -> tuple[Column | Parameter, ...]:
+        """What is given beside images, each name once: parameters, then other columns."""
+        named = {parameter.name for parameter in self.parameters}
+        others = [c for c in self.columns if c.type != "image" and c.name not in named]
+        return (*self.parameters, *others)

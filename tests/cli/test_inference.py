@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,17 @@ from typer.testing import CliRunner
 
 from florence.checkpoint import write_final_model
 from florence.config import PRESETS
+from florence.kinds import MODEL_TASKS
 from florence.models.stored import ModelCard, model_bytes, save_model
 from florence.models.two_tower import build_model
 from florence.storage import open_storage
+from florence.tasks.inputs import Column, Inputs, Parameter
+from florence.tasks.kind import ModelTask
 from florence.text.templates import DIGITS
 from florence.text.tokenizer import tokenize
+from florencectl import inference
+from florencectl.commands import embed as embedding
+from florencectl.commands import predict as predicting
 from florencectl.main import app
 from tests.child import run_child
 
@@ -52,6 +60,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken.png").write_bytes(b"\x89PNG nothing")
     (root / "latin.txt").write_bytes("für".encode("latin-1"))
     return root
+
+
+MEASURER = ModelTask(
+    name="measurement",
+    help="answers how large a thing is",
+    inputs=Inputs(
+        columns=(
+            Column(name="image", type="image", help="a picture"),
+            Column(name="thing", type="text", help="what to measure"),
+        ),
+        parameters=(Parameter(name="size", type="number", help="of a pixel", default=1.0),),
+    ),
+    predictor=f"{__name__}:Measurer",
+)
+
+
+class Measurer:
+    """Predicts with no network: the mean of the picture, times the size of a pixel."""
+
+    inputs = MEASURER.inputs
+
+    def __init__(self, stored: Any, device: torch.device) -> None:
+        self.card, self.module = stored.card, torch.nn.Identity()
+
+    def predict(self, rows: Any, parameters: Any) -> list[dict[str, Any]]:
+        size = parameters.get("size", 1.0)
+        return [
+            {"thing": row["thing"], "extent": float(np.asarray(row["image"]).mean()) * size}
+            for row in rows
+        ]
+
+
+@pytest.fixture(autouse=True)
+def measurer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another task than those of the package."""
+    monkeypatch.setitem(MODEL_TASKS, "measurement", MEASURER)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Measurer.__module__])
+    monkeypatch.setattr(predicting, "predict", predicting.command())
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +187,17 @@ def test_templates_change_the_answer() -> None:
         (["plain", "0.png", "--labels", " , "], 2, "--labels names no word"),
         (["plain", "0.png", "--labels", "a,b,a"], 2, "--labels names 'a' twice"),
         (["plain", "0.png", "--labels", "a", "--templates", "x"], 2, "--templates: 'x'"),
+        (
+            ["plain", "0.png"],
+            2,
+            "--labels is needed by contrastive models: words to choose from, with commas",
+        ),
+        (
+            ["plain", "0.png", "--labels", "a", "--size", "1.5"],
+            2,
+            "--size is not for contrastive models, which take --labels, --templates",
+        ),
+        (["plain", "0.png", "--labels", "a", "--size", "x"], 2, "--size: 'x' is not a number"),
     ],
 )
 def test_what_predict_refuses(arguments: list[str], code: int, message: str) -> None:
@@ -149,6 +206,54 @@ def test_what_predict_refuses(arguments: list[str], code: int, message: str) -> 
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+def test_any_task_predicts_with_inputs_of_its_own(folder: Path, tmp_path: Path) -> None:
+    card = CARD.model_copy(update={"task": "measurement", "templates": ()})
+    for name, content in model_bytes({"weight": torch.zeros(1)}, card).items():
+        (tmp_path / name).write_bytes(content)
+    means = [float(np.asarray(Image.open(folder / f"{n}.png")).mean()) for n in range(2)]
+    result = invoke(
+        *("predict", str(tmp_path), "0.png", "1.png", "--thing", "a cup", "--size", "0.5"),
+        *("-o", "json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == [
+        {"image": f"{n}.png", "thing": "a cup", "extent": round(means[n] * 0.5, 6)}
+        for n in range(2)
+    ]
+    table = invoke("predict", str(tmp_path), "0.png", "--thing", "cup").stdout.splitlines()
+    assert table[0].split() == ["IMAGE", "THING", "EXTENT"]
+    refused = invoke("predict", str(tmp_path), "0.png")
+    assert refused.exit_code == 2
+    assert "--thing is needed by measurement models: what to measure" in refused.stderr
+
+
+def test_images_are_decoded_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[Image.Image]] = []
+    most = 0
+    decode = inference.decode
+
+    def decode_and_count(data: bytes) -> Image.Image:
+        nonlocal most
+        image = decode(data)
+        held.append(weakref.ref(image))
+        most = max(most, sum(ref() is not None for ref in held))
+        return image
+
+    monkeypatch.setattr(inference, "decode", decode_and_count)
+    monkeypatch.setattr(predicting, "IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr(embedding, "IMAGES_AT_ONCE", 3)
+    many = [f"{number % 3}.png" for number in range(10)]
+    result = invoke("predict", "plain", *many, "--labels", "a,b", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    assert [row["image"] for row in json.loads(result.stdout)] == many
+    assert (len(held), most) == (10, 3)
+    assert invoke("embed", "plain", *many, "-o", "many.npz").exit_code == 0
+    assert (len(held), most) == (20, 3)
+    with np.load("many.npz") as saved:
+        assert list(saved["names"]) == many
+        np.testing.assert_allclose(saved["embeddings"][0], saved["embeddings"][3], atol=1e-6)
 
 
 def test_a_damaged_result_of_a_stage_is_refused(folder: Path, tmp_path: Path) -> None:

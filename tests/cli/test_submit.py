@@ -16,8 +16,12 @@ import yaml
 from typer.testing import CliRunner
 
 from florence.checkpoint import read_final_model
+from florence.kinds import KINDS
 from florence.storage import open_storage
+from florencectl import checking_data
+from florencectl.flags import flags_of
 from florencectl.main import app
+from tests.florence.data.making import write_shards
 
 STEPS = 30
 
@@ -93,6 +97,120 @@ def test_flags_and_assignments_become_the_same_job_as_a_file() -> None:
     }
 
 
+def test_a_stage_of_epochs_that_starts_from_a_model() -> None:
+    result = invoke(
+        *("submit", "pretrain", "--data", "s3://b/p", "--batch-size", "64", "--epochs", "1.5"),
+        *("--from", "s3://b/runs/other/model", "--dry-run", "-o", "json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    (stage,) = json.loads(result.stdout)["spec"]["stages"]
+    assert stage == {
+        "name": "pretrain",
+        "initialModel": "s3://b/runs/other/model",
+        "pretrain": {"data": "s3://b/p", "batchSize": 64, "epochs": 1.5},
+    }
+
+
+def test_a_stage_that_trains_nothing_has_its_command_too() -> None:
+    zero_shot = "zeroShot=[{name: digits, data: s3://b/test, prompts: digits}]"
+    result = invoke(
+        *("submit", "evaluate", "--set", zero_shot, "--from", "s3://b/model", "--dry-run"),
+        *("-o", "json"),
+    )
+    assert result.exit_code == 0, result.stderr
+    (stage,) = json.loads(result.stdout)["spec"]["stages"]
+    assert stage["evaluate"]["zeroShot"][0]["name"] == "digits"
+    assert stage["initialModel"] == "s3://b/model"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_command_with_its_plain_fields(kind: str) -> None:
+    text = invoke("submit", kind, "--help").stdout
+    for flag in flags_of(KINDS[kind].settings):
+        assert f"--{flag.name.replace('_', '-')}" in text
+    for flag in ("--from", "--set", "--name", "--preset"):
+        assert flag in text
+
+
+def unindexed(folder: Path) -> str:
+    """Shards without an index."""
+    write_shards(folder, 4, 2)
+    for index in folder.glob("*.idx"):
+        index.unlink()
+    return str(folder)
+
+
+def warnings(job_path: str, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 60) -> str:
+    """What submitting to nowhere says on stderr before it has to give up."""
+    monkeypatch.setattr(checking_data, "LONGEST_LOOK", seconds)
+    monkeypatch.setattr("florencectl.local_run.run_local", lambda *_, **__: 0)
+    result = invoke("submit", "-f", job_path, "--local")
+    assert result.exit_code == 0, result.stderr
+    stderr: str = result.stderr
+    return stderr
+
+
+def test_training_data_without_an_index_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = unindexed(tmp_path / "shards")
+    path = write(tmp_path / "job.yaml", job(data=shards))
+    line = (
+        f"spec.stages[0].pretrain.data: 2 of 2 shards of {shards} have no current index, and are "
+        f"read whole before training starts: run 'florencectl data index {shards}' once\n"
+    )
+    assert warnings(path, monkeypatch) == line
+    assert warnings(path, monkeypatch, seconds=0) in ("", line)
+    assert invoke("data", "index", shards, "--workers", "1").exit_code == 0
+    assert warnings(path, monkeypatch) == ""
+
+
+def test_data_that_cannot_be_reached_is_not_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = job(data="s3://bucket/x")
+    document["spec"]["artifacts"] = {"endpoint": "http://127.0.0.1:9", "uri": "s3://bucket/runs"}
+    path = write(tmp_path / "job.yaml", document)
+    assert warnings(path, monkeypatch) == ""
+
+
+def test_the_look_at_the_data_imports_no_torch(tmp_path: Path) -> None:
+    path = write(tmp_path / "job.yaml", job(data=unindexed(tmp_path / "shards")))
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from florencectl.checking_data import warn_of_unindexed\n"
+        "from florencectl.job_file import read_job\n"
+        f"warn_of_unindexed(read_job(Path({path!r})), seconds=60)\n"
+        "print({'torch', 'mlflow', 'sklearn', 'boto3'} & set(sys.modules))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, timeout=120
+    )
+    assert result.stdout == "set()\n", result.stderr
+    assert "have no current index" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"data": "/nowhere/shards"}, "spec.stages[0].pretrain.data: /nowhere/shards"),
+        (
+            {"text": {"templates": "/nowhere/t.txt"}},
+            "spec.stages[0].pretrain.text.templates: /nowhere/t.txt",
+        ),
+    ],
+)
+def test_what_a_local_run_would_not_find_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], field: str
+) -> None:
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path / "home"))
+    result = invoke("submit", "-f", write(tmp_path / "job.yaml", job(**change)), "--local")
+    assert result.exit_code == 3
+    assert result.stderr == (f"florencectl: {field}: no such file or folder: check the path\n")
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -> None:
     path = write(tmp_path / "job.yaml", job())
     once = invoke("submit", "-f", path, "--dry-run").stdout
@@ -105,7 +223,7 @@ def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -
     [
         (
             ["submit", "pretrain", "--local", "--steps", "1", "--batch-size", "1"],
-            "data: is required",
+            "stages[0].pretrain.data: is required",
         ),
         (
             ["submit", "pretrain", "--data", "d", "--steps", "0", "--batch-size", "1"],
@@ -259,7 +377,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"data": "/nowhere/shards"}, 3, "/nowhere/shards"),
+        ({"data": "EMPTY"}, 3, "holds no shards"),
         ({"data": "s3://bucket/x"}, 75, "s3://bucket"),
         ({"optimizer": {"lr": 1e30, "clipNorm": 0}, "nanBudget": 0}, 4, "step "),
     ],
@@ -267,7 +385,9 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
 def test_a_stage_that_fails_says_why_in_one_line(
     tmp_path: Path, changes: dict[str, Any], code: int, words: str
 ) -> None:
-    document = job(**changes)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    document = job(**{k: str(empty) if v == "EMPTY" else v for k, v in changes.items()})
     # Port 9 of this machine refuses connections: a wrong endpoint.
     document["spec"]["artifacts"] = {"endpoint": "http://127.0.0.1:9", "uri": str(tmp_path / "a")}
     document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0, "application": 0}}
@@ -277,3 +397,43 @@ def test_a_stage_that_fails_says_why_in_one_line(
     assert words in failure
     assert "Traceback" not in err
     assert got == code
+
+
+SAMPLE = "jobs/samples/digits.yaml"
+
+
+def sample_with(*assignments: str) -> Any:
+    options = [word for each in assignments for word in ("--set", each)]
+    return invoke("submit", "-f", SAMPLE, *options, "--dry-run", "-o", "json")
+
+
+def test_set_changes_stages_model_and_name_of_a_file() -> None:
+    result = sample_with(
+        "mixed.steps=3", "clean.optimizer.lr=1e-4", "clean.epochs=0.5", "model.preset=coswin-t",
+        "name=other",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    job = json.loads(result.stdout)
+    assert job["metadata"]["name"] == "other"
+    assert job["spec"]["model"]["preset"] == "coswin-t"
+    stages = {stage["name"]: stage for stage in job["spec"]["stages"]}
+    assert stages["mixed"]["pretrain"]["steps"] == 3
+    assert stages["mixed"]["pretrain"]["batchSize"] == 128
+    assert stages["clean"]["pretrain"]["optimizer"]["lr"] == 1e-4
+    assert stages["clean"]["pretrain"]["epochs"] == 0.5
+    assert "steps" not in stages["clean"]["pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "found"),
+    [
+        ("nothing.steps=3", "one of the stages mixed, clean"),
+        ("mixed=3", "one of the stages mixed, clean"),
+        ("mixed.steps", "field=value"),
+        ("mixed.stepps=3", "pretrain.stepps"),
+    ],
+)
+def test_set_names_what_cannot_be_changed(assignment: str, found: str) -> None:
+    result = sample_with(assignment)
+    assert result.exit_code == 2
+    assert found in result.stderr

@@ -100,7 +100,7 @@ def test_all_wrong_fields_are_listed() -> None:
 
 def test_a_cycle_is_told_with_its_stages() -> None:
     message = create(put(small(), "spec.stages.0.dependsOn", ["two"])).message
-    assert message.startswith("spec: ")
+    assert message.startswith("spec.stages: ")
     assert "one, two, test depend on each other in a cycle" in message
 
 

@@ -39,11 +39,11 @@ _SHOWN_ROWS = 20
 
 def _add(kind: ImportFormat) -> None:
     sources = Annotated[
-        list[str], typer.Argument(metavar="SOURCE…", help=f"{kind.sources}; local or s3://….")
+        list[str], typer.Argument(metavar="SOURCE", help=f"{kind.sources}; local or s3://….")
     ]
 
     def command(
-        source: sources,  # type: ignore[valid-type]
+        source: sources,
         out: Annotated[
             str,
             typer.Argument(metavar="OUT", help="Empty folder or s3://bucket/prefix to write to."),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT_SUFFIX = ".txt"
+IMAGES_AT_ONCE = 64
+"""Decoded at a time: many large images need the memory of a few."""
 
 
 def embed(
@@ -68,8 +70,14 @@ def embeddings_of(model_uri: str, files: list[Path]) -> NDArray[np.float32]:
     images = [path for path in files if path.suffix.lower() != TEXT_SUFFIX]
     parts = []
     if images:
-        pictures = [decoded(path, content_of(path)) for path in images]
-        parts.append((~is_text, model.embed_images(pictures).numpy()))
+        pieces = [
+            model.embed_images([decoded(path, content_of(path)) for path in some]).numpy()
+            for some in (
+                images[start : start + IMAGES_AT_ONCE]
+                for start in range(0, len(images), IMAGES_AT_ONCE)
+            )
+        ]
+        parts.append((~is_text, np.concatenate(pieces)))
     if texts:
         parts.append((is_text, model.embed_texts(texts).numpy()))
     result = np.empty((len(files), parts[0][1].shape[1]), np.float32)

@@ -14,7 +14,7 @@ from florence.kinds import KINDS
 from florence.tasks.kind import Kind
 from florencectl.cluster.connection import Place, is_configured
 from florencectl.flags import assign, merged, with_flags
-from florencectl.job_file import job_of, read_job
+from florencectl.job_file import changed, job_of, read_job
 from florencectl.options import Context, Kubeconfig, Namespace
 from florencectl.output import DocumentFormat, Format, print_document
 
@@ -76,6 +76,15 @@ def submit(
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="YAML file with a FlorenceJob.")
     ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="STAGE.FIELD=VALUE",
+            help="Change a field of a stage of the file, such as mixed.steps=100, or of the "
+            "model, such as model.preset=coswin-t, or the job's name; may be repeated.",
+        ),
+    ] = None,
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
@@ -102,7 +111,8 @@ def submit(
         wait=wait,
         output=output,
     )
-    _go(read_job(file), how)
+    job = read_job(file)
+    _go(changed(job, assignments) if assignments else job, how)
 
 
 def _submit_stage(
@@ -231,8 +241,10 @@ def _go(job: FlorenceJob, how: How) -> None:
             "no cluster configured (no KUBECONFIG, no ~/.kube/config): add --local to run on "
             "this machine, or name a cluster with --kubeconfig (--dry-run prints the job)"
         )
+    from florencectl.checking_data import warn_of_unindexed
     from florencectl.cluster.submission import submit_job
 
+    warn_of_unindexed(job)
     dry = how.dry_run == "server"
     raise typer.Exit(submit_job(how.place, job, how.output, server_dry_run=dry, wait=how.wait))
 
@@ -256,8 +268,11 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         raise ConfigurationError("--local excludes --context, --kubeconfig and --dry-run=server")
     if how.output in (Format.WIDE, Format.NAME):
         raise ConfigurationError(f"-o {how.output}: a local run prints table, json or yaml")
+    from florencectl.checking_data import refuse_missing, warn_of_unindexed
     from florencectl.local_run import run_local
 
+    refuse_missing(job)
+    warn_of_unindexed(job)
     if how.place.namespace:
         metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
         job = job.model_copy(update={"metadata": metadata})

@@ -15,10 +15,11 @@ from florence.data.shards import ShardSet
 from florence.data.stream import ShardStream
 from florence.distributed.parameter_rules import ParameterRule
 from florence.losses.contrastive import ContrastiveObjective
+from florence.models.card import inherited_window
 from florence.models.compilation import compile_blocks
 from florence.models.stored import CONTRASTIVE, ModelCard, StoredModel
 from florence.models.two_tower import build_model, no_decay_names
-from florence.models.window_resize import inherited_window, resize_windows
+from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext
 from florence.tasks.layer_decay import layer_decay_rules
 

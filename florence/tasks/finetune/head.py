@@ -13,11 +13,11 @@ from florence.data.shards import Need, ShardSet
 from florence.data.stream import ShardStream
 from florence.distributed.parameter_rules import ParameterRule
 from florence.losses.cross_entropy import CrossEntropyObjective
+from florence.models.card import inherited_window
 from florence.models.classifier import CLASSIFICATION, HeadShape, build_classifier
 from florence.models.compilation import compile_blocks
 from florence.models.stored import ModelCard, StoredModel, load_tower
 from florence.models.two_tower import no_decay_names
-from florence.models.window_resize import inherited_window
 from florence.stages.context import StageContext
 from florence.stages.training_data import open_training_shards
 from florence.tasks.finetune.classes import Classes, classes_of_shards

@@ -12,10 +12,10 @@ from florence.config import Architecture
 from florence.config.progress import StageProgress
 from florence.data.labelled import Images, LabelledImages
 from florence.evaluation.context import EvaluationContext
+from florence.models.card import inherited_window
 from florence.models.classifier import CLASSIFICATION, build_tower
 from florence.models.image import CoSwin
 from florence.models.stored import ModelCard, StoredModel
-from florence.models.window_resize import inherited_window
 from florence.stages.context import StageContext
 from florence.stages.evaluation import agreed_stop
 from florence.stages.training_data import READ_AS_THEY_ARE, imported

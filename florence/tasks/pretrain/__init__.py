@@ -22,8 +22,9 @@ CONTRASTIVE = ModelTask(
             Parameter(
                 name="labels",
                 type="texts",
-                help="words to choose from; without any the answer is the embedding",
+                help="words to choose from, with commas between them",
                 default=(),
+                required=True,
             ),
             Parameter(
                 name="templates",

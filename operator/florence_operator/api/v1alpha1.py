@@ -208,7 +208,12 @@ class StageBase(Settings):
 
 
 if TYPE_CHECKING:
-    Stage = StageBase
+
+    class Stage(StageBase):
+        """One stage. Its kinds' fields come from the registry, which mypy cannot follow."""
+
+        def __init__(self, **fields: Any) -> None: ...
+
 else:
     Stage = create_model(
         "Stage",
@@ -299,8 +304,8 @@ class JobSpec(Settings):
         self.in_order()
         for index, stage in enumerate(self.stages):
             source = self.model_source(stage)
-            if source is not None and (found := _unfit_start(stage, source)):
-                raise _refusal(found, "stages", index, "dependsOn")
+            if source is not None and (unfit := _unfit_start(stage, source)):
+                raise _refusal(unfit, "stages", index, "dependsOn")
         return self
 
     def in_order(self) -> list[Stage]:

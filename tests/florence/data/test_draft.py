@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from florence.data.draft import Draft, digest_of
-from florence.data.locations import list_shards
 from florence.data.indexing import index_data
+from florence.data.locations import list_shards
 from florence.data.shard_writer import write_shard
 from florence.data.shards import ShardSet
 from florence.errors import ConfigurationError, DataError

@@ -14,14 +14,18 @@ from typing import Any, ClassVar
 
 import pytest
 
+from florence.data import opening
 from florence.data import shards as shards_module
+from florence.data.index import ShardIndex
 from florence.data.indexing import index_data
 from florence.data.labelled import CaptionedImages, LabelledImages
 from florence.data.opening import DataState, describe_data
 from florence.data.shards import Need, ShardSet
+from florence.distributed.world import join
 from florence.errors import ConfigurationError, DataError
-from florence.storage import FolderStorage, Storage
+from florence.storage import Entry, FolderStorage, Storage
 from tests.florence.data.making import picture, sample, write_samples, write_shards
+from tests.gang import run_gang
 
 PROCESSES = 4
 
@@ -251,3 +255,30 @@ def test_clips_count_as_samples(tmp_path: Path) -> None:
     index_data(str(tmp_path))
     assert describe_data(str(tmp_path)).samples == 2
     assert len(ShardSet.open(str(tmp_path), need=Need.VIDEO)) == 1
+
+
+def _open_together(uri: str) -> dict[str, Any]:
+    world = join(60.0)
+    built: list[str] = []
+    build = opening.build_index
+
+    def watched(storage: Storage, entry: Entry) -> ShardIndex:
+        built.append(entry.key)
+        return build(storage, entry)
+
+    opening.build_index = watched  # type: ignore[assignment]
+    shards = ShardSet.open(uri, share=world.share)
+    try:
+        ShardSet.open(uri, share=world.share, allow_unindexed=False)
+    except DataError as error:
+        refused = str(error)
+    last = shards.read(16)
+    return {"built": built, "keys": shards.fingerprint, "last": last.key, "refused": refused}
+
+
+def test_real_processes_open_together(folder: Path) -> None:
+    first, second = run_gang(_open_together, 2, str(folder))
+    assert first.pop("built") == ["00000.tar", "00001.tar", "00002.tar"]
+    assert second.pop("built") == []
+    assert first == second
+    assert "florencectl data index" in first["refused"]

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cachetools import LRUCache
 
 from florence.config import CaptionLabel, Text, TextIdentity
+from florence.data import shards
 from florence.data.indexing import index_data
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.errors import DataError
@@ -171,3 +173,23 @@ def test_nothing_usable_names_the_uri_and_why(tmp_path: Path, changes, need, rea
     with pytest.raises(DataError, match=reason) as failure:
         ShardSet.open(str(tmp_path), need=need)
     assert str(tmp_path) in str(failure.value)
+
+
+def test_open_indexes_are_kept_within_bytes(tmp_path: Path, monkeypatch) -> None:
+    """However many shards a process has read from, it holds the indexes that fit."""
+    write_shards(tmp_path, 60, 3)
+    index_data(str(tmp_path))
+    held: list[int] = []
+
+    class Watched(LRUCache):
+        def __setitem__(self, key, value) -> None:
+            super().__setitem__(key, value)
+            held.append(self.currsize)
+
+    monkeypatch.setattr(shards, "INDEX_BYTES", 1_000)
+    monkeypatch.setattr(shards, "LRUCache", Watched)
+    opened = ShardSet.open(str(tmp_path))
+    assert [opened.read(i).key[-5:] for i in range(60)] == [f"{i:05d}" for i in range(60)]
+    assert len(held) == 20
+    assert max(held) <= 1_000
+    assert min(held) > 0

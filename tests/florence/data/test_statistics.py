@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from florence.data.statistics import ShardCounts, Tally, UniqueCounter
 from florence.errors import TryAgainError
 
-LIMITS = st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**63 - 1))
+PER_SHARD = 20_000
+VALUES = st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**63 - 1))
 
 
-@given(st.lists(st.lists(LIMITS, max_size=30), max_size=8), st.integers(1, 40))
+@given(st.lists(st.lists(VALUES, max_size=30), max_size=8), st.integers(1, 40))
 def test_counts_equal_a_brute_force_count(tmp_path_factory, parts, buffered: int) -> None:
     counter = UniqueCounter(tmp_path_factory.mktemp("spill") / "x", buffered)
     for part in parts:
@@ -37,20 +38,21 @@ def counts_of(shard: int, samples: int) -> ShardCounts:
 
 def peak_bytes(shards: int) -> int:
     tracemalloc.start()
-    with Tally(buffered=10_000) as tally:
+    with Tally(buffered=50_000) as tally:
         for shard in range(shards):
-            tally.add(counts_of(shard, 5_000), 0)
+            tally.add(counts_of(shard, PER_SHARD), 0)
         found = tally.statistics()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.unique_texts == found.texts == found.images == shards * 5_000
+    assert found.unique_texts == found.texts == found.images == shards * PER_SHARD
     return peak
 
 
 def test_memory_does_not_grow_with_the_corpus() -> None:
     peak_bytes(4)  # what is made once
-    shards = 300
-    assert peak_bytes(shards) < shards * 5_000 * 8 / 2  # half of what the hashes alone would take
+    shards = 100
+    hashes = shards * PER_SHARD * 8
+    assert peak_bytes(shards) < hashes / 3
 
 
 def test_the_temporary_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,10 @@ class WithUnusedOutput(ContrastiveObjective):
     """Contrastive, with an output that the loss does not look at."""
 
     def outputs(self, model: Model, chunk: TinyBatch) -> tuple[Tensor, ...]:
-        return (*super().outputs(model, chunk), torch.ones(1, requires_grad=torch.is_grad_enabled()))
+        return (
+            *super().outputs(model, chunk),
+            torch.ones(1, requires_grad=torch.is_grad_enabled()),
+        )
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Any, prepared: Tensor) -> Loss:
         return super().loss(outputs[:3], batch, prepared)
@@ -99,7 +102,9 @@ def gradients(
     return loss, taken(model)
 
 
-def in_one_graph(model: nn.Module, batch: TinyBatch, chunks: int) -> tuple[float, dict[str, Tensor]]:
+def in_one_graph(
+    model: nn.Module, batch: TinyBatch, chunks: int
+) -> tuple[float, dict[str, Tensor]]:
     """What must come out: UniCL over all chunks in one graph, their forward passes in order."""
     parts = [model(part.images, part.input_ids) for part in batch.chunk(chunks)]
     u, v = (torch.cat([part[side] for part in parts]) for side in (0, 1))
@@ -316,7 +321,9 @@ def test_coswin_with_drop_path(checkpointing: ActivationCheckpointing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "fraction"), [(CONTRASTIVE, 5), (PositivesOnly(), 5)], ids=["coupled", "separable"]
+    ("objective", "fraction"),
+    [(CONTRASTIVE, 5), (PositivesOnly(), 5)],
+    ids=["coupled", "separable"],
 )
 def test_saved_activations_fall_with_the_number_of_chunks(
     objective: Objective[Any], fraction: int

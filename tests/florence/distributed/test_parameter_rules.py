@@ -88,7 +88,9 @@ def test_patterns_match_whole_names_and_later_rules_win_value_by_value() -> None
 
 @pytest.mark.parametrize("pattern", ["head.*", "image", "Image.*", "image.1.weights"])
 def test_a_rule_that_matches_nothing_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"rule '{pattern}' matches no parameter".replace("*", ".")):
+    with pytest.raises(
+        ValueError, match=f"rule '{pattern}' matches no parameter".replace("*", ".")
+    ):
         apply_rules(TinyTwoTower(), [ParameterRule(pattern=pattern, lr_scale=2.0)], SETTINGS)
 
 
@@ -113,7 +115,9 @@ RULES = st.builds(
 
 
 @given(st.lists(RULES, max_size=6))
-def test_groups_hold_every_trained_parameter_once_and_are_unique(rules: list[ParameterRule]) -> None:
+def test_groups_hold_every_trained_parameter_once_and_are_unique(
+    rules: list[ParameterRule],
+) -> None:
     model = TinyTwoTower()
     rules = [*rules, ParameterRule(pattern="logit_scale", frozen=False)]
     training = apply_rules(model, rules, SETTINGS)
@@ -213,16 +217,16 @@ def test_a_weight_decay_reaches_the_parameters_that_a_rule_names() -> None:
 def test_a_maximum_clamps_after_every_step() -> None:
     one = engine(
         ParameterRule(pattern="logit_scale", maximum=2.25),
-        ParameterRule(pattern="text.0.weight", maximum=0.2),
+        ParameterRule(pattern="text.0.weight", maximum=0.25),
     )
     free = trained(3)
-    assert float(free["text.0.weight"].max()) > 0.2
+    assert float(free["text.0.weight"].max()) > 0.25
     for step in range(3):
         one.step(tiny_batch(step), lr=0.01)
         state = one.model_state()
         assert float(state["logit_scale"]) <= 2.25
-        assert float(state["text.0.weight"].max()) <= 0.2
-        assert float(state["text.0.weight"].min()) < -0.2, "only from above"
+        assert float(state["text.0.weight"].max()) <= 0.25
+        assert float(state["text.0.weight"].min()) < -0.25, "only from above"
 
 
 @given(st.lists(st.floats(-10, 10, width=32), min_size=1), st.floats(-10, 10, width=32))

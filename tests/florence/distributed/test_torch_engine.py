@@ -14,7 +14,6 @@ from florence.checkpoint import CheckpointWriter, SingleProcess, newest
 from florence.config import ActivationCheckpointing, ContrastiveLoss, EngineKind, Precision
 from florence.distributed.engine import Engine, StepResult
 from florence.distributed.engines import make_engine, resolve_engine
-from florence.distributed.parameter_rules import ParameterRule
 from florence.distributed.world import World, join
 from florence.errors import ConfigurationError, DataError, MissingExtraError
 from florence.losses.contrastive import ContrastiveObjective
@@ -25,16 +24,16 @@ from tests.florence.distributed.tiny import (
     FrozenAndCounting,
     MemoryReader,
     TinyTwoTower,
-    pairs,
-    portable,
     live_state,
     numpy_of,
+    pairs,
+    portable,
     relative_difference,
-    told,
-    tiny_rules,
     small_coswin,
     tiny_batch,
+    tiny_rules,
     tiny_settings,
+    told,
 )
 from tests.gang import run_gang
 
@@ -298,7 +297,9 @@ def coswin_losses(
     """Losses of a real model on one batch, repeated."""
     settings = tiny_settings(batch_size=8, gradient_cache_chunks=chunks)
     model = build_model(small_coswin(), seed=0, drop_path=0.0, checkpointing=checkpointing)
-    one = make_engine(EngineKind.TORCH, model, settings, ContrastiveObjective(ContrastiveLoss()), world)
+    one = make_engine(
+        EngineKind.TORCH, model, settings, ContrastiveObjective(ContrastiveLoss()), world
+    )
     batch = pairs(8).rows_of(world.rank, world.size)
     return [one.step(batch, lr=1e-3).loss for _ in range(3)]
 

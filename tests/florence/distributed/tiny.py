@@ -60,7 +60,7 @@ class FrozenAndCounting(TinyTwoTower):
         ParameterRule(pattern="*.bias", weight_decay=0.0),
         ParameterRule(pattern="embedding.weight", frozen=True),
         ParameterRule(pattern="text.3.*", lr_scale=3.0),
-        ParameterRule(pattern="logit_scale", weight_decay=0.0, maximum=2.64),
+        ParameterRule(pattern="logit_scale", weight_decay=0.0, maximum=2.6),
         ParameterRule(pattern="text.0.weight", maximum=0.25),
     )
     FROZEN = ("image.1.weight", "embedding.weight")
@@ -101,7 +101,9 @@ class TinyBatch:
 
     def chunk(self, n: int) -> Sequence[TinyBatch]:
         tensors = (self.images, self.input_ids, self.labels)
-        return [TinyBatch(*part) for part in zip(*(t.tensor_split(n) for t in tensors), strict=True)]
+        return [
+            TinyBatch(*part) for part in zip(*(t.tensor_split(n) for t in tensors), strict=True)
+        ]
 
     def to(self, device: Any) -> TinyBatch:
         return TinyBatch(self.images.to(device), self.input_ids.to(device), self.labels.to(device))
@@ -171,6 +173,10 @@ class MemoryReader:
         if name not in self._tensors:
             raise DataError(f"no tensor {name}")
         return tuple(self._tensors[name].shape)
+
+    def whole(self) -> dict[str, Any]:
+        """Every tensor, for other processes."""
+        return numpy_of(self._tensors)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> Tensor:
         flat = self._tensors[name].view(-1)

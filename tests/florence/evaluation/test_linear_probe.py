@@ -1,4 +1,4 @@
-"""The linear probe (science.md E3) against scikit-learn, a full grid and data with known answers."""
+"""The linear probe against scikit-learn, a full grid and data with known answers (E3)."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ COUNTS = {
     "sun397": (397, 2, 19_850, 19_850),
     "voc2007": (20, 1, 5_011, 4_952),
 }
-"""Classes, templates, training and test images, as science.md section 8 and CLIP's list have them."""
+"""Classes, templates, training and test images as CLIP's paper and repository list them."""
 
 
 @pytest.mark.parametrize("name", PROMPT_SETS)
@@ -142,7 +142,7 @@ def test_imagenets_names_are_open_clips() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="one of aircraft, caltech101.*voc2007"):
+    with pytest.raises(ConfigurationError, match=r"one of aircraft, caltech101.*voc2007"):
         load_prompts("food102")
 
 

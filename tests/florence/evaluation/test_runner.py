@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
 from florence.config import (
     Baseline,
     Evaluate,
-    Metric,
     Retrieval,
     RetrievalFormat,
     ZeroShot,
@@ -28,60 +25,20 @@ from florence.config import (
 from florence.data.transforms import eval_transform
 from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, StoppedError
-from florence.evaluation.classify import class_embeddings
-from florence.evaluation.metrics import mean_average_precision_11
 from florence.evaluation.runner import EvaluationReport, Progress, evaluate_model
 from florence.models.stored import ModelCard
 from florence.models.two_tower import TwoTower, build_model
 from florence.text.tokenizer import tokenize
+from tests.florence.evaluation.shapes import (
+    CLASSES,
+    MEAN,
+    SIZE,
+    TEMPLATES,
+    Head,
+    card,
+    with_head,
+)
 from tests.gang import run_gang
-
-SIZE = 32
-CLASSES = ("disc", "ring", "square")
-TEMPLATES = ("{}", "a drawing of a {}", "the {} in grey")
-MEAN = (0.5, 0.5, 0.5)
-
-
-def drawing(kind: str, seed: int) -> Image.Image:
-    rng = np.random.default_rng([seed, len(kind)])
-    image = Image.new("RGB", (SIZE, SIZE), (0, 0, 0))
-    left, top = (int(n) for n in rng.integers(2, 12, 2))
-    box = (left, top, left + 18, top + 18)
-    draw = ImageDraw.Draw(image)
-    if kind == "square":
-        draw.rectangle(box, outline=(250, 250, 250), fill=(120, 20, 20))
-    else:
-        draw.ellipse(box, outline=(250, 250, 250), fill=(200, 200, 200) if kind == "disc" else None)
-    return image
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    for split, count, offset in (("train", 12, 0), ("test", 5, 100)):
-        for kind in CLASSES:
-            (root / split / kind).mkdir(parents=True)
-            for n in range(count):
-                drawing(kind, offset + n).save(root / split / kind / f"{n:02}.png")
-    flat, images = root / "flat", []
-    flat.mkdir()
-    for n in range(7):
-        drawing(CLASSES[n % 3], 200 + n).save(flat / f"{n}.png")
-        captions = [f"drawing {n} of a {CLASSES[n % 3]}", f"picture number {n}", f"{n} and {n}"]
-        (flat / f"{n}.txt").write_text("\n".join(captions))
-        images.append(
-            {
-                "filename": f"{n}.png",
-                "split": "test" if n != 3 else "val",
-                "sentences": [{"raw": caption} for caption in captions],
-            }
-        )
-    (flat / "dataset.json").write_text(json.dumps({"images": images}))
-    prompts = (
-        "classes: [disc, ring, square]\ntemplates: ['{}', 'a drawing of a {}', 'the {} in grey']"
-    )
-    (root / "prompts.yaml").write_text(prompts)
-    return root
 
 
 def settings(data: Path, **more: Any) -> Evaluate:
@@ -224,85 +181,13 @@ def test_mistakes_are_named(data: Path, tmp_path: Path) -> None:
 
     with pytest.raises(
         ConfigurationError,
-        match="zeroShot 'x': prompts: .* has 3 class folders or names and the prompts 10 classes",
+        match=r"zeroShot 'x': prompts: .* has 3 class folders or names and the prompts 10 classes",
     ):
         run(str(data / "test"), "digits")
     with pytest.raises(ConfigurationError, match="cannot read"):
         run(str(data / "test"), str(tmp_path / "none.yaml"))
     with pytest.raises(DataError, match=str(tmp_path)):
         run(str(tmp_path), "digits")
-
-
-class Head(nn.Module):
-    """A tower and a head; dropout, norms with statistics and hooks are what a training has on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 5, stride=3)
-        self.norm = nn.BatchNorm2d(8)
-        self.drop = nn.Dropout(0.5)
-        self.linear = nn.Linear(8, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.linear(self.drop(torch.relu(self.norm(self.conv(images)))).mean((2, 3)))
-
-
-@pytest.fixture
-def head() -> Head:
-    torch.manual_seed(0)
-    return Head()
-
-
-def card() -> ModelCard:
-    return ModelCard(
-        architecture=architecture_of("coswin-nano"), window=4, resolution=SIZE, mean=MEAN, std=MEAN
-    )
-
-
-def with_head(data: Path, **more: Any) -> Evaluate:
-    task = {
-        "name": "shapes",
-        "data": str(data / "test"),
-        "labels": str(data / "prompts.yaml"),
-        **more,
-    }
-    return Evaluate.model_validate({"classification": [task], "batchSize": 4, "workers": 0})
-
-
-def test_a_head_is_evaluated_on_labelled_images(data: Path, head: Head) -> None:
-    report = evaluate_model(head, card(), with_head(data), world=World())
-    transform = eval_transform(SIZE, MEAN, MEAN)
-    head.eval()
-    correct = []
-    with torch.no_grad():
-        for label, name in enumerate(CLASSES):
-            for path in sorted((data / "test" / name).iterdir()):
-                correct.append(int(head(transform(Image.open(path))[None]).argmax()) == label)
-    assert report.metrics == {
-        "shapes/top1": pytest.approx(np.mean(correct)),
-        "shapes/top5": 1.0,
-        "shapes/meanPerClass": pytest.approx(np.mean(correct)),
-    }
-    per_class = evaluate_model(head, card(), with_head(data, metric="meanPerClass"), world=World())
-    assert next(iter(per_class.metrics)) == "shapes/meanPerClass"
-
-
-def test_a_head_that_does_not_fit_is_refused(data: Path, head: Head, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="card names no classes: set labels"):
-        settings = Evaluate(classification=({"name": "x", "data": str(data / "test")},))
-        evaluate_model(head, card(), settings, world=World())
-    with pytest.raises(ConfigurationError, match="'shapes': labels: .* only the data has 'disc'"):
-        evaluate_model(head, card(), with_head(data, labels="cifar10"), world=World())
-    head.linear = nn.Linear(8, 5)
-    with pytest.raises(ConfigurationError, match="head has 5 outputs and labels 3 names"):
-        evaluate_model(head, card(), with_head(data), world=World())
-    with pytest.raises(ConfigurationError, match="the model has no text tower"):
-        evaluate_model(head, card(), settings_of_zero_shot(data), world=World())
-
-
-def settings_of_zero_shot(data: Path) -> Evaluate:
-    task = {"name": "z", "data": str(data / "test"), "prompts": str(data / "prompts.yaml")}
-    return Evaluate.model_validate({"zeroShot": [task], "workers": 0, "batchSize": 4})
 
 
 def test_a_training_that_is_evaluated_amid_is_the_same_training(data: Path, head: Head) -> None:
@@ -384,142 +269,6 @@ def test_all_settings_are_checked_before_any_work(data: Path) -> None:
     assert not seen
 
 
-def write_shard(path: Path, samples: list[dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for number, members in enumerate(samples):
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{number:04}.{extension}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-
-
-def png(kind: str, seed: int) -> bytes:
-    buffer = io.BytesIO()
-    drawing(kind, seed).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def test_class_folders_are_matched_by_name(data: Path, head: Head, tmp_path: Path) -> None:
-    prompts = tmp_path / "turned.yaml"
-    prompts.write_text("classes: [Square, disc, ring]\n")
-    turned = copy.deepcopy(head)
-    with torch.no_grad():
-        turned.linear.weight.copy_(head.linear.weight[[2, 0, 1]])
-        turned.linear.bias.copy_(head.linear.bias[[2, 0, 1]])
-    plain = evaluate_model(head, card(), with_head(data), world=World())
-    other = evaluate_model(turned, card(), with_head(data, labels=str(prompts)), world=World())
-    assert other.metrics == plain.metrics
-    rows = {row["class"].lower(): row["correct"] for row in other.tables["shapes/classes"]}
-    assert rows == {row["class"]: row["correct"] for row in plain.tables["shapes/classes"]}
-
-
-def test_shards_may_name_their_classes(data: Path, head: Head, tmp_path: Path) -> None:
-    order = ["ring", "square", "disc"]
-    samples = [
-        {"png": png(kind, 100 + n), "cls": str(order.index(kind)).encode()}
-        for kind in CLASSES
-        for n in range(5)
-    ]
-    write_shard(tmp_path / "0.tar", samples)
-    task = with_head(data, data=str(tmp_path))
-    (tmp_path / "classes.json").write_text(json.dumps(order))
-    named = evaluate_model(head, card(), task, world=World())
-    assert named.metrics == evaluate_model(head, card(), with_head(data), world=World()).metrics
-    (tmp_path / "classes.json").write_text(json.dumps(["ring", "square", "cube"]))
-    with pytest.raises(ConfigurationError, match="only the data has 'cube'.* have 'disc'"):
-        evaluate_model(head, card(), task, world=World())
-    (tmp_path / "classes.json").write_text(json.dumps(["ring"]))
-    with pytest.raises(DataError, match="lists 1 classes, but a sample is of class 2"):
-        evaluate_model(head, card(), task, world=World())
-    (tmp_path / "classes.json").write_text("{}")
-    with pytest.raises(DataError, match="must be a list of names"):
-        evaluate_model(head, card(), task, world=World())
-
-
-def multi_label(data: Path, folder: Path, labels: list[dict[str, Any]]) -> Evaluate:
-    samples = [
-        {"png": png(CLASSES[n % 3], n), "json": json.dumps(document).encode()}
-        for n, document in enumerate(labels)
-    ]
-    write_shard(folder / "0.tar", samples)
-    return with_head(data, data=str(folder), metric="mAP11")
-
-
-def test_images_with_several_classes_are_judged_by_average_precision(
-    data: Path, head: Head, tmp_path: Path
-) -> None:
-    labels = [{"labels": sorted({n % 3, n % 2})} for n in range(11)]
-    labels[4]["difficult"] = [2]
-    report = evaluate_model(head, card(), multi_label(data, tmp_path, labels), world=World())
-    transform = eval_transform(SIZE, MEAN, MEAN)
-    head.eval()
-    with torch.no_grad():
-        rows = [transform(drawing(CLASSES[n % 3], n))[None] for n in range(11)]
-        logits = head(torch.cat(rows))
-    truth = torch.tensor([[c in document["labels"] for c in range(3)] for document in labels])
-    ignored = torch.zeros_like(truth)
-    ignored[4, 2] = True
-    expected = mean_average_precision_11(logits, truth, ignored)
-    assert report.metrics == {"shapes/mAP11": pytest.approx(expected.mean, abs=1e-6)}
-    values = [row["averagePrecision"] for row in report.tables["shapes/classes"]]
-    assert values == pytest.approx(list(expected.average_precisions), abs=1e-6)
-    # The same with names, and with names in another order beside the shards.
-    names = [{"labels": [CLASSES[c] for c in document["labels"]]} for document in labels]
-    names[4]["difficult"] = ["square"]
-    by_name = evaluate_model(head, card(), multi_label(data, tmp_path, names), world=World())
-    assert by_name.metrics == report.metrics
-    (tmp_path / "classes.json").write_text(json.dumps(["square", "ring", "disc"]))
-    assert (
-        evaluate_model(head, card(), multi_label(data, tmp_path, names), world=World()).metrics
-        == report.metrics
-    )
-    turned = [{key: [2 - c for c in values] for key, values in d.items()} for d in labels]
-    assert (
-        evaluate_model(head, card(), multi_label(data, tmp_path, turned), world=World()).metrics
-        == report.metrics
-    )
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"labels": [0, 3]}, "sample 0/0001 has the label 3, which names none of 3 classes"),
-        ({"labels": ["cat"]}, "has the label 'cat'"),
-        ({"labels": [True]}, "has the label True"),
-        ({"caption": "x"}, "has no list 'labels' in its json"),
-    ],
-)
-def test_wrong_labels_name_the_sample(
-    data: Path, head: Head, tmp_path: Path, document: dict[str, Any], message: str
-) -> None:
-    labels = [{"labels": [0]}, document]
-    with pytest.raises(DataError, match=message):
-        evaluate_model(head, card(), multi_label(data, tmp_path, labels), world=World())
-
-
-def test_zero_shot_of_several_classes(data: Path, tmp_path: Path) -> None:
-    labels = [{"labels": sorted({n % 3, n % 2})} for n in range(7)]
-    multi_label(data, tmp_path, labels)
-    task = ZeroShot(
-        name="voc", data=str(tmp_path), prompts=str(data / "prompts.yaml"), metric=Metric.MAP11
-    )
-    settings = Evaluate(zero_shot=(task,), workers=0, batch_size=4)
-    model = build_model(architecture_of("coswin-nano"), seed=5)
-    report = evaluate_model(model, card(), settings, world=World())
-    transform = eval_transform(SIZE, MEAN, MEAN)
-    with torch.no_grad():
-        images = torch.cat(
-            [
-                model.eval().encode_image(transform(drawing(CLASSES[n % 3], n))[None])
-                for n in range(7)
-            ]
-        )
-        classes = class_embeddings(model, tokenize, CLASSES, TEMPLATES)
-    truth = torch.tensor([[c in document["labels"] for c in range(3)] for document in labels])
-    expected = mean_average_precision_11(images @ classes.T, truth)
-    assert report.metrics == {"voc/mAP11": pytest.approx(expected.mean, abs=1e-6)}
-
-
 def forwards(data: str) -> list[int]:
     """How many images each forward pass of this rank saw, texts as negative numbers."""
     import torch.distributed as dist
@@ -535,7 +284,7 @@ def forwards(data: str) -> list[int]:
 
 @pytest.mark.slow
 def test_every_rank_runs_the_same_forward_passes(data: Path) -> None:
-    """Else a model whose forward pass is collective would wait for ever: 15, 7 and 6 images on 4."""
+    """Else a model whose forward pass is collective would wait for ever: 15, 7, 6 images on 4."""
     first, *others = run_gang(forwards, 4, str(data))
     assert all(other == first for other in others)
     assert sum(n for n in first if n > 0) == 4 + 2 + 2

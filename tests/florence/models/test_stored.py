@@ -14,8 +14,23 @@ from safetensors.torch import load_file, save_file
 from florence.checkpoint import write_final_model
 from florence.config import Attention, architecture_of
 from florence.errors import DataError
-from florence.models.stored import ModelCard, load_model, model_bytes, read_model, save_model
+from florence.models.image import CoSwin
+from florence.models.stored import (
+    ModelCard,
+    StoredModel,
+    load_model,
+    load_tower,
+    model_bytes,
+    read_folder,
+    read_model,
+    read_stored,
+    save_model,
+    take,
+    two_tower_of,
+)
+from florence.models.text import TextTransformer
 from florence.models.two_tower import TwoTower, build_model
+from florence.models.window_resize import resize_windows
 from florence.storage import open_storage
 
 NANO = architecture_of("coswin-nano")
@@ -179,3 +194,101 @@ def test_nothing_is_unpickled(folder: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=name):
         load_model(folder)
     assert not target.exists()
+
+
+def classifier(model: TwoTower) -> StoredModel:
+    """A classification model on the image tower of ``model``: no text tower, but a head."""
+    state = {name: value for name, value in model.state_dict().items() if name[:5] == "image"}
+    state["head.weight"] = torch.randn(3, 8 * NANO.image.width)
+    card = CARD.model_copy(update={"task": "classification", "labels": ("a", "b", "c")})
+    return read_stored(model_bytes(state, card).__getitem__, "s3://bucket/classifier")
+
+
+def test_another_tasks_model_is_read_and_is_no_two_tower_model(
+    model: TwoTower, tmp_path: Path
+) -> None:
+    stored = classifier(model)
+    assert stored.uri == "s3://bucket/classifier"
+    assert stored.card.labels == ("a", "b", "c")
+    assert all(
+        not value.requires_grad and value.device.type == "cpu" for value in stored.state.values()
+    )
+    files = model_bytes(stored.state, stored.card)
+    with pytest.raises(
+        DataError, match=r"s3://bucket/classifier: a model of task 'classification'"
+    ):
+        two_tower_of(stored)
+    with pytest.raises(DataError, match="task 'classification'"):
+        read_model(files.__getitem__, source="x")
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="task 'classification'"):
+        load_model(tmp_path)
+
+
+def test_taking_a_part_keeps_its_tensors(model: TwoTower) -> None:
+    state = {"image.a": torch.zeros(1), "image.b.c": torch.ones(1), "images.a": torch.ones(1)}
+    part = take(state, "image")
+    assert list(part) == ["a", "b.c"]
+    assert part["b.c"] is state["image.b.c"]
+    assert take(state, "") == state
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("source", ["two towers", "classifier"])
+@pytest.mark.parametrize("window", [6, 8])
+def test_a_tower_is_taken_from_a_model_of_any_task(
+    model: TwoTower, folder: Path, meta: bool, source: str, window: int
+) -> None:
+    """Its windows are resized where they differ, and nothing is shared with what was read."""
+    stored = read_folder(folder) if source == "two towers" else classifier(model)
+    with torch.device("meta" if meta else "cpu"):
+        tower = CoSwin(NANO.image, NANO.embed_dim, window=window)
+    assert load_tower(tower, stored, "image") == ()
+    expected = resize_windows(model.image.state_dict(), tower)
+    state = tower.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in state.items())
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            assert parameter.requires_grad
+            parameter.zero_()
+    assert torch.equal(stored.state["image.norm.weight"], model.image.norm.weight)
+
+
+def test_the_text_tower_and_the_whole_are_taken_too(model: TwoTower, folder: Path) -> None:
+    stored = read_folder(folder)
+    text = TextTransformer(NANO.text, NANO.embed_dim)
+    load_tower(text, stored, "text")
+    assert torch.equal(text.text_projection, model.text.text_projection)
+    whole = build_model(NANO, seed=9, window=8, init=False)
+    assert load_tower(whole, stored, "") == ()
+    assert not any(parameter.isnan().any() for parameter in whole.parameters())
+
+
+def test_what_a_module_has_no_place_for_is_told(model: TwoTower, folder: Path) -> None:
+    tower = CoSwin(NANO.image, NANO.embed_dim)
+    tower.projection = torch.nn.Identity()
+    assert load_tower(tower, read_folder(folder), "image") == ("projection.weight",)
+
+
+def test_a_tower_that_does_not_fit_is_refused(model: TwoTower, folder: Path) -> None:
+    wide = CoSwin(NANO.image.model_copy(update={"mlp_ratio": 2}), NANO.embed_dim)
+    with pytest.raises(DataError, match=r"image.layers.0.blocks.0.mlp.fc1.bias' is .*128.*64"):
+        load_tower(wide, read_folder(folder), "image")
+    with pytest.raises(DataError, match=r"'text\.ln_final\.bias' is missing"):
+        load_tower(TextTransformer(NANO.text, NANO.embed_dim), classifier(model), "text")
+
+
+def test_a_model_that_was_read_once_is_built_many_times(model: TwoTower, folder: Path) -> None:
+    stored = read_folder(folder)
+    first, second = two_tower_of(stored), two_tower_of(stored, attention=Attention.MATH)
+    with torch.no_grad():
+        first.logit_scale.zero_()
+    assert torch.equal(second.logit_scale, model.logit_scale)
+    assert torch.equal(stored.state["logit_scale"], model.logit_scale)
+
+
+def test_half_precision_weights_become_single(model: TwoTower) -> None:
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    stored = read_stored(model_bytes(state, CARD).__getitem__, "x")
+    assert {parameter.dtype for parameter in two_tower_of(stored).parameters()} == {torch.float32}

@@ -94,6 +94,17 @@ def test_a_seed_decides_every_weight_whatever_the_global_state() -> None:
     assert set(random) == {name for name, value in first.items() if value.ndim > 1}
 
 
+def test_a_model_to_be_overwritten_is_nothing_but_nan_and_draws_nothing() -> None:
+    model = build_model(NANO, seed=3, window=6, init=False)
+    expected = build_model(NANO, seed=3, window=6)
+    shapes = {name: value.shape for name, value in expected.state_dict().items()}
+    assert {name: value.shape for name, value in model.state_dict().items()} == shapes
+    assert all(parameter.isnan().all() for parameter in model.parameters())
+    model.load_state_dict(expected.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model.encode_image(images), expected.encode_image(images))
+
+
 def test_initial_weights_have_their_deviations() -> None:
     model = build_model(NANO, seed=0)
     width, layers = NANO.text.width, NANO.text.layers

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from florence.stages.pretrain import pretrain
 from PIL import Image
+from tests.florence.stages.test_pretrain import context, settings
 
 from florence.config import Evaluate
 from florence.errors import ConfigurationError, DataError, StoppedError
 from florence.stages.context import StageProgress, Stop
 from florence.stages.evaluate import evaluate
-from tests.florence.stages.test_pretrain import context, settings
 
 
 def zero_shot(shards: str, **changes: Any) -> Evaluate:

@@ -38,7 +38,7 @@ def lines_of(document: dict[str, Any], source: str = "") -> list[str]:
             "batch_size: is not a known field; did you mean 'batchSize'?",  # given twice
         ),
         ({"batchSize": 1.5}, "batchSize: must be a whole number, not 1.5"),
-        ({"steps": None}, "steps: must be a whole number"),
+        ({"resolution": None}, "resolution: must be a whole number"),
         ({"data": 3}, "data: must be a string, not 3"),
         ({"precision": "fp64"}, "precision: must be 'fp32', 'bf16' or 'fp16', not 'fp64'"),
         ({"excludeAugmented": "perhaps"}, "excludeAugmented: must be true or false, not 'perhaps'"),
@@ -68,7 +68,7 @@ def test_mistakes_in_a_stage(stage: dict[str, Any], line: str) -> None:
 
 def test_rules_across_fields_keep_their_own_words() -> None:
     (line,) = lines_of(job({"augmentation": {"scaleMin": 0.9, "scaleMax": 0.5}}))
-    assert line == "spec.stages[0].pretrain: augmentation: a minimum is above its maximum"
+    assert line == "spec.stages[0].pretrain.augmentation: a minimum is above its maximum"
 
 
 def test_every_mistake_is_told_and_names_its_file() -> None:
