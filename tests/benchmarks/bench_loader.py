@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from florence.config import Augmentation, Loader, TextTower
+from florence.config import Augmentation, Loader, architecture_of
 from florence.data.indexing import index_data
 from florence.data.pairs import PairReader
 from florence.data.shards import ShardSet
@@ -90,7 +90,7 @@ def loader_seconds(shards: ShardSet, workers: int, samples: int) -> float:
         resolution=RESOLUTION,
         augmentation=Augmentation(),
         templates=IMAGENET,
-        context=TextTower().context,
+        context=architecture_of("coswin-t").text.context,
     )
     stream = ShardStream(shards, reader, seed=0, batch_size=BATCH, loader=Loader(workers=workers))
     start = time.perf_counter()
