@@ -8,15 +8,20 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from florence.errors import ConfigurationError, MissingExtraError
 from florence.home import florence_home
+from florence.kinds import MODEL_TASKS
+from florence.tasks.inputs import Inputs, Type
 from florence_operator.api import FlorenceJob, State
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
 from florencectl.program import program_to_type
 from florencectl.run_display import RunDisplay
+
+if TYPE_CHECKING:
+    from florence_jobs.local.outcome import Example
 
 
 def run_local(
@@ -96,6 +101,8 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
     if output is not DocumentFormat.TABLE:
         print_document(job.wire(defaults=False), output)
         return
+    from florence_jobs.local.outcome import example_of
+
     assert job.status is not None
     results = [
         (stage.name, result, shown(result, value))
@@ -105,27 +112,49 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
     if results:
         print_table(["stage", "result", "value"], results)
         sys.stdout.flush()
-    model = next((s.model for s in reversed(job.status.stages) if s.model), None)
-    if model:
-        note(f"\nmodel:    {model}")
-        note(f"use it:   {_use(job, model)}")
+    made = next((s for s in reversed(job.status.stages) if s.model), None)
+    if made is not None and made.model is not None:
+        note(f"\nmodel:    {made.model}")
+        task = MODEL_TASKS.get(job.spec.stage(made.name).model_task or "")
+        if task is not None:
+            example = example_of(job, str(florence_home() / "artifacts"))
+            note(f"use it:   {command_to_use(made.model, task.inputs, example)}")
     note(f"look at it: {program_to_type()} ui")
 
 
-def _use(job: FlorenceJob, model: str) -> str:
-    """The command that classifies a picture with the model; runs as it stands if there is one."""
-    from florence_jobs.local.outcome import example_of
+_PLACEHOLDERS: dict[Type, str] = {
+    "text": "TEXT",
+    "texts": "cat,dog",
+    "templates": "imagenet",
+    "number": "0.5",
+    "integer": "1",
+}
 
-    example = example_of(job, str(florence_home() / "artifacts"))
-    if example is None:
-        return f'{program_to_type()} predict {shlex.quote(model)} IMAGE… --labels "cat,dog"'
-    labels = shlex.quote(",".join(example.labels))
-    templates = f" --templates {example.prompts}" if example.prompts else ""
-    image = shlex.quote(example.image)
-    return f"{program_to_type()} predict {shlex.quote(model)} {image} --labels {labels}{templates}"
+
+def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
+    """The command that predicts with a model; it runs as it stands where there is an example.
+
+    Args:
+        inputs: what the model's task takes: only what it needs, or what the example says, is named.
+        example: a picture, and what it was shown with.
+    """
+    said = {} if example is None else {"labels": ",".join(example.labels)}
+    if example is not None and example.prompts:
+        said["templates"] = example.prompts
+    words = ["predict", shlex.quote(model)]
+    words.append("IMAGE…" if example is None else shlex.quote(example.image))
+    for given in inputs.given:
+        value = said.get(given.name) or (_PLACEHOLDERS[given.type] if given.required else None)
+        if value is not None:
+            words += [f"--{given.name.replace('_', '-')}", shlex.quote(value)]
+    return " ".join([program_to_type(), *words])
+
+
+_FRACTIONS = ("top1", "top5", "meanPerClass", "mAP", "R@", "accuracy", "shot", "baseline")
+"""In the names of results that are fractions of 1."""
 
 
 def shown(result: str, value: float) -> str:
     """Fractions as percentages, everything else with four digits."""
-    fraction = any(word in result for word in ("top1", "top5", "meanPerClass", "R@", "baseline"))
+    fraction = any(word in result for word in _FRACTIONS)
     return f"{100 * value:.2f} %" if fraction else f"{value:.4g}"

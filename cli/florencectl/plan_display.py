@@ -21,18 +21,8 @@ MEMORY_PARTS = {
 
 def print_estimate(estimate: JobEstimate, *, assumed: bool) -> None:
     """Print the model, the stages, the memory of each, and what would be faster or smaller."""
-    parameters = estimate.parameters
     _section("Model")
-    print_table(
-        ["", "image", "text", "total"],
-        [
-            [
-                "parameters",
-                *(count(n) for n in (parameters.image, parameters.text, parameters.total)),
-            ],
-            *(_flops_row(stage, len(estimate.stages) > 1) for stage in _distinct(estimate)),
-        ],
-    )
+    print_table(*_model_table(estimate))
     _section("Time")
     print_table(*_time_table(estimate))
     _section("Memory per GPU")
@@ -74,13 +64,21 @@ def _memory_stages(estimate: JobEstimate) -> list[StageEstimate]:
     return list(first.values())
 
 
-def _flops_row(stage: StageEstimate, several: bool) -> list[Any]:
-    flops = stage.flops_per_sample
-    at = f" at {stage.resolution}" if several else ""
-    return [
-        f"training FLOPs per sample{at}",
-        *(count(n) for n in (flops.image, flops.text, flops.total)),
+def _model_table(estimate: JobEstimate) -> tuple[list[str], list[list[Any]]]:
+    """Parameters and FLOPs of the parts that some stage has."""
+    stages = _distinct(estimate)
+    counts = [estimate.parameters, *(stage.flops_per_sample for stage in stages)]
+    parts = [p for p in ("image", "text", "head") if any(getattr(c, p) for c in counts)]
+    several = len(estimate.stages) > 1
+    names = ["parameters"] + [
+        "training FLOPs per sample" + (f" at {stage.resolution}" if several else "")
+        for stage in stages
     ]
+    rows = [
+        [name, *(count(getattr(counted, part)) for part in [*parts, "total"])]
+        for name, counted in zip(names, counts, strict=True)
+    ]
+    return ["", *parts, "total"], rows
 
 
 def _time_table(estimate: JobEstimate) -> tuple[list[str], list[list[Any]]]:

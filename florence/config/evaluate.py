@@ -13,9 +13,23 @@ from florence.config.precision import Precision
 from florence.config.stage import StageSettings
 from florence.evaluation.registry import EVALUATIONS, Evaluation, imported
 
+if TYPE_CHECKING:
+    _Lists = StageSettings
+else:
+    # A base of its own, so that the lists stand before what all evaluations share.
+    _Lists = create_model(
+        "_Lists",
+        __base__=StageSettings,
+        __module__=__name__,
+        **{
+            kind.field: (tuple[imported(kind.settings), ...], setting((), description=kind.help))
+            for kind in EVALUATIONS
+        },
+    )
 
-class EvaluateBase(StageSettings):
-    """What all evaluations of a stage share."""
+
+class Evaluate(_Lists):
+    """One evaluation stage."""
 
     batch_size: int = setting(
         256, description="images embedded at once, per rank", unit="samples", ge=1
@@ -50,24 +64,8 @@ class EvaluateBase(StageSettings):
             raise ValueError(f"names of {listed} must differ")
         return self
 
-
-if TYPE_CHECKING:
-
-    class Evaluate(EvaluateBase):
-        """One evaluation stage. Its lists come from the registry, which mypy cannot follow."""
+    if TYPE_CHECKING:  # what mypy cannot see of the lists
 
         def __init__(self, **fields: Any) -> None: ...
 
         def __getattr__(self, name: str) -> tuple[Any, ...]: ...
-
-else:
-    Evaluate = create_model(
-        "Evaluate",
-        __base__=EvaluateBase,
-        __module__=__name__,
-        __doc__="One evaluation stage.",
-        **{
-            kind.field: (tuple[imported(kind.settings), ...], setting((), description=kind.help))
-            for kind in EVALUATIONS
-        },
-    )

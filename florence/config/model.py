@@ -102,6 +102,9 @@ class TextTower(Settings):
         ge=3,
     )
     activation: Activation = setting(Activation.GELU, description="activation of the MLPs")
+    norm_eps: float = setting(
+        1e-5, description="added to the variance in layer norms; UniCL's release has 1e-12", gt=0
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -157,6 +160,7 @@ class TextOverrides(Settings):
     )
     vocabulary: int | None = setting(None, description="entries of the byte-pair vocabulary", ge=3)
     activation: Activation | None = setting(None, description="activation of the MLPs")
+    norm_eps: float | None = setting(None, description="added to the variance in layer norms", gt=0)
 
 
 def _architecture(

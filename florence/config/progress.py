@@ -16,10 +16,14 @@ class StageProgress(Settings):
     model_config = ConfigDict(extra="ignore")
 
     phase: str = setting(
-        "train", description="what it does: start, index, restore, train, checkpoint, evaluate, export"
+        "train",
+        description="what it does: start, index, restore, train, checkpoint, evaluate, export",
     )
     step: int = setting(0, description="steps done", unit="steps", ge=0)
     total: int = setting(0, description="steps in all", unit="steps", ge=0)
+    phase_fraction: float | None = setting(
+        None, description="part of the phase that is done, where it is no training", ge=0, le=1
+    )
     samples: int = setting(0, description="samples seen", unit="samples", ge=0)
     loss: float | None = setting(None, description="loss of the last logged step")
     samples_per_second: float | None = setting(

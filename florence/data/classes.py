@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -150,4 +151,4 @@ class ClassReader:
     def _share(self, chance: Draw) -> float:
         if not self.mixup:
             return 1.0
-        return float(np.random.default_rng(chance.number(MIX)).beta(self.mixup, self.mixup))
+        return random.Random(chance.number(MIX)).betavariate(self.mixup, self.mixup)

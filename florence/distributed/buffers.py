@@ -58,5 +58,6 @@ def _broadcast(tensors: Iterable[Tensor]) -> None:
     for group in by_dtype.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.broadcast(flat, src=0)
-        for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+        parts = torch.split(flat, [tensor.numel() for tensor in group])
+        for tensor, part in zip(group, parts, strict=True):
             tensor.copy_(part.view_as(tensor))

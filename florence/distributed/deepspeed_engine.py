@@ -40,6 +40,7 @@ from florence.distributed.parameter_rules import (
     optimizer_groups,
     set_learning_rate,
 )
+from florence.distributed.restoring import OnProgress
 from florence.distributed.training_state import (
     MODEL,
     MOMENTS,
@@ -178,10 +179,11 @@ class DeepSpeedEngine:
         return own + share_of(self._unsharded(), self._world.rank, self._world.size)
 
     @torch.no_grad()
-    def restore(self, read: TensorReader) -> None:
-        """Take model and moments from a checkpoint."""
+    def restore(self, read: TensorReader, on_progress: OnProgress | None = None) -> None:
+        """Take model and moments from a checkpoint; see :class:`Engine`."""
         if self._stage == 0:
-            fill_whole(whole_tensors(self.model, self._adamw), read, self._world)
+            tensors = whole_tensors(self.model, self._adamw)
+            fill_whole(tensors, read, self._world, on_progress=on_progress)
             return
         whole = {
             f"{MODEL}/{name}": parameter.detach()
@@ -189,7 +191,13 @@ class DeepSpeedEngine:
             if self._is_whole(parameter)
         }
         shards = self._shards()
-        fill_state(read, self._world, whole=whole | self._unsharded(), shards=shards)
+        fill_state(
+            read,
+            self._world,
+            whole=whole | self._unsharded(),
+            shards=shards,
+            on_progress=on_progress,
+        )
         if self._stage == 3:
             for shard in shards:
                 partition = _zero3(self._parameters[shard.parameter]).ds_tensor

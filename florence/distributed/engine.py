@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from florence.checkpoint.fragment import Fragment, TensorReader
 from florence.config import Precision
+from florence.distributed.restoring import OnProgress
 from florence.models.precision import autocast
 
 
@@ -54,8 +55,8 @@ class Engine(Protocol):
         """
         ...
 
-    def restore(self, read: TensorReader) -> None:
-        """Take model and moments from a checkpoint.
+    def restore(self, read: TensorReader, on_progress: OnProgress | None = None) -> None:
+        """Take model and moments from a checkpoint; told bytes done and in all on the way.
 
         Raises:
             DataError: a tensor is missing or has another shape.

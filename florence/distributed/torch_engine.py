@@ -26,6 +26,7 @@ from florence.distributed.parameter_rules import (
     optimizer_groups,
     set_learning_rate,
 )
+from florence.distributed.restoring import OnProgress
 from florence.distributed.training_state import cpu_copies, fill_whole, whole_tensors
 from florence.distributed.world import World
 
@@ -101,9 +102,11 @@ class TorchEngine:
         tensors = whole_tensors(self.model, self._optimizer)
         return share_of(tensors, self._world.rank, self._world.size)
 
-    def restore(self, read: TensorReader) -> None:
-        """Take model and moments from a checkpoint."""
-        fill_whole(whole_tensors(self.model, self._optimizer), read, self._world)
+    def restore(self, read: TensorReader, on_progress: OnProgress | None = None) -> None:
+        """Take model and moments from a checkpoint; see :class:`Engine`."""
+        fill_whole(
+            whole_tensors(self.model, self._optimizer), read, self._world, on_progress=on_progress
+        )
 
     def counters(self) -> dict[str, float | int]:
         """Optimizer steps taken and the state of the loss scale."""

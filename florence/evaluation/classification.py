@@ -48,7 +48,7 @@ def prepare(context: EvaluationContext, settings: Classification) -> Prepared:
         if not context.world.is_first:
             return Results()
         result = from_logits(logits, one.labels)
-        return single_label_results(settings.name, one, result, metric, settings.labels or "none")
+        return single_label_results(settings.name, one, result, metric, prompts="")
 
     return Prepared(len(one.images), run)
 

@@ -26,6 +26,7 @@ class Example:
     png: bytes
     labels: tuple[str, ...]
     prompts: str
+    """The prompts of a zero-shot classification; empty for a model with a head."""
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ class TextBlock(nn.Module):
 
     def __init__(self, config: TextTower) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.width)
+        self.ln_1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attn = CausalAttention(config.width, config.heads)
-        self.ln_2 = nn.LayerNorm(config.width)
+        self.ln_2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp = TextMlp(config.width, config.hidden, config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class TextTransformer(nn.Module):
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, config.width))
         self.transformer = TextBlocks(config)
-        self.ln_final = nn.LayerNorm(config.width)
+        self.ln_final = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
         self.reset_parameters()
 

@@ -27,7 +27,6 @@ class HeldOut:
     ) -> None:
         self._context = context
         self._evaluation = task.evaluations()
-        self._on_the_way = settings.evaluate_every_steps is not None
         self._card = task.card()
         self._engine = engine
         self._report = EvaluationReport()
@@ -37,8 +36,11 @@ class HeldOut:
         """Whether there is anything to measure."""
         return self._evaluation is not None
 
-    def evaluate(self, step: int) -> Mapping[str, float]:
+    def evaluate(self, step: int, on_progress: Callable[[int, int], None]) -> Mapping[str, float]:
         """Measure after a step and record it; collective. The first metric is the one that counts.
+
+        Args:
+            on_progress: told inputs done and in all, on rank 0.
 
         Returns:
             On every rank, fractions of 1 by ``<evaluation>/<metric>``.
@@ -47,14 +49,16 @@ class HeldOut:
             StoppedError: the stage was asked to stop meanwhile.
         """
         assert self._evaluation is not None
-        report = evaluate_model(
-            self._engine.model,
-            self._card,
-            self._evaluation,
-            world=self._context.world,
-            s3=self._context.s3,
-            stop=agreed_stop(self._context, "the model is evaluated again next time"),
-        )
+        with self._engine.inference() as model:
+            report = evaluate_model(
+                model,
+                self._card,
+                self._evaluation,
+                world=self._context.world,
+                s3=self._context.s3,
+                progress=lambda progress: on_progress(progress.done, progress.total),
+                stop=agreed_stop(self._context, "the model is evaluated again next time"),
+            )
         self._report = report
         metrics = self._context.world.broadcast_object(report.metrics)
         if self._context.world.is_first:

@@ -58,6 +58,9 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         on_skip=log.warning,
         exchange=exchange,
         clock=context.clock,
+        on_progress=lambda done, total: context.report(
+            StageProgress(phase="restore", phase_fraction=done / total if total else None)
+        ),
     )
     if checkpoint is not None:
         _refuse_other_settings(checkpoint, fingerprint)
@@ -104,9 +107,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         trainer.run(iter(batches), start)
     trainer.tell(phase="export")
     state = engine.model_state()
-    if held_out.is_wanted:
-        trainer.tell(phase="evaluate")
-    results = held_out.evaluate(steps) if held_out.is_wanted else {}
+    results = trainer.evaluate(steps)
     if context.world.is_first:
         _export(context, settings, task, state, steps=steps)
         metrics = {**results, "steps": float(steps), **task.results(state)}

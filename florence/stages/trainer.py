@@ -25,8 +25,8 @@ from florence.stages.step_metrics import StepMetrics
 
 log = logging.getLogger(__name__)
 
-Evaluate = Callable[[int], Mapping[str, float]]
-"""Measures the model after a step on held-out data; collective."""
+Evaluate = Callable[[int, Callable[[int, int], None]], Mapping[str, float]]
+"""Measures the model after a step on held-out data and tells how far it is; collective."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Trainer:
             seed_rank(seed, world.rank, 0)
             return 0
         self.tell(phase="restore", step=checkpoint.step)
-        self._engine.restore(checkpoint)
+        self._engine.restore(checkpoint, self.tell_part)
         metadata = checkpoint.metadata
         self._engine.restore_counters(metadata["counters"])
         self._state = TrainState(**metadata["state"])
@@ -208,8 +208,7 @@ class Trainer:
         due = every is not None and done and done % every == 0 and done < self._steps
         if not due or self._evaluate is None or self._state.evaluated_step >= done:
             return
-        self.tell(phase="evaluate")
-        metrics = self._evaluate(done)
+        metrics = self.evaluate(done)
         self._state.evaluated_step = done
         optimizer = self._settings.optimizer
         value = next(iter(metrics.values()), None)
@@ -217,6 +216,13 @@ class Trainer:
             log.info("Step %d: no better evaluation for %d in a row", done, optimizer.patience)
         self._meter.pause()
         self.tell(phase="train")
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        """Measure after a step; nothing where there is nothing to measure."""
+        if self._evaluate is None:
+            return {}
+        self.tell(phase="evaluate")
+        return self._evaluate(done, self.tell_part)
 
     def _is_save_due(self, done: int) -> bool:
         return done % self._settings.checkpoints.every_steps == 0 or done == self._steps
@@ -250,8 +256,14 @@ class Trainer:
             self.tell(checkpoint=uri, checkpoint_step=commit.step)
             self._context.recorder.checkpoint(uri, commit.step, {})
 
+    def tell_part(self, done: int, total: int) -> None:
+        """Report how much of a phase is done that is no training."""
+        self.tell(phase_fraction=done / total if total else 1.0)
+
     def tell(self, **changes: Any) -> None:
         """Report what changed about the progress; everything else stays as it was told."""
+        if "phase" in changes:
+            changes.setdefault("phase_fraction", None)
         self._progress = self._progress.model_copy(update=changes)
         if self._context.world.is_first:
             self._context.report(self._progress)

@@ -75,7 +75,13 @@ class ProgressBook:
 
 
 def _position(progress: StageProgress) -> tuple[object, ...]:
-    return progress.step, progress.phase, progress.samples, progress.checkpoint_step
+    return (
+        progress.step,
+        progress.phase,
+        progress.phase_fraction,
+        progress.samples,
+        progress.checkpoint_step,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from florence.data.curation.settings import Curation
+from florence.curation.settings import Curation
 from florence.data.importing.registry import FORMATS
 from florence.data.shards import ShardSet
 from florencectl.main import app

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from florencectl.main import app
+from tests.florence.data.making import write_shards
 
 RUNNER = CliRunner()
 PAPER = Path(__file__).parents[2] / "jobs" / "samples" / "florence-h.yaml"
@@ -44,7 +45,7 @@ def test_the_papers_job_in_ten_days() -> None:
     assert document["gpuHours"] == pytest.approx(122_880)
     assert [stage["name"] for stage in document["stages"]] == ["mixed", "clean", "high-resolution"]
     assert document["flops"] / (512 * 312e12 * 864_000) == pytest.approx(0.153, abs=5e-4)
-    assert {"image", "text", "total"} == set(document["flopsPerSample"])
+    assert {"image", "text", "head", "total"} == set(document["flopsPerSample"])
     assert document["memoryPerGpu"]["total"] == max(
         stage["memoryPerGpu"]["total"] for stage in document["stages"]
     )
@@ -98,6 +99,31 @@ def test_jobs_on_cpus_have_memory_only(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "512" not in result.stdout
     assert "time and limits are estimated for GPUs only" in result.stderr
+
+
+def job_of_epochs(folder: Path, data: str) -> str:
+    """A stage that counts in epochs, on two A100s."""
+    pretrain = {"data": data, "batchSize": 8, "epochs": 3, "resolution": 32}
+    stage = {"name": "a", "resources": {"gpusPerWorker": 2}, "pretrain": pretrain}
+    return str(job_file(folder, stages=[stage], model={"preset": "coswin-nano"}))
+
+
+def test_epochs_are_planned_by_the_size_of_the_data(tmp_path: Path) -> None:
+    path = job_of_epochs(tmp_path, "s3://far/away")
+    (stage,) = planned("-f", path, "--samples", "1000")["stages"]
+    assert (stage["steps"], stage["samples"]) == (375, 3000)
+    shards = tmp_path / "shards"
+    write_shards(shards, 10, 4)
+    path = job_of_epochs(tmp_path, str(shards))
+    assert RUNNER.invoke(app, ["data", "index", str(shards), "--workers", "1"]).exit_code == 0
+    (stage,) = planned("-f", path)["stages"]
+    assert (stage["steps"], stage["samples"]) == (4, 32)
+    for index in shards.glob("*.idx"):
+        index.unlink()
+    result = plan("-f", path)
+    assert result.exit_code == 2
+    assert "stage 'a' trains for epochs of" in result.stderr
+    assert "give --samples, or index the data" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from florence.tasks.pretrain.settings import Pretrain
-from florence_jobs.recipes import RECIPES, florence_h, main, sample
+from florence_jobs.recipes.florence import florence_h
+from florence_jobs.recipes.registry import RECIPES, write_samples
 from florence_operator.api import load_job
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -13,8 +14,8 @@ SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_the_sample_is_the_recipe_written_out(name: str) -> None:
-    assert load_job(SAMPLES / f"{name}.yaml").spec == RECIPES[name]().spec
-    assert (SAMPLES / f"{name}.yaml").read_text() == sample(name)
+    assert load_job(SAMPLES / f"{name}.yaml").spec == RECIPES[name].job().spec
+    assert (SAMPLES / f"{name}.yaml").read_text() == RECIPES[name].sample()
 
 
 def test_the_papers_schedule() -> None:
@@ -29,8 +30,8 @@ def test_the_papers_schedule() -> None:
 
 
 def test_a_stale_sample_is_found(tmp_path: Path) -> None:
-    assert main(tmp_path, check=True) == 1
-    assert main(tmp_path, check=False) == 0
-    assert main(tmp_path, check=True) == 0
+    assert write_samples(tmp_path, check=True) == 1
+    assert write_samples(tmp_path, check=False) == 0
+    assert write_samples(tmp_path, check=True) == 0
     (tmp_path / "digits.yaml").write_text("# changed\n")
-    assert main(tmp_path, check=True) == 1
+    assert write_samples(tmp_path, check=True) == 1

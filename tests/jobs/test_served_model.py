@@ -36,8 +36,8 @@ from florence.tasks.pretrain.predict import ContrastivePredictor  # noqa: E402
 from florence.text.tokenizer import tokenize  # noqa: E402
 from florence_jobs import served_model  # noqa: E402
 from florence_jobs.tracking import Tracker  # noqa: E402
-from florence_jobs.tracking_events import Spill  # noqa: E402
-from florence_jobs.tracking_mlflow import MlflowRun, RunTarget  # noqa: E402
+from florence_jobs.tracking.events import Spill  # noqa: E402
+from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget  # noqa: E402
 from tests.gang import free_port  # noqa: E402
 
 ARCHITECTURE = architecture_of("coswin-nano")
@@ -63,13 +63,23 @@ def logged(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, s
     store = f"sqlite:///{folder}/mlflow.db"
     run = MlflowRun(RunTarget(uri=store, experiment="e", job="j", stage="s", attempt=1, name="n"))
     tracker = Tracker(run, Spill(folder / "spill.jsonl"), attempt=1, where=store, interval_s=0.05)
+    tracker.parameters({"stage": {"steps": 12}, "data": "x" * 600})
+    tracker.metrics(6, {"loss": 2.0, "validation/top1": 0.5})
+    tracker.checkpoint("s3://bucket/runs/j/s/data/step-6", 6, {})
     tracker.metrics(12, {"loss": 1.0})
+    tracker.checkpoint("s3://bucket/runs/j/s/data/step-12", 12, {})
     tracker.model(model_bytes(model.state_dict(), CARD), "s3://bucket/runs/j/s/model")
     tracker.close("FINISHED")
     client = mlflow.MlflowClient(tracking_uri=store)
-    (logged,) = client.search_logged_models(
-        [client.get_run(run.run_id).info.experiment_id], "name = 'model'"
-    )
+    # One model a stage, however many commits: with how it was made and how good it is.
+    (logged,) = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+    assert logged.name == "model"
+    assert logged.params == {"stage.steps": "12", "data": "x" * 500}
+    assert {m.key: (m.step, m.value) for m in logged.metrics} == {
+        "loss": (12, 1.0),
+        "validation/top1": (12, 0.5),
+    }
+    assert client.get_run(run.run_id).data.tags["florence.checkpointStep"] == "12"
     assert logged.status == "READY"
     assert logged.source_run_id == run.run_id
     assert logged.tags["florence.uri"] == "s3://bucket/runs/j/s/model"

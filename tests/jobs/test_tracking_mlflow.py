@@ -21,13 +21,16 @@ from florence.config import Evaluate, ModelConfig, ZeroShot  # noqa: E402
 from florence.distributed.world import World  # noqa: E402
 from florence.errors import ConfigurationError  # noqa: E402
 from florence.tasks.pretrain.settings import Pretrain  # noqa: E402
-from florence_jobs import tracking_mlflow  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
-from florence_jobs.tracking import NullTracker, Tracker, make_recorder  # noqa: E402
-from florence_jobs.tracking_events import Event, Spill  # noqa: E402
-from florence_jobs.tracking_mlflow import MlflowRun, RejectedError, RunTarget  # noqa: E402
+from florence_jobs.tracking import (  # noqa: E402
+    NullTracker,
+    Tracker,
+    make_recorder,
+    server,
+)
+from florence_jobs.tracking.events import Event, Spill  # noqa: E402
+from florence_jobs.tracking.mlflow_run import MlflowRun, RejectedError, RunTarget  # noqa: E402
 from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
-from florence_operator.api.v1alpha1 import StageKind  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +90,13 @@ def test_a_run_holds_everything(store: str, client: Any, tmp_path: Path) -> None
         Path(store.removeprefix("sqlite:///")).parent
         in Path(run.info.artifact_uri.removeprefix("file://")).parents
     )
+    # A commit is no model: tags name the newest, whatever was said about it is a metric.
+    assert run.data.tags["florence.checkpoint"] == "s3://bucket/runs/whole/mixed#200"
+    assert run.data.tags["florence.checkpointStep"] == "200"
+    (said,) = client.get_metric_history(tracker.run_id, "loss")
+    assert (said.step, said.value) == (200, 0.25)
     models = client.search_logged_models([run.info.experiment_id])
-    (linked,) = [model for model in models if model.source_run_id == tracker.run_id]
-    assert linked.name == "checkpoint-step-200-a1"
-    assert linked.tags["florence.uri"] == "s3://bucket/runs/whole/mixed#200"
-    assert linked.tags["florence.step"] == "200"
-    assert {m.key: m.value for m in linked.metrics} == {"loss": 0.25}
+    assert [model for model in models if model.source_run_id == tracker.run_id] == []
     assert not list(tmp_path.iterdir())
 
 
@@ -133,16 +137,25 @@ def test_replaying_records_changes_nothing(store: str, client: Any) -> None:
     run = MlflowRun(target(store, "twice"))
     run.open()
     metric = Event("metrics", {"step": 1, "time": 5, "values": {"loss": 1.5}})
-    checkpoint = {"name": "checkpoint-step-1-a1", "step": 1, "time": 5, "values": {"loss": 1.5},
-                  "tags": {"florence.uri": "x"}}  # fmt: skip
+    linked = {"name": "model", "step": 1, "time": 5, "metrics": {"loss": 1.5},
+              "parameters": {"a": "1"}, "tags": {"florence.uri": "x"}}  # fmt: skip
     for _ in range(2):
         run.send(Event("parameters", {"attempt": 1, "values": {"a": "1"}}))
         run.send_metrics([metric])
         run.send(Event("artifact", {}, {"a/b.json": b"1"}))
-        run.send(Event("checkpoint", checkpoint))
+        run.send(Event("linked_model", linked))
     assert len(client.get_metric_history(run.run_id, "loss")) == 1
     models = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
-    assert len([m for m in models if m.source_run_id == run.run_id]) == 1
+    (model,) = [m for m in models if m.source_run_id == run.run_id]
+    assert (model.name, model.params) == ("model", {"a": "1"})
+    assert {m.key: (m.step, m.value) for m in model.metrics} == {"loss": (1, 1.5)}
+
+
+def test_a_record_of_another_version_is_refused_for_good(store: str) -> None:
+    run = MlflowRun(target(store, "unknown"))
+    run.open()
+    with pytest.raises(RejectedError, match="'checkpoint' are not known"):
+        run.send(Event("checkpoint", {"name": "checkpoint-step-1-a1"}))
 
 
 def test_many_parameters_and_metrics_fit_into_batches(store: str, client: Any) -> None:
@@ -286,7 +299,7 @@ def plan(uri: str | None, **changes: Any) -> StagePlan:
         "uid": "0123-uid",
         "stage": "mixed",
         "attempt": 1,
-        "kind": StageKind.PRETRAIN,
+        "kind": "pretrain",
         "config": Pretrain(data="builtin:digits/train", batch_size=8, steps=10),
         "model": ModelConfig(preset="coswin-nano"),
         "output": "/runs/digits/mixed",
@@ -311,9 +324,7 @@ def test_rank_0_of_a_tracked_plan_records(
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/plan/attempt-1.json")
     assert json.loads(text) == plan(store).wire()
     task = ZeroShot(name="digits", data="builtin:digits/test", prompts="digits")
-    changed = plan(
-        store, stage="score", kind=StageKind.EVALUATE, config=Evaluate(zero_shot=(task,))
-    )
+    changed = plan(store, stage="score", kind="evaluate", config=Evaluate(zero_shot=(task,)))
     other = make_recorder(changed, World())
     other.close("FINISHED")
     assert other.run_id != recorder.run_id
@@ -330,7 +341,7 @@ def test_a_fork_waits_for_the_import() -> None:
     importing = threading.Event()
 
     def import_slowly() -> None:
-        with tracking_mlflow._IMPORTING:
+        with server._IMPORTING:
             importing.set()
             time.sleep(0.3)
             order.append("imported")

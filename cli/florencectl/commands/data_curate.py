@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from florence.data.curation.settings import Curation
+from florence.curation.settings import Curation
 from florencectl.data_options import (
     Endpoint,
     Output,
@@ -22,7 +22,7 @@ from florencectl.flags import with_flags
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
-    from florence.data.curation.report import Report
+    from florence.curation.report import Report
 
 EPILOG = (
     "Example: florencectl data curate shards/web shards/clean --min-side 200 --max-words 40 "
@@ -60,7 +60,7 @@ def _curate(
     What was dropped and why is printed, written to OUT/curation.json, and listed sample by sample
     in OUT/dropped. A killed run goes on where it stopped when the same command is run again.
     """
-    from florence.data.curation.curate import curate as run
+    from florence.curation.curate import curate as run
 
     given = {name: value for name, value in fields.items() if value is not None}
     settings = Curation.model_validate({**given, "against": tuple(against or ())})

@@ -43,7 +43,7 @@ def _add(kind: ImportFormat) -> None:
     ]
 
     def command(
-        source: sources,  # type: ignore[valid-type]
+        source: sources,
         out: Annotated[
             str,
             typer.Argument(metavar="OUT", help="Empty folder or s3://bucket/prefix to write to."),

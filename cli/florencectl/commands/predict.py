@@ -39,7 +39,7 @@ def _predict(
     values = {
         name: parsed(input_named(name), text) for name, text in given.items() if text is not None
     }
-    answers = answers_of(model, images, values)
+    answers = answers_of(model, images, values, offered={"top": top})
     if output is DocumentFormat.TABLE:
         print_table(*table_of(images, answers, top))
         return
@@ -58,10 +58,11 @@ def input_named(name: str) -> Column | Parameter:
 
 def input_flags() -> list[inspect.Parameter]:
     """A flag for every input of any task's models but images, with the tasks that take it."""
+    own = inspect.signature(_predict).parameters
     helps: dict[str, str] = {}
     takers: dict[str, list[str]] = {}
     for task in MODEL_TASKS.values():
-        for given in task.inputs.given:
+        for given in (each for each in task.inputs.given if each.name not in own):
             helps.setdefault(given.name, given.help)
             takers.setdefault(given.name, []).append(task.name)
     return [
@@ -148,12 +149,17 @@ def check_inputs(task: ModelTask, given: Mapping[str, Any]) -> None:
 
 
 def answers_of(
-    model_uri: str, images: Sequence[Path], given: Mapping[str, Any]
+    model_uri: str,
+    images: Sequence[Path],
+    given: Mapping[str, Any],
+    *,
+    offered: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The model's answer for every image; images are read and decoded some at a time.
 
     Args:
         given: by name: the task's parameters, and columns that are the same for every image.
+        offered: parameters that are passed on to models whose task takes them.
 
     Raises:
         DataError: there is no model, or a file is missing or no image; names it.
@@ -167,7 +173,9 @@ def answers_of(
     check_inputs(task, given)
     model = load(model_uri)
     names = {parameter.name for parameter in task.inputs.parameters}
-    parameters = {name: value for name, value in given.items() if name in names}
+    parameters = {
+        name: value for name, value in {**(offered or {}), **given}.items() if name in names
+    }
     columns = {name: value for name, value in given.items() if name not in names}
 
     def answers_to(some: Sequence[Path]) -> list[dict[str, Any]]:

@@ -101,7 +101,9 @@ def _open(
         ConfigurationError: there is no image column, or neither texts nor labels.
     """
     files = [(uri, *stored_file(uri, s3)) for uri in sources]
-    columns = [_columns(uri, header(uri, *file), settings) for uri, *file in files]
+    columns = [
+        _columns(uri, header(uri, storage, entry), settings) for uri, storage, entry in files
+    ]
     classes = _classes(files, columns, settings, s3, read)
 
     def rows() -> Iterator[Row | BrokenRow]:
@@ -232,11 +234,15 @@ def _lines(uri: str, storage: Storage, entry: Entry, delimiter: str) -> Iterator
     """The fields of every line that is not blank."""
     csv.field_size_limit(min(sys.maxsize, 1 << 24))
     raw = io.BufferedReader(StoredFile(storage, entry.key, entry.size), 1 << 20)
-    # Tab-separated texts use quotes as quotes; in csv they enclose.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     try:
         with io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
-            for fields in csv.reader(file, delimiter=delimiter, quoting=quoting):
+            # Tab-separated texts use quotes as quotes; in csv they enclose.
+            lines = (
+                csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+                if delimiter == "\t"
+                else csv.reader(file, delimiter=delimiter)
+            )
+            for fields in lines:
                 if fields:
                     yield fields
     except UnicodeDecodeError as error:

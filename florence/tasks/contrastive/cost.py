@@ -58,13 +58,11 @@ class ContrastiveCost(ABC):
             resolution=settings.resolution,
             window=settings.window,
         )
-        if settings.gradient_cache_chunks > 1:
-            repeated += self.forward_macs(architecture, settings).total
-        return repeated
+        chunks = settings.gradient_cache_chunks
+        # The last chunk's first forward pass is the one that it is differentiated through.
+        return repeated + self.forward_macs(architecture, settings).total * (chunks - 1) // chunks
 
-    def activation_bytes(
-        self, architecture: Architecture, settings: Any, *, cuda: bool
-    ) -> float:
+    def activation_bytes(self, architecture: Architecture, settings: Any, *, cuda: bool) -> float:
         """Of both towers: their backward passes do not overlap, their activations do."""
         numbers = numerics(settings.precision, architecture.image.attention, cuda=cuda)
         checkpointing = settings.activation_checkpointing
@@ -112,9 +110,7 @@ class ContrastiveCost(ABC):
         )
 
 
-def _feature_bytes(
-    architecture: Architecture, settings: Any, rows: int, processes: int
-) -> float:
+def _feature_bytes(architecture: Architecture, settings: Any, rows: int, processes: int) -> float:
     pair = 2 * architecture.embed_dim * FP32
     own = rows * pair * (2 if settings.gradient_cache_chunks > 1 else 1)
     if processes == 1:

@@ -53,7 +53,9 @@ class RandAugmentSettings(Settings):
         2, description="operations drawn for each image, one after the other; 0 for none", ge=0
     )
     magnitude: float = setting(
-        9.0, description="strength of the operations, of 10; the paper uses 9 for ImageNet", ge=0,
+        9.0,
+        description="strength of the operations, of 10; the paper uses 9 for ImageNet",
+        ge=0,
         le=10,
     )
 

@@ -217,16 +217,16 @@ def test_a_weight_decay_reaches_the_parameters_that_a_rule_names() -> None:
 def test_a_maximum_clamps_after_every_step() -> None:
     one = engine(
         ParameterRule(pattern="logit_scale", maximum=2.25),
-        ParameterRule(pattern="text.0.weight", maximum=0.2),
+        ParameterRule(pattern="text.0.weight", maximum=0.25),
     )
     free = trained(3)
-    assert float(free["text.0.weight"].max()) > 0.2
+    assert float(free["text.0.weight"].max()) > 0.25
     for step in range(3):
         one.step(tiny_batch(step), lr=0.01)
         state = one.model_state()
         assert float(state["logit_scale"]) <= 2.25
-        assert float(state["text.0.weight"].max()) <= 0.2
-        assert float(state["text.0.weight"].min()) < -0.2, "only from above"
+        assert float(state["text.0.weight"].max()) <= 0.25
+        assert float(state["text.0.weight"].min()) < -0.25, "only from above"
 
 
 @given(st.lists(st.floats(-10, 10, width=32), min_size=1), st.floats(-10, 10, width=32))

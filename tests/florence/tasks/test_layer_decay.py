@@ -55,7 +55,7 @@ def two_towers(depths: tuple[int, ...] = (2, 1, 3), blocks: int = 3) -> nn.Modul
 def scales(model: nn.Module, decay: float) -> dict[str, float]:
     """The rate of every parameter relative to the peak; one name for a module's two."""
     training = apply_rules(model, layer_decay_rules(model, decay), Optimizer())
-    found = {}
+    found: dict[str, float] = {}
     for name, each in training.items():
         short = name.removesuffix(".weight").removesuffix(".bias").removesuffix(".norm")
         assert found.setdefault(short, each.lr_scale) == each.lr_scale

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from florence_jobs.local.outcome import example_of, failure_line_of, may_retry, results_of
-from florence_jobs.recipes import digits
+from florence_jobs.recipes.digits import digits
 from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Artifacts, Retries

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_jobs.local.plans import build_plan, local_processes, stage_uri
-from florence_jobs.recipes import digits, florence_h
+from florence_jobs.recipes.digits import digits
+from florence_jobs.recipes.florence import florence_h
 from florence_operator.api import Stage
 from florence_operator.api.stage import ProgressTarget
 

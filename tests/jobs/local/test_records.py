@@ -8,7 +8,7 @@ import pytest
 
 from florence.errors import ConfigurationError, TryAgainError
 from florence_jobs.local.records import Records
-from florence_jobs.recipes import digits
+from florence_jobs.recipes.digits import digits
 from florence_operator.api import JobStatus, StageStatus, State
 
 

@@ -1,0 +1,88 @@
+"""Which classes a stage tells apart, and which of them each class of the data is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from florence.config.storage import S3Settings
+from florence.data.shards import ShardSet
+from florence.errors import DataError
+from florence.evaluation.class_names import class_numbers
+from florence.evaluation.prompts import Prompts, load_prompts
+from florence.stages.context import StageContext
+from florence.tasks.finetune.settings import Finetune
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a stage.
+
+    Attributes:
+        prompts: their names, in the order of a head's outputs, and templates.
+        numbers: int64, for each class of the data its place among them.
+    """
+
+    prompts: Prompts
+    numbers: NDArray[np.int64]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By output."""
+        return self.prompts.classes
+
+
+def classes_of(
+    source: str | None,
+    names: Sequence[str] | None,
+    highest: int,
+    *,
+    data: str,
+    s3: S3Settings | None,
+) -> Classes:
+    """The classes that prompts name, or failing those the data itself.
+
+    Args:
+        source: of prompts, as :func:`load_prompts` takes it.
+        names: the data's, by its class numbers; without them numbers are taken as they are.
+        highest: the data's highest class number.
+        data: its URI, for messages.
+        s3: where ``s3://`` prompts are.
+
+    Raises:
+        ConfigurationError: prompts are unreadable, or name other classes than the data.
+        DataError: a class number has no name.
+    """
+    if source is None:
+        own = tuple(names or (str(number) for number in range(highest + 1)))
+        _check(highest, len(own), data)
+        return Classes(Prompts(own, ("{}",)), np.arange(len(own), dtype=np.int64))
+    prompts = load_prompts(source, s3)
+    if names is None:
+        _check(highest, len(prompts.classes), data)
+        return Classes(prompts, np.arange(len(prompts.classes), dtype=np.int64))
+    _check(highest, len(names), data)
+    return Classes(prompts, class_numbers(names, prompts, field="prompts", data=data))
+
+
+def classes_of_shards(context: StageContext, settings: Finetune, shards: ShardSet) -> Classes:
+    """The classes of shards, whose indexes rank 0 reads; collective. Raises as above."""
+
+    def found() -> Classes:
+        highest = int(shards.class_indices().max())
+        return classes_of(
+            settings.prompts, shards.class_names, highest, data=settings.data, s3=context.s3
+        )
+
+    return context.world.on_first(found)
+
+
+def _check(highest: int, classes: int, data: str) -> None:
+    if highest >= classes:
+        raise DataError(
+            f"{data} has images of class {highest}, but only the classes 0 to {classes - 1} have "
+            "names: name them all, in classes.json or prompts"
+        )

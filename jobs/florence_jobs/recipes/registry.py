@@ -1,0 +1,37 @@
+"""The recipes that are written out as samples: one entry a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence_jobs.recipes import digits, florence
+from florence_operator.api import FlorenceJob, to_yaml
+from florence_operator.api.generated import write_or_check
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A job and the comment that its sample begins with."""
+
+    job: Callable[[], FlorenceJob]
+    header: str
+
+    def sample(self) -> str:
+        """The text of the sample."""
+        return f"{self.header}{to_yaml(self.job().manifest())}"
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(digits.digits, digits.DIGITS_HEADER),
+    "digits-finetune": Recipe(digits.digits_finetune, digits.DIGITS_FINETUNE_HEADER),
+    "digits-cluster": Recipe(digits.digits_cluster, digits.DIGITS_CLUSTER_HEADER),
+    "florence-h": Recipe(florence.florence_h, florence.FLORENCE_H_HEADER),
+}
+
+
+def write_samples(folder: Path, *, check: bool) -> int:
+    """Write the samples into a folder, or say which of them are stale; 1 when one is."""
+    files = {folder / f"{name}.yaml": recipe.sample() for name, recipe in RECIPES.items()}
+    return write_or_check(files, check=check)
