@@ -27,7 +27,7 @@ test-fast: $(VENV)/.dev ## the tests that take seconds: all but those marked slo
 e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
 	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200
 
-check: lint types imports generated ## all that follows, as CI and the pre-commit hooks do
+check: lint types imports generated ## lint, types, imports and generated, as CI does
 
 lint: $(VENV)/.dev ## style and format
 	$(BIN)/ruff check .
