@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from florence.config import Training
-from florence.config.evaluate import Evaluate, EvaluateBase
+from florence.config.evaluate import Evaluate
 from florence.evaluation.registry import EVALUATIONS, imported
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
@@ -171,7 +171,7 @@ def _kind_section(kind: Kind, shared: Sequence[Row]) -> str:
     """What a kind sets, without what it has in common with every kind that trains."""
     stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
     path = f"{_STAGES}.{kind.name}"
-    if issubclass(kind.settings, EvaluateBase):
+    if issubclass(kind.settings, Evaluate):
         names = [to_camel(one.field) for one in EVALUATIONS]
         rows = Fields(kind.settings).rows(without=names)
         return _section(path, f"{_sentence(kind.help)} And the [evaluations](#evaluations).", rows)
