@@ -5,13 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from florence.config import (
-    ActivationCheckpointing,
-    Architecture,
-    ContrastiveLoss,
-    Precision,
-    Training,
-)
+from florence.config import ActivationCheckpointing, Architecture, ContrastiveLoss, Precision
 from florence.planner.activations import (
     FP32,
     INT64,
@@ -40,23 +34,23 @@ class ContrastiveCost(ABC):
     def loss(self, settings: Any) -> ContrastiveLoss:
         """The loss among the settings."""
 
-    def parameters(self, architecture: Architecture, settings: Training) -> TowerCounts:
+    def parameters(self, architecture: Architecture, settings: Any) -> TowerCounts:
         """Both towers; the total has one more, the temperature."""
         return parameters(architecture, window=settings.window)
 
-    def trained_parameters(self, architecture: Architecture, settings: Training) -> int:
+    def trained_parameters(self, architecture: Architecture, settings: Any) -> int:
         """All of them."""
         return self.parameters(architecture, settings).total
 
-    def forward_macs(self, architecture: Architecture, settings: Training) -> TowerCounts:
+    def forward_macs(self, architecture: Architecture, settings: Any) -> TowerCounts:
         """Of one image and one text of full length."""
         return forward_macs(architecture, resolution=settings.resolution, window=settings.window)
 
-    def training_flops(self, architecture: Architecture, settings: Training) -> TowerCounts:
+    def training_flops(self, architecture: Architecture, settings: Any) -> TowerCounts:
         """Three forward passes' worth."""
         return training_flops(architecture, resolution=settings.resolution, window=settings.window)
 
-    def recomputed_macs(self, architecture: Architecture, settings: Training) -> int:
+    def recomputed_macs(self, architecture: Architecture, settings: Any) -> int:
         """By activation checkpointing, and by the gradient cache's second forward pass."""
         repeated = recomputed_macs(
             architecture,
@@ -64,13 +58,11 @@ class ContrastiveCost(ABC):
             resolution=settings.resolution,
             window=settings.window,
         )
-        chunks = settings.gradient_cache_chunks
+        chunks: int = settings.gradient_cache_chunks
         # The last chunk's first forward pass is the one that it is differentiated through.
         return repeated + self.forward_macs(architecture, settings).total * (chunks - 1) // chunks
 
-    def activation_bytes(
-        self, architecture: Architecture, settings: Training, *, cuda: bool
-    ) -> float:
+    def activation_bytes(self, architecture: Architecture, settings: Any, *, cuda: bool) -> float:
         """Of both towers: their backward passes do not overlap, their activations do."""
         numbers = numerics(settings.precision, architecture.image.attention, cuda=cuda)
         checkpointing = settings.activation_checkpointing
@@ -89,7 +81,7 @@ class ContrastiveCost(ABC):
         )
         return peak_bytes([*image, *text])
 
-    def cast_bytes(self, architecture: Architecture, settings: Training) -> float:
+    def cast_bytes(self, architecture: Architecture, settings: Any) -> float:
         """Half-precision weights in the graph; recomputed blocks hold none."""
         if settings.precision is Precision.FP32:
             return 0.0
@@ -104,12 +96,13 @@ class ContrastiveCost(ABC):
             return 0.0
         return 2 * (image + blocks)
 
-    def sample_bytes(self, architecture: Architecture, settings: Training) -> int:
+    def sample_bytes(self, architecture: Architecture, settings: Any) -> int:
         """A normalised image and its token ids."""
-        return 3 * settings.resolution**2 * FP32 + architecture.text.context * INT64
+        resolution: int = settings.resolution
+        return 3 * resolution**2 * FP32 + architecture.text.context * INT64
 
     def loss_bytes(
-        self, architecture: Architecture, settings: Training, *, rows: int, processes: int
+        self, architecture: Architecture, settings: Any, *, rows: int, processes: int
     ) -> LossBytes:
         """Features of the global batch, and both directions' rows of the logits."""
         return LossBytes(
@@ -118,15 +111,14 @@ class ContrastiveCost(ABC):
         )
 
 
-def _feature_bytes(
-    architecture: Architecture, settings: Training, rows: int, processes: int
-) -> float:
+def _feature_bytes(architecture: Architecture, settings: Any, rows: int, processes: int) -> float:
     pair = 2 * architecture.embed_dim * FP32
     own = rows * pair * (2 if settings.gradient_cache_chunks > 1 else 1)
+    batch: int = settings.batch_size
     if processes == 1:
-        return own + settings.batch_size * pair  # the gradient
+        return own + batch * pair  # the gradient
     # Gathered features, their gradients, and the mean of each label's.
-    return own + 3 * settings.batch_size * pair
+    return own + 3 * batch * pair
 
 
 def _logit_bytes(batch_size: int, row_chunk: int, rows: int) -> float:
