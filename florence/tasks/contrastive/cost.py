@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Generic, TypeVar
 
-from florence.config import ActivationCheckpointing, Architecture, ContrastiveLoss, Precision
+from florence.config import (
+    ActivationCheckpointing,
+    Architecture,
+    ContrastiveLoss,
+    Precision,
+    Training,
+)
 from florence.planner.activations import (
     FP32,
     INT64,
@@ -23,34 +29,36 @@ from florence.planner.sizes import (
     training_flops,
 )
 
+SettingsT = TypeVar("SettingsT", bound=Training)
 
-class ContrastiveCost(ABC):
+
+class ContrastiveCost(ABC, Generic[SettingsT]):
     """See :class:`florence.planner.cost.Cost`; both towers are trained whole.
 
     Settings are of a kind that trains; where its loss is, the kind says.
     """
 
     @abstractmethod
-    def loss(self, settings: Any) -> ContrastiveLoss:
+    def loss(self, settings: SettingsT) -> ContrastiveLoss:
         """The loss among the settings."""
 
-    def parameters(self, architecture: Architecture, settings: Any) -> TowerCounts:
+    def parameters(self, architecture: Architecture, settings: SettingsT) -> TowerCounts:
         """Both towers; the total has one more, the temperature."""
         return parameters(architecture, window=settings.window)
 
-    def trained_parameters(self, architecture: Architecture, settings: Any) -> int:
+    def trained_parameters(self, architecture: Architecture, settings: SettingsT) -> int:
         """All of them."""
         return self.parameters(architecture, settings).total
 
-    def forward_macs(self, architecture: Architecture, settings: Any) -> TowerCounts:
+    def forward_macs(self, architecture: Architecture, settings: SettingsT) -> TowerCounts:
         """Of one image and one text of full length."""
         return forward_macs(architecture, resolution=settings.resolution, window=settings.window)
 
-    def training_flops(self, architecture: Architecture, settings: Any) -> TowerCounts:
+    def training_flops(self, architecture: Architecture, settings: SettingsT) -> TowerCounts:
         """Three forward passes' worth."""
         return training_flops(architecture, resolution=settings.resolution, window=settings.window)
 
-    def recomputed_macs(self, architecture: Architecture, settings: Any) -> int:
+    def recomputed_macs(self, architecture: Architecture, settings: SettingsT) -> int:
         """By activation checkpointing, and by the gradient cache's second forward pass."""
         repeated = recomputed_macs(
             architecture,
@@ -62,7 +70,9 @@ class ContrastiveCost(ABC):
         # The last chunk's first forward pass is the one that it is differentiated through.
         return repeated + self.forward_macs(architecture, settings).total * (chunks - 1) // chunks
 
-    def activation_bytes(self, architecture: Architecture, settings: Any, *, cuda: bool) -> float:
+    def activation_bytes(
+        self, architecture: Architecture, settings: SettingsT, *, cuda: bool
+    ) -> float:
         """Of both towers: their backward passes do not overlap, their activations do."""
         numbers = numerics(settings.precision, architecture.image.attention, cuda=cuda)
         checkpointing = settings.activation_checkpointing
@@ -81,7 +91,7 @@ class ContrastiveCost(ABC):
         )
         return peak_bytes([*image, *text])
 
-    def cast_bytes(self, architecture: Architecture, settings: Any) -> float:
+    def cast_bytes(self, architecture: Architecture, settings: SettingsT) -> float:
         """Half-precision weights in the graph; recomputed blocks hold none."""
         if settings.precision is Precision.FP32:
             return 0.0
@@ -96,13 +106,13 @@ class ContrastiveCost(ABC):
             return 0.0
         return 2 * (image + blocks)
 
-    def sample_bytes(self, architecture: Architecture, settings: Any) -> int:
+    def sample_bytes(self, architecture: Architecture, settings: SettingsT) -> int:
         """A normalised image and its token ids."""
         resolution: int = settings.resolution
         return 3 * resolution**2 * FP32 + architecture.text.context * INT64
 
     def loss_bytes(
-        self, architecture: Architecture, settings: Any, *, rows: int, processes: int
+        self, architecture: Architecture, settings: SettingsT, *, rows: int, processes: int
     ) -> LossBytes:
         """Features of the global batch, and both directions' rows of the logits."""
         return LossBytes(
@@ -111,7 +121,9 @@ class ContrastiveCost(ABC):
         )
 
 
-def _feature_bytes(architecture: Architecture, settings: Any, rows: int, processes: int) -> float:
+def _feature_bytes(
+    architecture: Architecture, settings: Training, rows: int, processes: int
+) -> float:
     pair = 2 * architecture.embed_dim * FP32
     own = rows * pair * (2 if settings.gradient_cache_chunks > 1 else 1)
     batch: int = settings.batch_size

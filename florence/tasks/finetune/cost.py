@@ -29,7 +29,7 @@ ASSUMED_CLASSES = 1_000
 """Classes of a head whose number only the data tells: ImageNet's."""
 
 
-class FinetuneCost(ContrastiveCost):
+class FinetuneCost(ContrastiveCost[Finetune]):
     """See :class:`florence.planner.cost.Cost`; probes are not planned."""
 
     def loss(self, settings: Finetune) -> ContrastiveLoss:

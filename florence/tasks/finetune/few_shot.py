@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from florence.config.progress import StageProgress
@@ -196,7 +197,7 @@ def _images(
     settings: Finetune,
     start: Probed,
     data: LabelledImages,
-    rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    rows: NDArray[np.int64],
     device: torch.device,
 ) -> Tensor:
     """Images of an episode: (N, K, 3, R, R) on the device, for rows (N, K)."""
@@ -208,9 +209,8 @@ def _images(
         batch_size=settings.batch_size,
         indices=rows.ravel().tolist(),
     )
-    # Copies: a batch is normalised into memory of its own, but pixels come from a buffer.
     images = torch.cat([batch.to(device) for batch in batches])
-    return images.view(*rows.shape, *images.shape[1:])
+    return images.reshape(*rows.shape, *images.shape[1:])
 
 
 def _training(settings: Finetune) -> EpisodeTraining:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from florence.config import ContrastiveLoss
 from florence.tasks.contrastive.cost import ContrastiveCost
+from florence.tasks.pretrain.settings import Pretrain
 
 
-class PretrainCost(ContrastiveCost):
+class PretrainCost(ContrastiveCost[Pretrain]):
     """See :class:`florence.planner.cost.Cost`."""
 
-    def loss(self, settings: Any) -> ContrastiveLoss:
+    def loss(self, settings: Pretrain) -> ContrastiveLoss:
         """That of the stage."""
-        loss: ContrastiveLoss = settings.loss
-        return loss
+        return settings.loss
