@@ -3,7 +3,7 @@
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
 .PHONY: help run test test-fast e2e check lint types imports generated format generate
-.PHONY: bench bench-operator clean constraints
+.PHONY: samples samples-short bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -56,6 +56,12 @@ generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, refere
 	$(BIN)/python charts/generate.py
 	$(BIN)/python -m tools.reference docs/reference.md
 	$(BIN)/python -m tools.version
+
+samples: $(VENV)/.dev ## every sample at full length; writes the figures that docs/results.md quotes
+	$(BIN)/python -m tools.samples
+
+samples-short: $(VENV)/.dev ## samples with fewer steps, as CI runs them beside `make run`
+	$(BIN)/python -m tools.samples --short digits-finetune
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
 	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

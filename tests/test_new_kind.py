@@ -97,7 +97,8 @@ def ctl(house: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def trained(house: Path) -> dict[str, Any]:
     """The job after the command that the page ends with."""
-    (command,) = [c for language, _, c in blocks(section("Add a kind of stage")) if language == "sh"]
+    page = section("Add a kind of stage")
+    (command,) = [content for language, _, content in blocks(page) if language == "sh"]
     words = command.replace("\\\n", " ").split()
     assert words[:3] == ["florencectl", "submit", "rotation"]
     result = ctl(house, *words[1:], "--set", "model.image.width=16", "-o", "json")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import florence
 from florence.kinds import model_task_named
 from florence.loading import load
+from florence.models.card import parse_card
 from florence.models.stored import CARD
 from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type
 from florence.tasks.task import Predictor
@@ -76,8 +76,8 @@ def write_served_model(path: Path, weights: Path, description: Any) -> None:
     """
     import mlflow.pyfunc
 
-    task = json.loads((weights / CARD).read_bytes()).get("task", "contrastive")
-    inputs = model_task_named(task).inputs
+    card, _ = parse_card((weights / CARD).read_bytes(), str(weights / CARD))
+    inputs = model_task_named(card.task).inputs
     mlflow.pyfunc.save_model(
         path=str(path),
         loader_module=__name__,
@@ -104,10 +104,8 @@ def signature(inputs: Inputs) -> Any:
 
     def parameter(parameter: Parameter) -> Any:
         kind = types.get(parameter.type, DataType.string)
-        if parameter.type in LISTS:
-            default: Any = list(parameter.default) if isinstance(parameter.default, tuple) else []
-            return ParamSpec(parameter.name, kind, default=default, shape=(-1,))
-        return ParamSpec(parameter.name, kind, default=parameter.default)
+        shape = (-1,) if parameter.type in LISTS else None
+        return ParamSpec(parameter.name, kind, default=_default(parameter), shape=shape)
 
     return ModelSignature(
         inputs=Schema([column(each) for each in inputs.columns]),
@@ -125,7 +123,7 @@ _EXAMPLES: dict[Type, Any] = {
 
 
 def input_example(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
-    """One grey image, and something for every other required column and list of texts."""
+    """One grey image, and something for everything else that is needed."""
     import pandas as pd
     from PIL import Image
 
@@ -138,14 +136,17 @@ def input_example(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
         if column.required
     }
     parameters = {
-        parameter.name: _EXAMPLES["texts"]
-        if parameter.name == "labels"
-        else []
-        if parameter.type in LISTS
-        else parameter.default
+        parameter.name: _EXAMPLES[parameter.type] if parameter.required else _default(parameter)
         for parameter in inputs.parameters
     }
     return pd.DataFrame({name: [value] for name, value in row.items()}), parameters
+
+
+def _default(parameter: Parameter) -> Any:
+    """What a parameter is when a request leaves it out; MLflow wants lists as lists."""
+    if parameter.type in LISTS:
+        return list(parameter.default) if isinstance(parameter.default, tuple) else []
+    return parameter.default
 
 
 def _content(value: Any, name: str, row: int) -> bytes:

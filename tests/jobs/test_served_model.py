@@ -25,6 +25,7 @@ from PIL import Image
 
 mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 import pandas as pd  # noqa: E402
+from mlflow.models import ModelSignature  # noqa: E402
 
 from florence.config import architecture_of  # noqa: E402
 from florence.data import images  # noqa: E402
@@ -32,6 +33,8 @@ from florence.data.transforms import eval_transform  # noqa: E402
 from florence.models.stored import ModelCard, StoredModel, model_bytes  # noqa: E402
 from florence.models.two_tower import build_model  # noqa: E402
 from florence.tasks import predicting  # noqa: E402
+from florence.tasks.inputs import Column, Inputs, Parameter  # noqa: E402
+from florence.tasks.pretrain import CONTRASTIVE  # noqa: E402
 from florence.tasks.pretrain.predict import ContrastivePredictor  # noqa: E402
 from florence.text.tokenizer import tokenize  # noqa: E402
 from florence_jobs import served_model  # noqa: E402
@@ -136,7 +139,8 @@ def test_labels_of_each_image_and_embeddings_without(model: Any, served: Any) ->
     images = [picture(1), picture(2)]
     texts = [encoded(image) for image in images]
     own = served.predict(
-        pd.DataFrame({"image": texts, "labels": [["x", "y"], ["one", "two", "3"]]})
+        pd.DataFrame({"image": texts, "labels": [["x", "y"], ["one", "two", "3"]]}),
+        params={"templates": ["{}"]},
     )
     assert [set(answer["probabilities"]) for answer in own] == [{"x", "y"}, {"one", "two", "3"}]
     wanted = expected(model, [images[1]], ["one", "two", "3"], "{}")[0]
@@ -148,6 +152,80 @@ def test_labels_of_each_image_and_embeddings_without(model: Any, served: Any) ->
     with torch.no_grad():
         rows = model.encode_image(torch.stack([transform(i.convert("RGB")) for i in images]))
     np.testing.assert_allclose([a["embedding"] for a in plain], rows.numpy(), atol=1e-5)
+
+
+def described(inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The columns and parameters of a signature, by name, after its journey through JSON."""
+    signature = ModelSignature.from_dict(served_model.signature(inputs).to_dict())
+    columns = {c.name: (str(c.type), c.required) for c in signature.inputs.inputs}
+    parameters = {p.name: (str(p.dtype), p.default, p.shape) for p in signature.params.params}
+    return columns, parameters
+
+
+def test_the_signature_of_a_two_tower_model(logged: tuple[str, str]) -> None:
+    columns, parameters = described(CONTRASTIVE.inputs)
+    assert columns == {
+        "image": ("DataType.string", True),
+        "labels": ("Array(string)", False),
+    }
+    assert parameters == {
+        "labels": ("DataType.string", [], (-1,)),
+        "templates": ("DataType.string", [], (-1,)),
+    }
+    stored = mlflow.models.Model.load(logged[1].removeprefix("file://")).signature
+    assert stored == served_model.signature(CONTRASTIVE.inputs)
+
+
+MADE_UP = Inputs(
+    columns=(
+        Column(name="image", type="image", help="a picture"),
+        Column(name="question", type="text", help="about it"),
+        Column(name="options", type="texts", help="answers to choose from", required=False),
+    ),
+    parameters=(
+        Parameter(name="beams", type="integer", help="width of the search", default=3),
+        Parameter(name="threshold", type="number", help="least certainty", default=0.5),
+        Parameter(name="style", type="text", help="of the answer", default="short"),
+        Parameter(name="names", type="texts", help="names to use", required=True),
+        Parameter(name="sentences", type="templates", help="answers", default=("a {}",)),
+    ),
+)
+
+
+def test_the_signature_of_any_task_follows_from_its_inputs() -> None:
+    columns, parameters = described(MADE_UP)
+    assert columns == {
+        "image": ("DataType.string", True),
+        "question": ("DataType.string", True),
+        "options": ("Array(string)", False),
+    }
+    assert parameters == {
+        "beams": ("DataType.long", 3, None),
+        "threshold": ("DataType.double", 0.5, None),
+        "style": ("DataType.string", "short", None),
+        "names": ("DataType.string", [], (-1,)),
+        "sentences": ("DataType.string", ["a {}"], (-1,)),
+    }
+    frame, given = served_model.input_example(MADE_UP)
+    assert list(frame.columns) == ["image", "question"]
+    assert set(given) == set(parameters)
+    assert given["names"]
+
+
+def test_any_predictor_is_served_images_as_bytes() -> None:
+    seen: list[Any] = []
+
+    class Echo:
+        inputs = MADE_UP
+
+        def predict(self, rows: Any, parameters: Any) -> list[dict[str, Any]]:
+            seen.append((rows, parameters))
+            return [{"answer": row["question"]} for row in rows]
+
+    frame = pd.DataFrame({"image": [base64.b64encode(b"file").decode()], "question": ["why?"]})
+    served = served_model.ServedModel(Echo())  # type: ignore[arg-type]
+    assert served.predict(frame, {"beams": 2}) == [{"answer": "why?"}]
+    assert seen == [([{"image": b"file", "question": "why?"}], {"beams": 2})]
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])

@@ -58,7 +58,7 @@ class ContrastiveCost(ABC):
             resolution=settings.resolution,
             window=settings.window,
         )
-        chunks = settings.gradient_cache_chunks
+        chunks: int = settings.gradient_cache_chunks
         # The last chunk's first forward pass is the one that it is differentiated through.
         return repeated + self.forward_macs(architecture, settings).total * (chunks - 1) // chunks
 
@@ -98,7 +98,8 @@ class ContrastiveCost(ABC):
 
     def sample_bytes(self, architecture: Architecture, settings: Any) -> int:
         """A normalised image and its token ids."""
-        return 3 * settings.resolution**2 * FP32 + architecture.text.context * INT64
+        resolution: int = settings.resolution
+        return 3 * resolution**2 * FP32 + architecture.text.context * INT64
 
     def loss_bytes(
         self, architecture: Architecture, settings: Any, *, rows: int, processes: int
@@ -113,10 +114,11 @@ class ContrastiveCost(ABC):
 def _feature_bytes(architecture: Architecture, settings: Any, rows: int, processes: int) -> float:
     pair = 2 * architecture.embed_dim * FP32
     own = rows * pair * (2 if settings.gradient_cache_chunks > 1 else 1)
+    batch: int = settings.batch_size
     if processes == 1:
-        return own + settings.batch_size * pair  # the gradient
+        return own + batch * pair  # the gradient
     # Gathered features, their gradients, and the mean of each label's.
-    return own + 3 * settings.batch_size * pair
+    return own + 3 * batch * pair
 
 
 def _logit_bytes(batch_size: int, row_chunk: int, rows: int) -> float:

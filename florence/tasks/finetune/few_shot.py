@@ -210,7 +210,7 @@ def _images(
     )
     # Copies: a batch is normalised into memory of its own, but pixels come from a buffer.
     images = torch.cat([batch.to(device) for batch in batches])
-    return images.unflatten(0, rows.shape)
+    return images.view(*rows.shape, *images.shape[1:])
 
 
 def _training(settings: Finetune) -> EpisodeTraining:
