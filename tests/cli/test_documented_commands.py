@@ -1,0 +1,81 @@
+"""Every command line that the pages show is one that the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florencectl.main import COMMANDS, is_usage_error, load_command, spelt_out
+
+ROOT = Path(__file__).parents[2]
+COMMAND = re.compile(r"(?m)^ +(?:[\w ]+: +)?(?:\.venv/bin/)?florencectl ((?:[^\n]*\\\n)*[^\n]*)$")
+SHORTENED = "…"
+
+
+def command_lines() -> list[str]:
+    """The arguments of every command in an indented block, comments cut off."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [
+        line.replace("\\\n", " ").partition(" # ")[0].strip()
+        for page in pages
+        if page.name != "architecture.md"  # its picture has boxes, not commands
+        for line in COMMAND.findall(page.read_text(encoding="utf-8"))
+    ]
+    return sorted(set(found))
+
+
+def parse(line: str) -> None:
+    """Parse a command line down to its last sub-command; a wrong one raises ``ValueError``."""
+    arguments = spelt_out(shlex.split(line))
+    name, rest = arguments[0], arguments[1:]
+    command: Any = load_command(name)
+    while hasattr(command, "commands"):
+        words = [word for word in rest if word in command.commands]
+        if not words or rest[0] != words[0]:
+            break
+        name, rest = rest[0], rest[1:]
+        command = command.commands[name]
+    if SHORTENED in line:
+        known = {option for given in command.params for option in given.opts + given.secondary_opts}
+        unknown = [
+            word for word in rest if word.startswith("-") and word.split("=")[0] not in known
+        ]
+        if unknown:
+            raise ValueError(f"{name} has no {' '.join(unknown)}")
+        return
+    try:
+        command.make_context(name, rest)
+    except Exception as error:
+        if not is_usage_error(error):
+            raise
+        raise ValueError(str(error)) from None
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_a_shown_command_is_one_that_the_program_takes(line: str) -> None:
+    parse(line)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("submit pretrain --batchsize 3 …", "batchsize"),
+        ("get --locally", "locally"),
+        ("plan --gpus many", "many"),
+        ("data curate shards/web", "out"),
+        ("predict MODEL", "images"),
+    ],
+)
+def test_wrong_commands_are_found(wrong: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(wrong)
+
+
+def test_the_readme_shows_the_commands_of_a_first_day() -> None:
+    shown = {line.split()[0] for line in command_lines()}
+    assert {"submit", "get", "logs", "predict", "data", "model", "plan", "ui"} <= shown
+    assert shown <= set(COMMANDS)
