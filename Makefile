@@ -1,12 +1,9 @@
-# make run    set up, then train, evaluate and use a model on this machine
-# make test   set up, then run all tests that need no cluster and no GPU
-# make check  lint, types, import rules, generated files
-# make e2e    the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
-# make bench  speed and memory against the field's own code, as ratios
-# make bench-operator  the operator on the cluster in KUBECONFIG, beside the Training Operator
+# `make` prints what there is: every target with the words behind its `##`.
 #
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
-.PHONY: run test e2e check bench bench-operator generate clean
+# PYTHON=…    the Python that makes .venv: 3.11 or newer
+.PHONY: help run test test-fast e2e check lint types imports generated format generate
+.PHONY: samples samples-short bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -15,36 +12,64 @@ BIN    := $(VENV)/bin
 TORCH  ?=
 CRD_FILES := manifests/base/crds/florence.dev_florencejobs.yaml charts/florence-operator/templates/crds.yaml
 
-run: $(VENV)/.train
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(VENV)/.train ## set up, then train, evaluate and use a model on this machine
 	$(BIN)/florencectl submit -f jobs/samples/digits.yaml --local
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev ## every test that needs no cluster and no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-e2e: $(VENV)/.dev
+test-fast: $(VENV)/.dev ## the tests that take seconds: all but those marked slow
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
 	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200
 
-check: $(VENV)/.dev
+check: lint types imports generated ## lint, types, imports and generated, as CI does
+
+lint: $(VENV)/.dev ## style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## who may import whom
 	$(BIN)/lint-imports
+
+generated: $(VENV)/.dev ## whether generated files are fresh
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES) --check
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/python -m tools.reference docs/reference.md --check
+	$(BIN)/python -m tools.version --check
 
-bench: $(VENV)/.dev
-	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+format: $(VENV)/.dev ## put style and format right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-bench-operator: $(VENV)/.dev
-	$(BIN)/python tests/benchmarks/bench_operator.py
-
-generate: $(VENV)/.dev
+generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, reference, version
 	$(BIN)/python -m florence_jobs.recipes jobs/samples
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES)
 	$(BIN)/python charts/generate.py
+	$(BIN)/python -m tools.reference docs/reference.md
+	$(BIN)/python -m tools.version
 
-clean:
+samples: $(VENV)/.dev ## every sample at full length; writes the figures that docs/results.md quotes
+	$(BIN)/python -m tools.samples
+
+samples-short: $(VENV)/.dev ## samples with fewer steps, as CI runs them beside `make run`
+	$(BIN)/python -m tools.samples --short digits-finetune
+
+bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
+	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+bench-operator: $(VENV)/.dev ## the operator on the cluster in KUBECONFIG, beside the Training Operator
+	$(BIN)/python tests/benchmarks/bench_operator.py
+
+clean: ## delete .venv and what tools cached
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/uv:
@@ -67,10 +92,9 @@ define install
 endef
 SHELL := /bin/bash
 
-# Resolve the newest versions that fit together, for every platform; run the tests before committing.
-constraints: $(BIN)/uv
+# For every platform; run the tests before committing.
+constraints: $(BIN)/uv ## resolve the newest versions that fit together
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o $(VENV)/resolved.txt
 	(echo "# Versions that were tested together. Regenerate with 'make constraints'."; \
 	  (cat $(VENV)/resolved.txt; $(BIN)/uv --version | sed 's/uv \([0-9.]*\).*/uv==\1/') | sort -f) > constraints.txt
-.PHONY: constraints

@@ -124,7 +124,8 @@ class Trainer:
             TryAgainError: too many checkpoints in a row could not be written.
         """
         self.tell(phase="train", step=start, samples=start * self._settings.batch_size)
-        self._evaluate_if_due(start)
+        if self._stopped_while_evaluating(start):
+            raise StoppedError(f"stopped on request after step {start}; it goes on from there")
         for step in range(start, self._steps):
             batch = self._next(batches)
             rate = learning_rate(step, self._steps, self._settings.optimizer, self._plateau)
@@ -136,8 +137,7 @@ class Trainer:
             stopping = self._agree(batch)
             if done % self._settings.log_every_steps == 0 or done in (start + 1, self._steps):
                 self._record(done, result, rate)
-            if not stopping:
-                self._evaluate_if_due(done)
+            stopping = stopping or self._stopped_while_evaluating(done)
             if self._is_save_due(done) or stopping:
                 self._save(done, must_hold=done == self._steps or stopping)
             if stopping and done < self._steps:
@@ -199,16 +199,21 @@ class Trainer:
         self._context.recorder.metrics(done, metrics)
         log.info("Step %d/%d loss %.4f lr %.3g", done, self._steps, result.loss, rate)
 
-    def _evaluate_if_due(self, done: int) -> None:
-        """Evaluate after a step that it is due at, also when the attempt before was stopped there.
+    def _stopped_while_evaluating(self, done: int) -> bool:
+        """Evaluate if it is due after a step; whether a stop was requested before it was done.
 
-        The last step's evaluation is the stage's own business, after the last checkpoint.
+        It is also due where the attempt before was stopped. The last step's evaluation is the
+        stage's own business, after the last checkpoint.
         """
         every = self._settings.evaluate_every_steps
         due = every is not None and done and done % every == 0 and done < self._steps
         if not due or self._evaluate is None or self._state.evaluated_step >= done:
-            return
-        metrics = self.evaluate(done)
+            return False
+        try:
+            metrics = self.evaluate(done)
+        except StoppedError as stopped:
+            log.info("%s", stopped)
+            return True
         self._state.evaluated_step = done
         optimizer = self._settings.optimizer
         value = next(iter(metrics.values()), None)
@@ -216,6 +221,7 @@ class Trainer:
             log.info("Step %d: no better evaluation for %d in a row", done, optimizer.patience)
         self._meter.pause()
         self.tell(phase="train")
+        return False
 
     def evaluate(self, done: int) -> Mapping[str, float]:
         """Measure after a step; nothing where there is nothing to measure."""

@@ -25,14 +25,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from florence.data.loader import TrainingLoader
 from PIL import Image
 
-from florence.config import Augmentation
+from florence.config import Augmentation, Loader, architecture_of
 from florence.data.indexing import index_data
+from florence.data.pairs import PairReader
 from florence.data.shards import ShardSet
+from florence.data.stream import ShardStream
 from florence.data.transforms import train_pixels
-from florence.tasks.pretrain.settings import Pretrain
+from florence.text.templates import IMAGENET
 
 WIDTH, HEIGHT, RESOLUTION, BATCH, PER_SHARD = 500, 375, 224, 64, 256
 
@@ -85,16 +86,16 @@ def bare_seconds(images: list[bytes], workers: int, samples: int) -> float:
 
 def loader_seconds(shards: ShardSet, workers: int, samples: int) -> float:
     """The same number of samples as training batches."""
-    settings = Pretrain(
-        data=shards.uri,
-        batch_size=BATCH,
-        steps=samples // BATCH,
+    reader = PairReader(
         resolution=RESOLUTION,
-        loader={"workers": workers},
+        augmentation=Augmentation(),
+        templates=IMAGENET,
+        context=architecture_of("coswin-t").text.context,
     )
+    stream = ShardStream(shards, reader, seed=0, batch_size=BATCH, loader=Loader(workers=workers))
     start = time.perf_counter()
-    with TrainingLoader(shards, settings) as loader:
-        seen = sum(len(batch) for batch in loader)
+    with stream.batches(rank=0, size=1, start=0, stop=samples // BATCH) as batches:
+        seen = sum(len(batch) for batch in batches)
     assert seen == samples
     return time.perf_counter() - start
 

@@ -397,3 +397,43 @@ def test_a_stage_that_fails_says_why_in_one_line(
     assert words in failure
     assert "Traceback" not in err
     assert got == code
+
+
+SAMPLE = "jobs/samples/digits.yaml"
+
+
+def sample_with(*assignments: str) -> Any:
+    options = [word for each in assignments for word in ("--set", each)]
+    return invoke("submit", "-f", SAMPLE, *options, "--dry-run", "-o", "json")
+
+
+def test_set_changes_stages_model_and_name_of_a_file() -> None:
+    result = sample_with(
+        "mixed.steps=3", "clean.optimizer.lr=1e-4", "clean.epochs=0.5", "model.preset=coswin-t",
+        "name=other",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    job = json.loads(result.stdout)
+    assert job["metadata"]["name"] == "other"
+    assert job["spec"]["model"]["preset"] == "coswin-t"
+    stages = {stage["name"]: stage for stage in job["spec"]["stages"]}
+    assert stages["mixed"]["pretrain"]["steps"] == 3
+    assert stages["mixed"]["pretrain"]["batchSize"] == 128
+    assert stages["clean"]["pretrain"]["optimizer"]["lr"] == 1e-4
+    assert stages["clean"]["pretrain"]["epochs"] == 0.5
+    assert "steps" not in stages["clean"]["pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "found"),
+    [
+        ("nothing.steps=3", "one of the stages mixed, clean"),
+        ("mixed=3", "one of the stages mixed, clean"),
+        ("mixed.steps", "field=value"),
+        ("mixed.stepps=3", "pretrain.stepps"),
+    ],
+)
+def test_set_names_what_cannot_be_changed(assignment: str, found: str) -> None:
+    result = sample_with(assignment)
+    assert result.exit_code == 2
+    assert found in result.stderr

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from florence.planner.memory import memory_per_gpu
+from florence.planner.sizes import image_stages
+from florence.tasks.finetune.settings import Finetune
 from florence.tasks.pretrain.settings import Pretrain
+from florence_jobs.recipes.finetuning import imagenet_finetune, retrieval_finetune
 from florence_jobs.recipes.florence import florence_h
 from florence_jobs.recipes.registry import RECIPES, write_samples
-from florence_operator.api import load_job
+from florence_operator.api import FlorenceJob, load_job
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 
@@ -35,3 +39,38 @@ def test_a_stale_sample_is_found(tmp_path: Path) -> None:
     assert write_samples(tmp_path, check=True) == 0
     (tmp_path / "digits.yaml").write_text("# changed\n")
     assert write_samples(tmp_path, check=True) == 1
+
+
+def test_the_papers_fine_tunings() -> None:
+    (imagenet,), (retrieval,) = imagenet_finetune().spec.stages, retrieval_finetune().spec.stages
+    first, second = imagenet.config, retrieval.config
+    assert isinstance(first, Finetune)
+    assert isinstance(second, Finetune)
+    assert (first.mode, second.mode) == ("contrastive", "retrieval")
+    assert (first.resolution, first.batch_size, first.epochs) == (512, 8_192, 10)
+    assert (second.resolution, second.batch_size, second.epochs) == (384, 3_072, 12)
+    assert [c.optimizer.lr for c in (first, second)] == [2e-5, 2e-5]
+    assert [c.optimizer.warmup_steps for c in (first, second)] == [500, 200]
+    assert first.prompts == "imagenet"
+    assert second.pairs.label == "image"
+    # Windows tile the maps of all four stages at these resolutions.
+    for stage in (imagenet, retrieval):
+        config, preset = stage.config, florence_h().spec.model.architecture()
+        assert isinstance(config, Finetune)
+        maps = image_stages(preset.image, config.resolution, config.window)
+        assert all(each.side == each.padded for each in maps)
+
+
+@pytest.mark.parametrize("job", [imagenet_finetune(), retrieval_finetune()])
+def test_fine_tunings_fit_their_gpus(job: FlorenceJob) -> None:
+    (stage,) = job.spec.stages
+    assert isinstance(stage.config, Finetune)
+    assert stage.kind.cost is not None
+    memory = memory_per_gpu(
+        job.spec.model.architecture(),
+        stage.config,
+        cost=stage.kind.cost,
+        processes=stage.resources.processes,
+        cuda=True,
+    )
+    assert memory.total < 40e9

@@ -14,7 +14,7 @@ from florence.kinds import KINDS
 from florence.tasks.kind import Kind
 from florencectl.cluster.connection import Place, is_configured
 from florencectl.flags import assign, merged, with_flags
-from florencectl.job_file import job_of, read_job
+from florencectl.job_file import changed, job_of, read_job
 from florencectl.options import Context, Kubeconfig, Namespace
 from florencectl.output import DocumentFormat, Format, print_document
 
@@ -76,6 +76,15 @@ def submit(
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="YAML file with a FlorenceJob.")
     ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="STAGE.FIELD=VALUE",
+            help="Change a field of a stage of the file, such as mixed.steps=100, or of the "
+            "model, such as model.preset=coswin-t, or the job's name; may be repeated.",
+        ),
+    ] = None,
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
@@ -102,7 +111,8 @@ def submit(
         wait=wait,
         output=output,
     )
-    _go(read_job(file), how)
+    job = read_job(file)
+    _go(changed(job, assignments) if assignments else job, how)
 
 
 def _submit_stage(

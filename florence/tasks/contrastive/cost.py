@@ -58,9 +58,9 @@ class ContrastiveCost(ABC):
             resolution=settings.resolution,
             window=settings.window,
         )
-        if settings.gradient_cache_chunks > 1:
-            repeated += self.forward_macs(architecture, settings).total
-        return repeated
+        chunks = settings.gradient_cache_chunks
+        # The last chunk's first forward pass is the one that it is differentiated through.
+        return repeated + self.forward_macs(architecture, settings).total * (chunks - 1) // chunks
 
     def activation_bytes(self, architecture: Architecture, settings: Any, *, cuda: bool) -> float:
         """Of both towers: their backward passes do not overlap, their activations do."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from florence.config.storage import S3Settings
 from florence.data.shards import ShardSet
 from florence.errors import DataError
 from florence.evaluation.class_names import class_numbers
@@ -36,31 +35,24 @@ class Classes:
 
 
 def classes_of(
-    source: str | None,
-    names: Sequence[str] | None,
-    highest: int,
-    *,
-    data: str,
-    s3: S3Settings | None,
+    prompts: Prompts | None, names: Sequence[str] | None, highest: int, *, data: str
 ) -> Classes:
     """The classes that prompts name, or failing those the data itself.
 
     Args:
-        source: of prompts, as :func:`load_prompts` takes it.
+        prompts: what the classes are called, where that is decided.
         names: the data's, by its class numbers; without them numbers are taken as they are.
         highest: the data's highest class number.
         data: its URI, for messages.
-        s3: where ``s3://`` prompts are.
 
     Raises:
-        ConfigurationError: prompts are unreadable, or name other classes than the data.
+        ConfigurationError: the prompts name other classes than the data.
         DataError: a class number has no name.
     """
-    if source is None:
+    if prompts is None:
         own = tuple(names or (str(number) for number in range(highest + 1)))
         _check(highest, len(own), data)
         return Classes(Prompts(own, ("{}",)), np.arange(len(own), dtype=np.int64))
-    prompts = load_prompts(source, s3)
     if names is None:
         _check(highest, len(prompts.classes), data)
         return Classes(prompts, np.arange(len(prompts.classes), dtype=np.int64))
@@ -73,9 +65,8 @@ def classes_of_shards(context: StageContext, settings: Finetune, shards: ShardSe
 
     def found() -> Classes:
         highest = int(shards.class_indices().max())
-        return classes_of(
-            settings.prompts, shards.class_names, highest, data=settings.data, s3=context.s3
-        )
+        prompts = load_prompts(settings.prompts, context.s3) if settings.prompts else None
+        return classes_of(prompts, shards.class_names, highest, data=settings.data)
 
     return context.world.on_first(found)
 

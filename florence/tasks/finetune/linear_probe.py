@@ -119,21 +119,19 @@ def _open(context: StageContext, settings: Finetune, start: Probed) -> ProbePart
     if prompts is not None and prompts.metric is Metric.MAP11:
         several = partial(_open_several, context, settings, start, prompts)
         return ProbeParts(prompts, several(settings.data), several(search) if search else None)
-    prompts, train = _open_single(context, settings, settings.data, None)
+    classes, train = _open_single(context, settings.data, prompts)
     if search is None:
-        return ProbeParts(prompts, train, None)
-    return ProbeParts(prompts, train, _open_single(context, settings, search, prompts)[1])
+        return ProbeParts(classes, train, None)
+    return ProbeParts(classes, train, _open_single(context, search, classes)[1])
 
 
 def _open_single(
-    context: StageContext, settings: Finetune, uri: str, known: Prompts | None
+    context: StageContext, uri: str, prompts: Prompts | None
 ) -> tuple[Prompts, ProbeData]:
-    """Images with one class each; ``known`` are the classes that other data had."""
+    """Images with one class each, and the classes: those of the prompts where there are some."""
     data = open_images(context, uri)
-    names = data.class_names if settings.prompts or known is None else known.classes
-    highest = int(data.labels.max())
-    classes = classes_of(settings.prompts, names, highest, data=uri, s3=context.s3)
-    return known or classes.prompts, ProbeData(data.images, classes.numbers[data.labels])
+    classes = classes_of(prompts, data.class_names, int(data.labels.max()), data=uri)
+    return classes.prompts, ProbeData(data.images, classes.numbers[data.labels])
 
 
 def _open_several(

@@ -300,7 +300,7 @@ class Finetune(Training):
         data = validation or self.validation
         if data is None:
             return self.evaluation
-        common = {"batch_size": 256, "precision": self.precision}
+        common = {"precision": self.precision, "workers": self.loader.workers}
         if self.mode is Mode.RETRIEVAL:
             is_json = data.endswith(".json")
             one = Retrieval(

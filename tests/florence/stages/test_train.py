@@ -248,6 +248,12 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
     assert all(torch.allclose(continued[name], before[name], atol=1e-6) for name in others)
 
 
+def test_the_card_has_the_sentences_that_texts_were_put_into(whole: Path) -> None:
+    stored = read_final_model(open_storage(str(whole)))
+    _, card = read_model(stored.read, source=stored.uri)
+    assert (card.task, card.templates) == ("contrastive", DIGITS)
+
+
 def test_a_missing_model_and_missing_data_are_told(shards: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model"):
         run(context(tmp_path / "a", input_model=tmp_path / "nothing"), settings(shards))
@@ -380,6 +386,28 @@ def test_an_evaluation_that_a_stop_came_before_is_made_by_the_next_attempt(
     run(told, config)
     measured = [s for s, values in told.recorder.values.items() if "validation/held/top1" in values]
     assert measured == [3, STEPS]
+
+
+def test_a_stop_amid_an_evaluation_saves_first_and_the_next_attempt_evaluates(
+    shards: str, whole: Path, tmp_path: Path
+) -> None:
+    config = settings(shards, evaluateEverySteps=3, evaluation=EVALUATION)
+    stop = Stop()
+
+    def report(progress: StageProgress) -> None:
+        if progress.phase == "evaluate" and progress.phase_fraction:
+            stop.request()
+
+    told = context(tmp_path, report=report, stop=stop)
+    with pytest.raises(StoppedError, match="after step 3"):
+        run(told, config)
+    assert told.recorder.checkpoints == [2, 3]
+    told = context(tmp_path, attempt=2)
+    run(told, config)
+    measured = [s for s, values in told.recorder.values.items() if "validation/held/top1" in values]
+    assert measured == [3, STEPS]
+    expected, got = weights(whole), weights(tmp_path)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
 def test_windows_are_inherited_from_the_model_of_the_stage_before(

@@ -1,0 +1,46 @@
+"""What is said about the samples, without running them; CI runs them short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from florence_operator.api import load_job
+from florencectl.job_file import changed
+from tools.samples import SAMPLES, metrics_of, shortfalls, table, with_table
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_short_forms_and_requirements_name_stages_of_the_sample(name: str) -> None:
+    job = load_job(Path(f"jobs/samples/{name}.yaml"))
+    sample = SAMPLES[name]
+    changed(job, sample.short)
+    stages = {stage.name for stage in job.spec.stages}
+    assert {path.partition("/")[0] for path in (*sample.required, *sample.chance)} <= stages
+    assert {each.partition(".")[0] for each in sample.short} <= stages
+    assert sample.required
+
+
+def test_metrics_are_named_by_stage_and_judged() -> None:
+    job = {"status": {"stages": [{"name": "a", "metrics": {"x/top1": 0.5}}, {"name": "b"}]}}
+    metrics = metrics_of(job)
+    assert metrics == {"a/x/top1": 0.5}
+    assert shortfalls(metrics, {"a/x/top1": 0.5}) == []
+    assert shortfalls(metrics, {"a/x/top1": 0.6, "b/y": 0.1}) == [
+        "a/x/top1 is 0.5000, below 0.6",
+        "b/y is missing",
+    ]
+
+
+def test_the_table_goes_between_the_marks_and_nowhere_else() -> None:
+    text = table({"digits": ({"a/x/top1": 0.98765, "a/steps": 400.0}, 90.0)})
+    assert "| digits | a | x/top1 | 98.77 % |" in text
+    assert "| digits | | minutes | 1.5 |" in text
+    assert "steps" not in text
+    page = "before\n<!-- samples:begin (words) -->\nold\n<!-- samples:end -->\nafter\n"
+    fresh = with_table(page, text)
+    assert fresh == page.replace("old", text)
+    assert with_table(fresh, text) == fresh
+    with pytest.raises(SystemExit, match="to write between"):
+        with_table("no marks", text)

@@ -1,0 +1,229 @@
+"""The reference of every field of a FlorenceJob, generated from its pydantic models.
+
+``python -m tools.reference FILE [--check]`` writes it, or says that it is stale. Kinds come from
+:mod:`florence.kinds` and evaluations from :mod:`florence.evaluation.registry`, so that a new one is
+in the reference as soon as it is registered.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
+
+from florence.config import Training
+from florence.config.evaluate import Evaluate
+from florence.evaluation.registry import EVALUATIONS, imported
+from florence.kinds import KINDS
+from florence.tasks.kind import Kind
+from florence_operator.api.duration import DURATION_PATTERN
+from florence_operator.api.generated import write_or_check
+from florence_operator.api.status import JobStatus
+from florence_operator.api.v1alpha1 import JobSpec, Metadata, StageBase
+
+Schema = Mapping[str, Any]
+
+_HEAD = """\
+# Every field of a FlorenceJob
+
+Generated from the pydantic models by `make generate`; do not edit. The CRD, the flags of
+`florencectl submit KIND` and this page have one source. A field without a default has to be given;
+"none" means that it may be left out. Paths start at the title of their section; `[]` stands for
+one of a list, `{}` for one of a map. On the command line a plain field of a stage is a flag
+(`batchSize` is `--batch-size`); every other is reached with `--set`, as in
+`--set optimizer.lr=3e-4`.
+
+`apiVersion` is `florence.dev/v1alpha1` and `kind` is `FlorenceJob`.
+"""
+_STAGES = "spec.stages[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One field.
+
+    Attributes:
+        path: dotted, from the top of its section.
+        default: as it is written in YAML; ``required``, or empty for a group of fields.
+    """
+
+    path: str
+    type: str
+    unit: str
+    default: str
+    description: str
+
+    def line(self) -> str:
+        """The row of a Markdown table."""
+        cells = (f"`{self.path}`", self.type, self.unit, self.default, self.description)
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+class Fields:
+    """The fields of a settings model, one row each, groups before what is in them.
+
+    Args:
+        stop_at: models that have a section of their own, by name, and the text that refers to it.
+    """
+
+    def __init__(self, model: type[BaseModel], *, stop_at: Mapping[str, str] | None = None) -> None:
+        schema = model.model_json_schema(by_alias=True)
+        self._schema = schema
+        self._definitions: Mapping[str, Schema] = schema.get("$defs", {})
+        self._stop_at = stop_at or {}
+
+    def rows(self, *, without: Sequence[str] = ()) -> list[Row]:
+        """Every row, without the fields of the top that are named."""
+        return list(self._rows(self._schema, "", without))
+
+    def _rows(self, schema: Schema, path: str, without: Sequence[str] = ()) -> Iterator[Row]:
+        required = schema.get("required", ())
+        for name, field in schema.get("properties", {}).items():
+            if name not in without:
+                where = f"{path}.{name}" if path else name
+                yield from self._field(field, where, required=name in required)
+
+    def _field(self, field: Schema, path: str, *, required: bool) -> Iterator[Row]:
+        plain, model = self._plain(field)
+        said = " ".join(str(field.get("description", "")).split())
+        if model in self._stop_at:
+            said = f"{said}; {self._stop_at[model]}"
+        items, below = self._items(plain), path
+        if items is not None:
+            below = f"{path}[]" if plain["type"] == "array" else f"{path}{{}}"
+        inner = items if items is not None else plain
+        is_group = "properties" in inner
+        default = "" if is_group and items is None else _default(field, required=required)
+        yield Row(path, self._type(plain), str(field.get("unit", "")), default, said)
+        if is_group and model not in self._stop_at:
+            yield from self._rows(inner, below)
+
+    def _plain(self, schema: Schema) -> tuple[Schema, str]:
+        """``schema`` without null and reference, and the name of the model it refers to."""
+        if options := [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]:
+            beside = {key: value for key, value in schema.items() if key != "anyOf"}
+            schema = {**options[0], **beside} if len(options) == 1 else {**beside, "anyOf": options}
+        model = str(schema.get("$ref", "")).rpartition("/")[2]
+        return (self._definitions[model] if model else schema), model
+
+    def _items(self, schema: Schema) -> Schema | None:
+        """What a list or a map holds; ``None`` for anything else."""
+        if schema.get("type") == "array":
+            return self._plain(schema.get("items") or schema["prefixItems"][0])[0]
+        if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+            return self._plain(schema["additionalProperties"])[0]
+        return None
+
+    def _type(self, schema: Schema) -> str:
+        if "const" in schema:
+            return f"`{schema['const']}`"
+        if "enum" in schema:
+            return " or ".join(f"`{value}`" for value in schema["enum"])
+        if schema.get("pattern") == DURATION_PATTERN:
+            return "duration"
+        if "anyOf" in schema:
+            return " or ".join(self._type(self._plain(one)[0]) for one in schema["anyOf"])
+        items = self._items(schema)
+        if items is not None:
+            many = f"{len(schema['prefixItems'])} of " if "prefixItems" in schema else "list of "
+            return (many if schema["type"] == "array" else "map of ") + self._type(items)
+        return str(schema.get("type", "any value")) + _bounds(schema)
+
+
+def _bounds(schema: Schema) -> str:
+    """The range of a number, as `≥ 1, < 2`."""
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found = [f"{sign} {_text(schema[key])}" for key, sign in signs.items() if key in schema]
+    return f" {', '.join(found)}" if found else ""
+
+
+def _default(field: Schema, *, required: bool) -> str:
+    if required:
+        return "required"
+    value = field.get("default")
+    if value is None:
+        return "none"
+    return f"`{_text(value)}`"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    return '""' if value == "" else str(value)
+
+
+def _section(title: str, said: str, rows: Sequence[Row]) -> str:
+    head = ["", f"## {title}", "", said, ""] if said else ["", f"## {title}", ""]
+    table = ["| field | type | unit | default | |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *table, *(row.line() for row in rows), ""])
+
+
+def _kind_section(kind: Kind, shared: Sequence[Row]) -> str:
+    """What a kind sets, without what it has in common with every kind that trains."""
+    stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
+    path = f"{_STAGES}.{kind.name}"
+    if issubclass(kind.settings, Evaluate):
+        names = [to_camel(one.field) for one in EVALUATIONS]
+        rows = Fields(kind.settings).rows(without=names)
+        return _section(path, f"{_sentence(kind.help)} And the [evaluations](#evaluations).", rows)
+    rows = Fields(kind.settings, stop_at=stop_at).rows()
+    own = [row for row in rows if row not in shared]
+    said = _sentence(kind.help)
+    if issubclass(kind.settings, Training):
+        said += " And [what every training stage sets](#what-every-training-stage-sets)."
+        changed = {row.path for row in shared} & {row.path for row in own}
+        if changed:
+            said += f" Different here: {', '.join(f'`{name}`' for name in sorted(changed))}."
+    return _section(path, said, own)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def reference() -> str:
+    """The whole page."""
+    stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
+    shared = Fields(Training, stop_at=stop_at).rows()
+    stage = Fields(StageBase).rows()
+    kinds = ", ".join(f"[{name}](#specstages{name.lower()})" for name in KINDS)
+    sections = [
+        _HEAD,
+        _section("metadata", "", Fields(Metadata).rows()),
+        _section("spec", "", Fields(JobSpec).rows(without=("stages",))),
+        _section(_STAGES, f"And exactly one of: {kinds}.", stage),
+        _section("What every training stage sets", "Fields of each kind that trains.", shared),
+        *(_kind_section(kind, shared) for kind in KINDS.values()),
+        "\n## Evaluations\n\n"
+        "Lists of an `evaluate` stage, and of `evaluation` in a training stage.\n",
+        *(
+            _section(
+                f"evaluations.{to_camel(one.field)}[]",
+                f"{_sentence(one.help)} For models of the task "
+                f"{' or '.join(f'`{task}`' for task in one.tasks)}.",
+                Fields(imported(one.settings)).rows(),
+            )
+            for one in EVALUATIONS
+        ),
+        _section("status", "Written by the controller, never by users.", Fields(JobStatus).rows()),
+    ]
+    return "".join(sections)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page, or say that it is stale; 1 when it is."""
+    paths = [Path(argument) for argument in arguments if argument != "--check"]
+    return write_or_check(dict.fromkeys(paths, reference()), check="--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

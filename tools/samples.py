@@ -1,0 +1,165 @@
+"""Run the samples on this machine: whole, for the figures that the docs quote, or short, for CI.
+
+python -m tools.samples [NAME…]            full length; writes the table in docs/results.md
+python -m tools.samples --short [NAME…]    fewer steps; only looks that each ends well and learns
+
+Every sample is a job under ``jobs/samples`` and runs as a user would run it, with
+``florencectl submit -f … --local``, in a home folder of its own. What is required of its figures is
+here, beside what makes its short form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path("docs/results.md")
+BEGIN, END = "<!-- samples:begin", "<!-- samples:end -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample.
+
+    Attributes:
+        short: assignments that make it quick.
+        required: least values of metrics at full length, by ``stage/metric``.
+        chance: what the short form must clearly beat.
+        minutes: what the full length may take on two cores.
+    """
+
+    short: tuple[str, ...] = ()
+    required: Mapping[str, float] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
+    minutes: float
+
+
+SAMPLES: dict[str, Sample] = {
+    "digits": Sample(
+        required={"probe/linear-probe/top1": 0.98, "zero-shot/digits/top1": 0.97},
+        minutes=4,
+    ),
+    "digits-finetune": Sample(
+        short=(
+            "pretrain.steps=60",
+            "few-shot.fewShot.episodes=4",
+            "few-shot.fewShot.epochs=5",
+            "head.steps=30",
+            "contrastive.steps=30",
+            "retrieval.steps=20",
+            "head-scratch.steps=5",
+            "contrastive-scratch.steps=5",
+            "retrieval-scratch.steps=5",
+        ),
+        required={"head/head/top1": 0.985, "few-shot/5-shot/accuracy": 0.95},
+        chance={
+            "few-shot/5-shot/accuracy": 0.4,
+            "head/head/top1": 0.3,
+            "contrastive/contrastive/top1": 0.3,
+        },
+        minutes=8,
+    ),
+}
+
+
+def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
+    """Run a sample in a fresh home folder; its metrics by ``stage/metric``, and its seconds.
+
+    Raises:
+        SystemExit: it did not end well; its log is on stderr.
+    """
+    command = [sys.executable, "-m", "florencectl.main", "submit", "--local", "-o", "json"]
+    command += ["-f", f"jobs/samples/{name}.yaml"]
+    for assignment in SAMPLES[name].short if short else ():
+        command += ["--set", assignment]
+    with tempfile.TemporaryDirectory() as home:
+        start = time.monotonic()
+        ended = subprocess.run(
+            command,
+            env={**os.environ, "FLORENCE_HOME": home},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - start
+    if ended.returncode:
+        raise SystemExit(f"{name}: ended with {ended.returncode}")
+    return metrics_of(json.loads(ended.stdout)), seconds
+
+
+def metrics_of(job: Mapping[str, object]) -> dict[str, float]:
+    """The metrics of a job's stages, by ``stage/metric``."""
+    status = job["status"]
+    assert isinstance(status, dict)
+    return {
+        f"{stage['name']}/{metric}": value
+        for stage in status["stages"]
+        for metric, value in stage.get("metrics", {}).items()
+    }
+
+
+def shortfalls(metrics: Mapping[str, float], least: Mapping[str, float]) -> list[str]:
+    """A phrase for every metric that is missing or below what is required."""
+    return [
+        f"{name} is {metrics[name]:.4f}, below {value}" if name in metrics else f"{name} is missing"
+        for name, value in least.items()
+        if metrics.get(name, float("-inf")) < value
+    ]
+
+
+def table(results: Mapping[str, tuple[Mapping[str, float], float]]) -> str:
+    """The metrics of samples as a Markdown table; those of time and progress are left out."""
+    lines = ["| sample | stage | metric | value |", "|---|---|---|---|"]
+    for name, (metrics, seconds) in results.items():
+        for path, value in metrics.items():
+            stage, _, metric = path.partition("/")
+            if metric in ("steps", "logitScale"):
+                continue
+            shown = f"{100 * value:.2f} %" if 0 <= value <= 1 else f"{value:g}"
+            lines.append(f"| {name} | {stage} | {metric} | {shown} |")
+        lines.append(f"| {name} | | minutes | {seconds / 60:.1f} |")
+    return "\n".join(lines)
+
+
+def with_table(page: str, text: str) -> str:
+    """The page with ``text`` between its two marks."""
+    before, mark, rest = page.partition(BEGIN)
+    first_line, _, after = rest.partition("\n")
+    _, end, tail = after.partition(END)
+    if not mark or not end:
+        raise SystemExit(f"{RESULTS}: has no '{BEGIN}' … '{END}' to write between")
+    return f"{before}{mark}{first_line}\n{text}\n{end}{tail}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the named samples, or all; 1 when one does not reach what is required of it."""
+    parser = argparse.ArgumentParser(prog="python -m tools.samples")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SAMPLES)}")
+    parser.add_argument("--short", action="store_true", help="fewer steps, no table")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in SAMPLES:
+            parser.error(f"unknown sample '{name}': use {', '.join(SAMPLES)}")
+    results, failed = {}, False
+    for name in options.names or SAMPLES:
+        metrics, seconds = results[name] = run(name, short=options.short)
+        sample = SAMPLES[name]
+        found = shortfalls(metrics, sample.chance if options.short else sample.required)
+        print(f"{name}: {seconds / 60:.1f} min{''.join(f'; {each}' for each in found)}", flush=True)
+        failed |= bool(found)
+    print(table(results))
+    if not options.short and not options.names:
+        RESULTS.write_text(with_table(RESULTS.read_text("utf-8"), table(results)), "utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
