@@ -97,7 +97,9 @@ def ctl(house: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def trained(house: Path) -> dict[str, Any]:
     """The job after the command that the page ends with."""
-    (command,) = [c for language, _, c in blocks(section("Add a kind of stage")) if language == "sh"]
+    (command,) = [
+        c for language, _, c in blocks(section("Add a kind of stage")) if language == "sh"
+    ]
     words = command.replace("\\\n", " ").split()
     assert words[:3] == ["florencectl", "submit", "rotation"]
     result = ctl(house, *words[1:], "--set", "model.image.width=16", "-o", "json")
@@ -256,6 +258,17 @@ def test_who_may_start_from_its_model(house: Path) -> None:
     )
     (house / "graph.yaml").write_text(yaml.safe_dump(job | {"spec": {"stages": stages[:2]}}))
     assert ctl(house, "submit", "-f", "graph.yaml", "--dry-run").returncode == 0
+
+
+def test_a_stage_refuses_a_model_it_cannot_start_from(house: Path, trained: dict[str, Any]) -> None:
+    """What admission cannot see: the model comes from outside the job."""
+    model = trained["status"]["stages"][0]["model"]
+    arguments = ("--data", "builtin:digits/train", "--batch-size", "8", "--steps", "1")
+    result = ctl(
+        house, "submit", "pretrain", *arguments, *SMALL, "--from", model, "--name", "no", "--local"
+    )
+    assert result.returncode == 2
+    assert "a pretrain stage cannot start from a rotation model" in result.stderr
 
 
 def test_the_crd_has_it(house: Path) -> None:
