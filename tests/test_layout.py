@@ -29,7 +29,9 @@ class Refuse:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 import florence.config, florence.planner, florence_operator.api, florencectl.main
+import florence.kinds, florence.evaluation.registry, florence.models.card, florence.tasks.inputs
 import florencectl.commands.submit, florencectl.commands.plan, florencectl.commands.runs
+import florencectl.commands.predict, florencectl.commands.embed, florencectl.checking_data
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

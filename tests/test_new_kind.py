@@ -259,6 +259,17 @@ def test_who_may_start_from_its_model(house: Path) -> None:
     assert ctl(house, "submit", "-f", "graph.yaml", "--dry-run").returncode == 0
 
 
+def test_a_stage_refuses_a_model_it_cannot_start_from(house: Path, trained: dict[str, Any]) -> None:
+    """What admission cannot see: the model comes from outside the job."""
+    model = trained["status"]["stages"][0]["model"]
+    arguments = ("--data", "builtin:digits/train", "--batch-size", "8", "--steps", "1")
+    result = ctl(
+        house, "submit", "pretrain", *arguments, *SMALL, "--from", model, "--name", "no", "--local"
+    )
+    assert result.returncode == 2
+    assert "a pretrain stage cannot start from a rotation model" in result.stderr
+
+
 def test_the_crd_has_it(house: Path) -> None:
     result = run(house, "-m", "florence_operator.api.crd", "crd.yaml")
     assert result.returncode == 0, result.stderr

@@ -46,7 +46,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         DivergedError, StoppedError, TryAgainError: see :class:`florence.stages.trainer.Trainer`.
     """
     context.report(StageProgress(phase="start", total=settings.planned_steps or 0))
-    context, card = _with_input_architecture(context)
+    context, card = _with_input_architecture(context, settings, kind)
     task: Task[Any] = resolve(kind.task or "")(settings, context, card)
     stream = task.stream()
     steps = settings.total_steps(len(stream))
@@ -114,11 +114,19 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         write_results(context, metrics, held_out.record())
 
 
-def _with_input_architecture(context: StageContext) -> tuple[StageContext, ModelCard | None]:
+def _with_input_architecture(
+    context: StageContext, settings: Training, kind: Kind
+) -> tuple[StageContext, ModelCard | None]:
     """The context with the architecture of the model that the stage starts from, and its card."""
     if context.input_model is None:
         return context, None
     card = context.world.on_first(context.input_model.card)
+    usable = kind.starts_from(settings)
+    if card.task not in usable:
+        raise ConfigurationError(
+            f"{context.input_model.uri}: a {kind.name} stage cannot start from a {card.task} "
+            f"model: it takes {' or '.join(usable) or 'no'} models"
+        )
     if card.architecture != context.architecture:
         log.warning(
             "The architecture of %s is trained, not that of spec.model", context.input_model.uri

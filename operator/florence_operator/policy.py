@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from florence.config.base import locations
-from florence_operator.api.v1alpha1 import FlorenceJob, NodePool, Pods, Stage, Tracking, Volume
+from florence_operator.api.pods import NodePool, Pods, Volume
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage, Tracking
 from florence_operator.pods import CONFIG_FOLDER, TOKEN_FOLDER, quantity
 from florence_operator.settings import Allowed, OperatorConfiguration
 

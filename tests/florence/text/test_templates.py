@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,3 +58,15 @@ def test_draw_is_uniform_over_keys_and_over_epochs() -> None:
     by_epoch = Counter(draw(3, epoch, "00000/1", 8) for epoch in range(8000))
     for counts in (by_key, by_epoch):
         assert chisquare([counts[t] for t in range(8)]).pvalue > 1e-4
+
+
+def test_templates_are_read_from_s3(s3_storage: Any, s3_settings: Any) -> None:
+    """A cluster admits them, so a stage must be able to read them."""
+    s3_storage.write("lists/templates.txt", b"# two\na {}.\n\nthe {}\n")
+    uri = s3_storage.url("lists/templates.txt")
+    assert load_templates(uri, s3=s3_settings) == ("a {}.", "the {}")
+    with pytest.raises(ConfigurationError, match=r"text\.templates: .*none\.txt"):
+        load_templates(s3_storage.url("lists/none.txt"), s3=s3_settings)
+    s3_storage.write("lists/wrong.txt", b"a cat\n")
+    with pytest.raises(ConfigurationError, match=r"line 1 of 's3://.*' has no \{\}"):
+        load_templates(s3_storage.url("lists/wrong.txt"), s3=s3_settings)
