@@ -65,7 +65,7 @@ def test_a_shown_command_is_one_that_the_program_takes(line: str) -> None:
     [
         ("submit pretrain --batchsize 3 …", "batchsize"),
         ("get --locally", "locally"),
-        ("plan --gpus many", "many"),
+        ("plan --gpus many", "integer"),
         ("data curate shards/web", "out"),
         ("predict MODEL", "images"),
     ],
