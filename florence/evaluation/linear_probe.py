@@ -9,16 +9,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
 
 from florence.errors import DataError
 from florence.evaluation.metrics import mean_average_precision_11
+
+Score = tuple[float, float]
+"""How good a strength is: accuracy or mAP, then the log-likelihood."""
+
+ScoreT = TypeVar("ScoreT", float, Score)
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -99,18 +105,19 @@ def linear_probe(
         check_features(test_x, test_y, classes, "validation")
     grid = clip_strengths() if strengths is None else np.asarray(strengths, np.float64)
 
-    def score(index: int) -> float:
+    def score(index: int) -> Score:
         strength = float(grid[index])
         weight, bias = _fit(fit_x, fit_y, classes, strength, max_iterations)
-        value = probe_score(np.asarray(test_x, np.float64) @ weight.T + bias, test_y)
+        logits = np.asarray(test_x, np.float64) @ weight.T + bias
+        value = probe_score(logits, test_y)
         watch(strength, value)
-        return value
+        return value, -_log_loss(logits, test_y)
 
     best, tried = coarse_to_fine(score, len(grid), coarse)
     both_x, both_y = np.concatenate([fit_x, test_x]), np.concatenate([fit_y, test_y])
     weight, bias = _fit(both_x, both_y, classes, float(grid[best]), max_iterations)
-    curve = tuple((float(grid[index]), tried[index]) for index in sorted(tried))
-    return Probe(weight, bias, float(grid[best]), tried[best], curve)
+    curve = tuple((float(grid[index]), tried[index][0]) for index in sorted(tried))
+    return Probe(weight, bias, float(grid[best]), tried[best][0], curve)
 
 
 def clip_strengths() -> NDArray[np.float64]:
@@ -119,8 +126,8 @@ def clip_strengths() -> NDArray[np.float64]:
 
 
 def coarse_to_fine(
-    score: Callable[[int], float], count: int, coarse: int = COARSE
-) -> tuple[int, dict[int, float]]:
+    score: Callable[[int], ScoreT], count: int, coarse: int = COARSE
+) -> tuple[int, dict[int, ScoreT]]:
     """The best of ``count`` points on a line, trying few: evenly spaced ones, then ever closer.
 
     After the first pass the neighbourhood of the best point is halved until its neighbours have
@@ -128,7 +135,8 @@ def coarse_to_fine(
     peak the result is that of trying all.
 
     Args:
-        score: of a point in ``[0, count)``; higher is better.
+        score: of a point in ``[0, count)``; higher is better, the second part where the first is
+            equal: on easy data many strengths make no mistake, and their likelihoods differ.
         count: at least 1.
         coarse: points of the first pass.
 
@@ -185,6 +193,13 @@ def probe_score(
     if labels.ndim == 2:
         return mean_average_precision_11(torch.from_numpy(logits), torch.from_numpy(labels)).mean
     return float((logits.argmax(axis=1) == labels).mean())
+
+
+def _log_loss(logits: NDArray[np.float64], labels: NDArray[np.int64] | NDArray[np.bool_]) -> float:
+    """Mean cross-entropy of ``(N,)`` labels; 0 for several classes an image, whose mAPs differ."""
+    if labels.ndim == 2:
+        return 0.0
+    return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 
 def check_features(

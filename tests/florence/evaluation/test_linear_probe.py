@@ -204,3 +204,15 @@ def test_every_fit_is_watched_and_may_be_stopped() -> None:
     with pytest.raises(KeyboardInterrupt):
         linear_probe(features, labels, classes=CLASSES, watch=watch)
     np.testing.assert_allclose(seen, [1e-6, 1e-4, 1e-2])
+
+
+def test_of_strengths_without_a_mistake_the_likeliest_wins() -> None:
+    """Separable data: accuracy is 1 over many decades, and neither end of them is meant."""
+    generator = np.random.default_rng(3)
+    labels = np.arange(120) % 3
+    centres = np.eye(3)[labels] * 4
+    probe = linear_probe(centres + generator.normal(size=(120, 3)) * 0.3, labels, classes=3)
+    assert probe.validation_score == 1.0
+    perfect = [strength for strength, value in probe.curve if value == 1.0]
+    assert len(perfect) > 3
+    assert probe.strength < max(perfect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import florence
 from florence.checkpoint import newest
+from florence.config import EngineKind
 from florence.data.images import decode
 from florence.data.transforms import eval_transform
 from florence.distributed.parameter_rules import apply_rules
@@ -200,3 +202,21 @@ def test_a_model_without_what_is_needed_is_refused(trained: Path, tmp_path: Path
     config = settings("retrieval", "x", steps=1)
     with pytest.raises(ConfigurationError, match="is a classification model: mode retrieval"):
         run(context(tmp_path, start=trained), config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_engines_reach_the_same_parameters(
+    colours: str, two_towers: Path, tmp_path: Path, frozen: bool
+) -> None:
+    config = settings("head", colours, steps=3, head={"frozenTower": frozen})
+    run(context(tmp_path / "torch", start=two_towers), config)
+    sharded = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": 3})
+    run_gang(run_on_rank, 2, tmp_path / "deepspeed", sharded, two_towers)
+    expected, got = stored(tmp_path / "torch").state, stored(tmp_path / "deepspeed").state
+    assert expected.keys() == got.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], **CLOSE)
