@@ -120,7 +120,7 @@ def anchors_of(page: Path) -> set[str]:
 def test_every_page_is_in_the_index() -> None:
     for folder in (ROOT / "docs", ROOT / "docs/decisions"):
         index = (folder / "README.md").read_text(encoding="utf-8")
-        for page in folder.glob("*.md"):
+        for page in [*folder.glob("*.md"), *folder.glob("*.ipynb")]:
             assert page.name == "README.md" or f"({page.name})" in index, page
 
 
