@@ -9,7 +9,6 @@ import traceback
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
-from florence.kinds import KINDS
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ def describe(error: BaseException) -> tuple[list[str], int]:
 
 
 def _model_titled(title: str) -> type[BaseModel] | None:
+    from florence.kinds import KINDS  # only a failure should wait for it
+
     for kind in KINDS.values():
         if kind.settings.__name__ == title:
             return kind.settings
