@@ -48,13 +48,13 @@ class DivergedError(FlorenceError):
     exit_code = 4
 
 
-class TryAgainError(FlorenceError):
+class TransientError(FlorenceError):
     """Storage or network gave up; the same attempt may succeed later."""
 
     exit_code = 75
 
 
-class LostPeersError(TryAgainError):
+class LostPeersError(TransientError):
     """Another process of the gang is gone or silent; this one only waited for it."""
 
 

@@ -99,7 +99,7 @@ def load(
     Raises:
         DataError: there is no model, or it is broken.
         ConfigurationError: the URI, the credentials or the task are wrong.
-        TryAgainError: the network gave up.
+        TransientError: the network gave up.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(predictor_of(open_stored(str(uri), s3), chosen))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from florence.distributed.lost_peers import collective_errors
-from florence.errors import FlorenceError, TryAgainError
+from florence.errors import FlorenceError, TransientError
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class GlooExchange:
 def from_rank_zero(exchange: Exchange, task: str, function: Callable[[], T]) -> T:
     """What ``function`` returns on rank 0, on every rank; what it raises there, all ranks raise.
 
-    Errors other than ours become ``TryAgainError``; ``task`` tells what was being done, and where.
+    Errors other than ours become ``TransientError``; ``task`` tells what was being done, and where.
     """
     outcome = _attempted(task, function) if exchange.rank == 0 else None
     shared: T | _Raised = exchange.broadcast(outcome)
@@ -112,7 +112,7 @@ def _returned(outcome: T | _Raised) -> T:
     return outcome
 
 
-def unexpected(task: str, error: BaseException) -> TryAgainError:
+def unexpected(task: str, error: BaseException) -> TransientError:
     """One line about an error nobody foresaw: the same attempt may succeed later."""
     reason = str(error).partition("\n")[0][:200]
-    return TryAgainError(f"{task} failed ({type(error).__name__}: {reason}): try again")
+    return TransientError(f"{task} failed ({type(error).__name__}: {reason}): try again")

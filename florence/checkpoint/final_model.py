@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from florence.checkpoint.lineage import refuse_if_superseded
 from florence.checkpoint.manifest import Document, FileDigest, FileName, json_values, parsed
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import MissingKeyError, Storage
 
 FOLDER = "model"
@@ -69,7 +69,7 @@ class FinalModel:
     def read(self, name: str) -> bytes:
         """One file.
 
-        Raises ``DataError`` if it is missing or differs from what was committed, ``TryAgainError``
+        Raises ``DataError`` if it is missing or differs from what was committed, ``TransientError``
         if the model was replaced by another one meanwhile.
         """
         if name not in self.commit.files:
@@ -79,7 +79,7 @@ class FinalModel:
             body = self._storage.read(key)
         except MissingKeyError:
             if self._was_replaced():
-                raise TryAgainError(
+                raise TransientError(
                     f"{self.uri} was replaced while it was read: start again"
                 ) from None
             raise
@@ -108,7 +108,7 @@ def write_final_model(
 
     Raises:
         SupersededError: a newer attempt began; this one's model is not wanted.
-        TryAgainError, ConfigurationError: the storage's.
+        TransientError, ConfigurationError: the storage's.
     """
     refuse_if_superseded(storage, attempt)
     digests = {name: FileDigest.of(body) for name, body in files.items()}

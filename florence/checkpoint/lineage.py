@@ -28,13 +28,13 @@ from florence.checkpoint.manifest import (
     parsed,
     prefix_of,
 )
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import Storage
 
 OnSkip = Callable[[str], None]
 
 
-class SupersededError(TryAgainError):
+class SupersededError(TransientError):
     """A newer attempt began: this one may store nothing any more and has to end."""
 
 

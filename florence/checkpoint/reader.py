@@ -23,7 +23,7 @@ from florence.checkpoint.fragment import Slice, read_whole
 from florence.checkpoint.lineage import OnSkip, record_attempt, whole_commits
 from florence.checkpoint.manifest import Commit, CommitId, Manifest, TensorEntry
 from florence.checkpoint.shard import decode, dtype_named
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import MissingKeyError, Storage
 
 RANK_STATE = "rank/"
@@ -87,7 +87,7 @@ class Checkpoint:
         """Elements ``offset`` to ``offset + length`` of the flattened tensor, 1-D on the CPU.
 
         Raises ``DataError`` for a missing name, a range outside the tensor, or bytes that differ
-        from what was written, and ``TryAgainError`` if the checkpoint was deleted meanwhile.
+        from what was written, and ``TransientError`` if the checkpoint was deleted meanwhile.
         """
         entry = self._entry(name)
         elements = math.prod(entry.shape)
@@ -152,7 +152,9 @@ class Checkpoint:
         try:
             body = bytearray(self._verified(name))
         except MissingKeyError as error:
-            raise TryAgainError(f"{error.url} was deleted while it was read: start again") from None
+            raise TransientError(
+                f"{error.url} was deleted while it was read: start again"
+            ) from None
         self._shards[name] = body
         while len(self._shards) > _CACHED_SHARDS:
             self._shards.popitem(last=False)
@@ -181,7 +183,7 @@ def newest(
     file's size and, with ``digests``, every file's SHA-256 are right; the reason for passing over
     any other goes to ``on_skip`` on rank 0. With an ``exchange`` all ranks call this together,
     share the reading and return the same commit; ``on_progress`` is told of this rank's part.
-    Raises the storage's ``TryAgainError`` and ``ConfigurationError``, on all ranks alike.
+    Raises the storage's ``TransientError`` and ``ConfigurationError``, on all ranks alike.
     """
     exchange = exchange or SingleProcess()
     task = f"{storage.uri}: reading checkpoints"

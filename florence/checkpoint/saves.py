@@ -13,7 +13,7 @@ from florence.checkpoint.fragment import Fragment
 from florence.checkpoint.lineage import SupersededError
 from florence.checkpoint.manifest import Commit
 from florence.checkpoint.writer import CheckpointWriter
-from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TransientError
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Saves:
         """Save the state after ``step`` optimizer steps in the background.
 
         Waits for the save before it first. ``take`` is called once, then its tensors are copied.
-        Raises ``TryAgainError`` or ``ConfigurationError`` after ``limit`` failures in a row.
+        Raises ``TransientError`` or ``ConfigurationError`` after ``limit`` failures in a row.
         """
         self._settle()
         self._give_up_if_hopeless()
@@ -115,7 +115,7 @@ class Saves:
         self._on_commit(commit)
 
     def _note_failure(self, step: int, error: FlorenceError) -> None:
-        heals = isinstance(error, TryAgainError | ConfigurationError)
+        heals = isinstance(error, TransientError | ConfigurationError)
         if not heals or isinstance(error, SupersededError | LostPeersError):
             raise error
         self._failed_in_a_row += 1
@@ -128,7 +128,7 @@ class Saves:
     def _give_up_if_hopeless(self) -> None:
         if self._last is None or self._failed_in_a_row < self._limit:
             return
-        kind = ConfigurationError if isinstance(self._last, ConfigurationError) else TryAgainError
+        kind = ConfigurationError if isinstance(self._last, ConfigurationError) else TransientError
         raise kind(
             f"{self._failed_in_a_row} checkpoints in a row failed, the last one: {self._last}"
         ) from self._last

@@ -37,7 +37,7 @@ from florence.checkpoint.manifest import (
 from florence.checkpoint.reader import RANK_STATE, begin_attempt
 from florence.checkpoint.retention import retain
 from florence.checkpoint.shard import SHARD_BYTES, dtype_name, encode, packed
-from florence.errors import DataError, FlorenceError, TryAgainError
+from florence.errors import DataError, FlorenceError, TransientError
 from florence.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class CheckpointWriter:
     def wait(self) -> Commit | None:
         """Wait for the save in flight. Returns the last commit of this writer, if there is one.
 
-        Raises what made the save fail, once: ``TryAgainError`` or ``ConfigurationError``.
+        Raises what made the save fail, once: ``TransientError`` or ``ConfigurationError``.
         """
         if self._thread is not None:
             self._thread.join()
@@ -207,7 +207,7 @@ class CheckpointWriter:
         try:
             check_sizes(self._storage, prefix, manifest)
         except DataError as error:
-            raise TryAgainError(f"the checkpoint of step {step} is incomplete: {error}") from None
+            raise TransientError(f"the checkpoint of step {step} is incomplete: {error}") from None
         body = manifest.to_bytes()
         self._storage.write(f"{prefix}/{MANIFEST}", body)
         refuse_if_superseded(self._storage, self._attempt)

@@ -29,7 +29,7 @@ from florence.config.precision import Precision
 from florence.config.stage import StageSettings
 from florence.config.training import (
     ActivationCheckpointing,
-    Checkpoints,
+    CheckpointPolicy,
     EngineKind,
     Optimizer,
     Schedule,
@@ -46,7 +46,7 @@ __all__ = [
     "Augmentation",
     "Baseline",
     "CaptionLabel",
-    "Checkpoints",
+    "CheckpointPolicy",
     "Classification",
     "ContrastiveLoss",
     "Embedding",

@@ -105,7 +105,7 @@ class Optimizer(Settings):
         return self
 
 
-class Checkpoints(Settings):
+class CheckpointPolicy(Settings):
     """When training state is committed, and how much of it is kept."""
 
     every_steps: int = setting(
@@ -197,8 +197,8 @@ class Training(StageSettings):
         ge=0,
         lt=1,
     )
-    checkpoints: Checkpoints = settings_group(
-        Checkpoints, description="commits of the training state", affects_result=False
+    checkpoints: CheckpointPolicy = settings_group(
+        CheckpointPolicy, description="commits of the training state", affects_result=False
     )
     evaluation: Evaluate | None = setting(
         None,

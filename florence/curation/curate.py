@@ -126,7 +126,7 @@ def curate(
     Raises:
         ConfigurationError: ``out`` holds something else.
         DataError: there is no data, or nothing of it stays.
-        TryAgainError: storage or a process gave up; the same call goes on from there.
+        TransientError: storage or a process gave up; the same call goes on from there.
     """
     root, only = locate(resolve(shards_of(uri, home=home, s3=s3)))
     source, target = open_storage(root, s3), open_storage(out, s3)

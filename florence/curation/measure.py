@@ -21,7 +21,7 @@ from florence.data.archive import Archive, RawSample
 from florence.data.images import BrokenImageError, load_image, open_image
 from florence.data.index import parse_json
 from florence.storage import Entry, MissingKeyError, Storage
-from florence.text.identity import text_label, word_count
+from florence.text.normalisation import text_label, word_count
 
 # A JPEG may be decoded at a fraction of its size as long as its shorter side keeps so many pixels;
 # a constant, because another scale could change a bit of the hash.

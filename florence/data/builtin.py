@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from florence.data.digits import write_digits
-from florence.errors import ConfigurationError, TryAgainError
+from florence.errors import ConfigurationError, TransientError
 from florence.home import florence_home
 
 SCHEME = "builtin:"
@@ -26,7 +26,7 @@ def resolve(uri: str, home: Path | None = None) -> str:
 
     Raises:
         ConfigurationError: there is no such built-in data set, or its folder cannot be written.
-        TryAgainError: the disk is full.
+        TransientError: the disk is full.
     """
     if not uri.startswith(SCHEME):
         return uri
@@ -64,7 +64,7 @@ def _make(folder: Path) -> None:
             if not folder.is_dir():  # else another process was faster, with the same content
                 raise
     except OSError as error:
-        raise TryAgainError(
+        raise TransientError(
             f"{folder} cannot be written ({error.strerror}): free space there"
         ) from error
     finally:

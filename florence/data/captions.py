@@ -9,7 +9,7 @@ from florence.data.pairs import CROP, Pair, PairReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.transforms import train_pixels
-from florence.text.identity import text_label
+from florence.text.normalisation import text_label
 
 CAPTION = 14
 """The purpose of the draw of a caption."""

@@ -31,7 +31,7 @@ from florence.data.archive import (
 )
 from florence.errors import DataError
 from florence.storage import Entry, Storage
-from florence.text.identity import text_label, word_count
+from florence.text.normalisation import text_label, word_count
 from florence.text.tokenizer import encode
 
 FORMAT = "florence-index"

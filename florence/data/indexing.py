@@ -21,7 +21,7 @@ from florence.data.index import SUFFIX, VERSION, ShardIndex, build_index
 from florence.data.locations import list_shards, locate
 from florence.data.manifest import NAME, ShardSummary, manifest_bytes, read_index
 from florence.data.statistics import ShardCounts, Statistics, Tally
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import Entry, MissingKeyError, open_storage
 
 MOST_PROBLEMS = 100_000
@@ -73,7 +73,7 @@ def index_data(
 
     Raises:
         DataError: there is no shard at the URI.
-        TryAgainError: a process was killed, or the folder for temporary files is full.
+        TransientError: a process was killed, or the folder for temporary files is full.
     """
     root, only = locate(uri)
     storage = open_storage(root, s3)
@@ -96,7 +96,7 @@ def check_data(
 
     Raises:
         DataError: there is no shard at the URI. (What is broken is returned, not raised.)
-        TryAgainError: as :func:`index_data`.
+        TransientError: as :func:`index_data`.
     """
     root, only = locate(uri)
     shards = list_shards(open_storage(root, s3), only)
@@ -139,7 +139,7 @@ def _in_order(
         while running:
             yield running.popleft().result()
     except BrokenProcessPool as error:
-        raise TryAgainError(
+        raise TransientError(
             f"a process that read shards was killed, perhaps for memory, with {workers} of them: "
             "use fewer --workers"
         ) from error

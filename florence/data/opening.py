@@ -160,7 +160,7 @@ def describe_data(uri: str, s3: S3Settings | None = None) -> DataState:
     Raises:
         ConfigurationError: there is no such builtin data, or the URI or credentials are wrong.
         DataError: the manifest or ``classes.json`` is damaged.
-        TryAgainError: the storage did not answer.
+        TransientError: the storage did not answer.
     """
     if uri.startswith(SCHEME):
         check_name(uri)

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
-from florence.errors import TryAgainError
+from florence.errors import TransientError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -25,7 +25,7 @@ def map_in_processes(function: Callable[[T], U], items: Iterable[T], processes: 
     """Results in the order of the items, computed in this process when ``processes`` is 1.
 
     Raises:
-        TryAgainError: a process died, as it does when memory runs out.
+        TransientError: a process died, as it does when memory runs out.
     """
     if processes <= 1:
         yield from map(function, items)
@@ -35,7 +35,7 @@ def map_in_processes(function: Callable[[T], U], items: Iterable[T], processes: 
         try:
             yield from _mapped(pool, function, items, 2 * processes)
         except BrokenProcessPool as error:
-            raise TryAgainError(
+            raise TransientError(
                 "a worker process was killed or ran out of memory: use fewer --processes; the "
                 "same command goes on where this one stopped"
             ) from error

@@ -31,7 +31,7 @@ from florence.data.manifest import WORD_BINS, ShardSummary, read_index
 from florence.data.opening import Share, alone, open_shards
 from florence.errors import DataError
 from florence.storage import Entry, Storage, open_storage
-from florence.text.identity import is_short
+from florence.text.normalisation import is_short
 
 INDEX_BYTES = 256 << 20
 """What the open indexes of a process may take: enough for the 128 shards that a window touches."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.data.index import ShardIndex
-from florence.errors import TryAgainError
+from florence.errors import TransientError
 
 PARTITIONS = 256
 BUFFERED = 1 << 21
@@ -126,7 +126,7 @@ class Tally:
         """Add a shard, and how many problems it has.
 
         Raises:
-            TryAgainError: the temporary folder is full.
+            TransientError: the temporary folder is full.
         """
         self._shards += 1
         self._clips += counts.clips
@@ -176,7 +176,7 @@ class UniqueCounter:
         self._held = 0
 
     def add(self, values: Hashes) -> None:
-        """Add values, int64 ``(N,)``. Raises :class:`TryAgainError` when the disk is full."""
+        """Add values, int64 ``(N,)``. Raises :class:`TransientError` when the disk is full."""
         self.added += len(values)
         self._buffer.append(values)
         self._held += len(values)
@@ -210,7 +210,7 @@ class UniqueCounter:
                     with open(path, "ab") as file:
                         file.write(piece.tobytes())
         except OSError as error:
-            raise TryAgainError(
+            raise TransientError(
                 f"{self._folder} cannot be written ({error.strerror}): free space there, "
                 "or set TMPDIR to a folder with 8 bytes a text and query"
             ) from error

@@ -32,7 +32,7 @@ from florence.data.readahead import ReadAhead
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
 from florence.data.workers import Buffer, WorkerPool
 from florence.errors import DataError
-from florence.text.identity import hash_key
+from florence.text.normalisation import hash_key
 
 SPARES = 100
 
@@ -227,7 +227,7 @@ class ShardStream(Generic[ItemT, BatchT]):
 
         Raises:
             DataError: while iterating: a shard is gone, or nothing but broken samples.
-            TryAgainError: while iterating: storage gave up, or a worker process died.
+            TransientError: while iterating: storage gave up, or a worker process died.
         """
         builder = BatchBuilder(self, rank=rank, world_size=size, stop=stop)
         return ShardBatches(builder, range(start, stop), self.loader, self.device)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from florence.errors import FlorenceError, TryAgainError
+from florence.errors import FlorenceError, TransientError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -71,7 +71,7 @@ class WorkerPool(Generic[T]):
 
     Raises:
         FlorenceError: what ``make`` raised; the pool is closed then.
-        TryAgainError: a worker died.
+        TransientError: a worker died.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class WorkerPool(Generic[T]):
             if not dead:
                 raise
             self.close()
-            raise TryAgainError(
+            raise TransientError(
                 f"a data loader process ended with code {dead[0].exitcode}: it was killed, or ran "
                 "out of memory; if so lower loader.workers, loader.prefetch or loader.cacheBytes"
             ) from error

@@ -120,7 +120,7 @@ def fill_state(
 
     Raises:
         DataError: a tensor is missing or has another shape, or a file is damaged; on all ranks.
-        TryAgainError: a file could not be read; on all ranks.
+        TransientError: a file could not be read; on all ranks.
         LostPeersError: another rank is gone.
     """
     held = set(read.names())

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from florence.distributed.lost_peers import collective_errors, first_line, is_lost_peer
-from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TransientError
 
 __all__ = ["World", "collective_errors", "join", "leave"]
 
@@ -144,7 +144,7 @@ def join(timeout_s: float, environment: Mapping[str, str] = os.environ) -> World
     Raises:
         ConfigurationError: more processes than CUDA devices on this machine, or a bad variable.
         LostPeersError: the other processes did not come within ``timeout_s``.
-        TryAgainError: this process could not take part, such as for a port in use.
+        TransientError: this process could not take part, such as for a port in use.
     """
     if "WORLD_SIZE" not in environment or "RANK" not in environment:
         return World(device=_device(0))
@@ -173,7 +173,7 @@ def _not_joined(error: RuntimeError | ValueError, who: str, address: str) -> Flo
         )
     # Who cannot listen is itself the cause; who waits for the others is not.
     alone = "failed to listen" in reason or not is_lost_peer(error)
-    kind = TryAgainError if alone else LostPeersError
+    kind = TransientError if alone else LostPeersError
     return kind(
         f"{who} could not join the others at {address}: {reason}; "
         "check that every worker started and reaches that address"

@@ -18,7 +18,7 @@ def open_stored(uri: str, s3: S3Settings | None = None) -> StoredModel:
     Raises:
         DataError: there is no model, or it is broken.
         ConfigurationError: the URI or the credentials are wrong.
-        TryAgainError: the network gave up.
+        TransientError: the network gave up.
     """
     source, read = _reader(uri, s3)
     return read_stored(read, source)

@@ -85,7 +85,7 @@ class StageContext:
     """Where ``s3://`` data lives."""
     attempt: int
     """1 for the first; orders commits of attempts that overlap."""
-    facts: Mapping[str, str]
+    provenance: Mapping[str, str]
     """Job, stage and whatever else a model's card should say about its origin."""
     world: World
     recorder: Recorder

@@ -43,7 +43,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     Raises:
         ConfigurationError: the settings differ from the checkpoint's, or do not fit the model.
         DataError: the data is missing or too much of it is unreadable.
-        DivergedError, StoppedError, TryAgainError: see :class:`florence.stages.trainer.Trainer`.
+        DivergedError, StoppedError, TransientError: see :class:`florence.stages.trainer.Trainer`.
     """
     context.report(StageProgress(phase="start", total=settings.planned_steps or 0))
     context, card = _with_input_architecture(context, settings, kind)
@@ -96,7 +96,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
             "trajectory": fingerprint,
             "digest": configuration_digest(fingerprint),
             "engine": engine.name,
-            **context.facts,
+            **context.provenance,
         },
         evaluate=held_out.evaluate if held_out.is_wanted else None,
     )
@@ -173,7 +173,7 @@ def _export(
     steps: int,
 ) -> None:
     """Write the final model; on rank 0."""
-    trained = {**context.facts, "steps": steps, "samples": steps * settings.batch_size}
+    trained = {**context.provenance, "steps": steps, "samples": steps * settings.batch_size}
     card = task.card().model_copy(update={"trained": trained})
     files = model_bytes(dict(state), card)
     write_final_model(context.output, files, attempt=context.attempt)

@@ -121,7 +121,7 @@ class Trainer:
             DataError: too many samples are broken.
             DivergedError: too many steps in a row were not finite.
             StoppedError: a stop was requested; a checkpoint was committed.
-            TryAgainError: too many checkpoints in a row could not be written.
+            TransientError: too many checkpoints in a row could not be written.
         """
         self.tell(phase="train", step=start, samples=start * self._settings.batch_size)
         if self._stopped_while_evaluating(start):

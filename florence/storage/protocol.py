@@ -36,7 +36,7 @@ class Storage(Protocol):
     """Objects under keys such as ``commits/000000000100-1.json``.
 
     Keys are relative and separated by ``/``. Every method may raise ``ConfigurationError`` (wrong
-    credentials, endpoint, bucket, or a folder without permission) and ``TryAgainError`` (network
+    credentials, endpoint, bucket, or a folder without permission) and ``TransientError`` (network
     or server gave up, disk full); messages are one line, name the URI and hold no secret.
     Instances may be used from several threads and may be pickled or forked into other processes.
     """

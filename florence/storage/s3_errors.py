@@ -7,7 +7,7 @@ import socket
 import botocore.exceptions as failures
 from botocore.parsers import ResponseParserError
 
-from florence.errors import ConfigurationError, FlorenceError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, TransientError
 from florence.storage.protocol import MissingKeyError
 
 _VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -55,7 +55,7 @@ def explained(error: Exception, url: str, endpoint: str) -> FlorenceError:
     if _name_is_unknown(error):
         return ConfigurationError(f"{url}: nobody knows the host of {endpoint}: check the endpoint")
     if isinstance(error, failures.HTTPClientError | failures.ConnectionError):
-        return TryAgainError(
+        return TransientError(
             f"{url}: {endpoint} did not answer ({type(error).__name__}): "
             "check that the server runs and the endpoint is right, then try again"
         )
@@ -71,13 +71,13 @@ def _answered(error: failures.ClientError, url: str, endpoint: str) -> FlorenceE
     if is_missing(code):
         return MissingKeyError(url)
     if code in _FULL:
-        return TryAgainError(
+        return TransientError(
             f"{url} cannot be written, {endpoint} is full: free space and try again"
         )
     if code in _ADVICE:
         return ConfigurationError(f"{url}: {endpoint} refused ({code}): {_ADVICE[code]}")
     if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
-        return TryAgainError(f"{url}: {endpoint} gave up ({code}, HTTP {status}): try again later")
+        return TransientError(f"{url}: {endpoint} gave up ({code}, HTTP {status}): try again later")
     return ConfigurationError(
         f"{url}: {endpoint} refused ({code}, HTTP {status}): check the URI and the endpoint"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from instant_clip_tokenizer import Tokenizer
 
-from florence.text.identity import canonical
+from florence.text.normalisation import canonical
 
 if TYPE_CHECKING:
     import torch

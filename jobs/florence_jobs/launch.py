@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
-from florence.errors import StoppedError, TryAgainError
+from florence.errors import StoppedError, TransientError
 from florence_jobs.log_tail import LOST_PEERS
 
 
@@ -47,7 +47,7 @@ def launch(arguments: Sequence[str]) -> int:
         return StoppedError.exit_code
     except (RendezvousError, DistError) as error:
         print(f"[rank -1] ERROR {LOST_PEERS} ({error}); try again", file=sys.stderr)
-        return TryAgainError.exit_code
+        return TransientError.exit_code
     return 0
 
 

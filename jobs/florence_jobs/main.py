@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from florence.config.progress import StageProgress
-from florence.errors import FlorenceError, LostPeersError, TryAgainError
+from florence.errors import FlorenceError, LostPeersError, TransientError
 from florence.kinds import kind_named
 from florence.stages.context import InputModel, StageContext, Stop
 from florence.tasks.kind import resolve
@@ -84,7 +84,7 @@ def run(plan: StagePlan, stop: Stop) -> None:
         input_model=_input_model(plan),
         s3=plan.storage,
         attempt=plan.attempt,
-        facts={"namespace": plan.namespace, "job": plan.job, "stage": plan.stage},
+        provenance={"namespace": plan.namespace, "job": plan.job, "stage": plan.stage},
         world=world,
         recorder=recorder,
         report=reporter.report if reporter else _silent,
@@ -126,7 +126,7 @@ def _unexpected(error: Exception) -> int:
     text = str(error).partition("\n")[0]
     if isinstance(error, OSError) and error.errno in _MACHINE_FAILED:
         log.error("This machine or its network failed (%s); try again", text)
-        return TryAgainError.exit_code
+        return TransientError.exit_code
     log.error("Unexpected %s: %s", type(error).__name__, text)
     return FAILED
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from florence.errors import ConfigurationError, DataError, TryAgainError
+from florence.errors import ConfigurationError, DataError, TransientError
 from florence.tasks.pretrain.settings import Pretrain
 from florencectl import main as program
 
@@ -69,7 +69,7 @@ def test_every_command_has_help_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ConfigurationError, 2), (DataError, 3), (TryAgainError, 75)]
+    ("error", "code"), [(ConfigurationError, 2), (DataError, 3), (TransientError, 75)]
 )
 def test_a_failure_is_one_line_and_its_exit_code(
     failing: Callable[[BaseException], None], error: type[Exception], code: int

@@ -17,7 +17,7 @@ from florence.errors import (
     DivergedError,
     LostPeersError,
     StoppedError,
-    TryAgainError,
+    TransientError,
 )
 from florence_jobs import main as program
 from florence_jobs.log_tail import LOST_PEERS
@@ -59,7 +59,7 @@ def run_with(tmp_path: Path, plan: Any) -> int:
         (ConfigurationError("spec.x: wrong"), 2),
         (DataError("/data: gone"), 3),
         (DivergedError("step 7"), 4),
-        (TryAgainError("s3://b: no answer"), 75),
+        (TransientError("s3://b: no answer"), 75),
         (StoppedError("after step 3"), 143),
         (LostPeersError("during a collective: Timed out waiting 600000ms"), 75),
         (OSError(28, "No space left on device"), 75),

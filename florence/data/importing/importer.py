@@ -140,7 +140,7 @@ def import_data(
     Raises:
         ConfigurationError: settings contradict the source, or ``out`` holds something else.
         DataError: a source is missing or unusable, or too many rows are broken.
-        TryAgainError: the storage gave up; the same call goes on where this one stopped.
+        TransientError: the storage gave up; the same call goes on where this one stopped.
     """
     settings = settings or kind.settings()
     source: Source = kind.open()(list(sources), settings, s3)

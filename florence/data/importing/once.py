@@ -17,7 +17,7 @@ from florence.data.importing.importer import OnShard, import_data, import_digest
 from florence.data.importing.registry import FORMATS, ImportFormat, import_format
 from florence.data.importing.rows import Source, split_uri, stored_file
 from florence.data.importing.settings import ImportSettings
-from florence.errors import ConfigurationError, DataError, TryAgainError
+from florence.errors import ConfigurationError, DataError, TransientError
 from florence.home import florence_home
 from florence.storage import open_storage
 
@@ -142,7 +142,7 @@ def _alone(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     except OSError as error:
-        raise TryAgainError(
+        raise TransientError(
             f"{folder} cannot be written ({error.strerror}): free space there"
         ) from error
     finally:

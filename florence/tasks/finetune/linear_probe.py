@@ -237,7 +237,7 @@ def _write(
     found: Probe,
 ) -> None:
     """Record the run and write the model; on rank 0."""
-    facts: dict[str, Any] = {**context.facts, "samples": parts.images}
+    facts: dict[str, Any] = {**context.provenance, "samples": parts.images}
     card = card.model_copy(update={"trained": facts})
     context.recorder.parameters({"model": card.architecture.wire(), "stage": settings.wire()})
     context.recorder.table(

@@ -16,7 +16,7 @@ def finetune(context: StageContext, settings: Finetune, kind: Kind) -> None:
 
     Raises:
         ConfigurationError: the stage starts from a model without the parts that it needs.
-        DataError, StoppedError, TryAgainError, …: as the mode's own function.
+        DataError, StoppedError, TransientError, …: as the mode's own function.
     """
     _check_start(context, settings, kind)
     if settings.mode is Mode.LINEAR_PROBE:

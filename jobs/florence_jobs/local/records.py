@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from florence.config.base import first_problem
-from florence.errors import ConfigurationError, TryAgainError
+from florence.errors import ConfigurationError, TransientError
 from florence_operator.api import FlorenceJob
 
 
@@ -71,7 +71,7 @@ class Records:
         """Write the job's spec and status, whole or not at all.
 
         Raises:
-            TryAgainError: the file cannot be written.
+            TransientError: the file cannot be written.
         """
         folder = self.folder(job.namespace, job.metadata.name)
         text = job.model_dump_json(by_alias=True, exclude_unset=True, exclude_none=True, indent=1)
@@ -83,7 +83,7 @@ class Records:
                 file.write(text)
             os.replace(file.name, folder / "job.json")
         except OSError as error:
-            raise TryAgainError(
+            raise TransientError(
                 f"{folder}: cannot be written: {error.strerror}; free space or set FLORENCE_HOME"
             ) from None
 

@@ -7,7 +7,7 @@ from typing import Any
 from florence.config import (
     Augmentation,
     Baseline,
-    Checkpoints,
+    CheckpointPolicy,
     EngineKind,
     Evaluate,
     Loader,
@@ -223,7 +223,7 @@ def _digits_stage(
         "optimizer": Optimizer(lr=lr, warmup_steps=warmup_steps),
         "loader": Loader(workers=1),
         "engine": EngineKind.TORCH,
-        "checkpoints": Checkpoints(every_steps=200),
+        "checkpoints": CheckpointPolicy(every_steps=200),
     }
     if exclude_augmented:
         fields["exclude_augmented"] = True

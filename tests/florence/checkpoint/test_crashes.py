@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from florence.checkpoint import begin_attempt, newest
-from florence.errors import TryAgainError
+from florence.errors import TransientError
 from florence.storage import Storage
 from tests.child import answer_of, run_child, start_child
 from tests.florence.checkpoint.faults import (
@@ -87,7 +87,7 @@ def _save_when_both_are_ready(storage: Storage, attempt: int, ready: Barrier) ->
     saver = writer(HookedStorage(storage, wait_before_commit), attempt)
     try:
         save(saver, 10, attempt)
-    except TryAgainError as error:
+    except TransientError as error:
         ready.abort()
         return str(error)
     commit = saver.wait()
@@ -123,7 +123,7 @@ def _commit_30_when_told(storage: Storage, at_the_brink: Event, go: Event) -> st
     save(saver, 30, 1)
     try:
         save(saver, 40, 1)
-    except TryAgainError as error:
+    except TransientError as error:
         return str(error)
     return "committed again"
 

@@ -10,7 +10,7 @@ import pytest
 from florence.checkpoint import newest
 from florence.checkpoint.manifest import MANIFEST, CommitId
 from florence.checkpoint.reader import Checkpoint
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import Storage
 from tests.florence.checkpoint.faults import check, save, writer
 
@@ -135,7 +135,7 @@ def test_damage_after_opening_is_found_before_use(folder_storage: Storage) -> No
     with pytest.raises(DataError, match=r"-001\.safetensors differs"):
         _read_all(found)
     _lose_a_key(folder_storage, commit.prefix)
-    with pytest.raises(TryAgainError, match="deleted while it was read"):
+    with pytest.raises(TransientError, match="deleted while it was read"):
         _read_all(unread)
 
 

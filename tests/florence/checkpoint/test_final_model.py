@@ -14,7 +14,7 @@ from florence.checkpoint import (
     write_final_model,
 )
 from florence.config.storage import S3Settings
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import FolderStorage, Storage, open_storage
 from tests.child import run_child
 from tests.florence.checkpoint.faults import HookedStorage, MemoryStorage, Moment, die_at
@@ -152,7 +152,7 @@ def test_a_reader_of_a_model_that_is_replaced_starts_again(any_storage: Storage)
     write_final_model(any_storage, FILES, attempt=1)
     model = read_final_model(any_storage)
     write_final_model(any_storage, OTHERS, attempt=2)
-    with pytest.raises(TryAgainError, match="was replaced while it was read"):
+    with pytest.raises(TransientError, match="was replaced while it was read"):
         model.read("config.json")
 
 
@@ -175,9 +175,9 @@ def test_a_full_disk_leaves_no_model() -> None:
 
     def fail(operation: str, key: str, moment: Moment) -> None:
         if key.endswith("config.json"):
-            raise TryAgainError(f"memory/{key}: No space left on device")
+            raise TransientError(f"memory/{key}: No space left on device")
 
-    with pytest.raises(TryAgainError, match="No space left"):
+    with pytest.raises(TransientError, match="No space left"):
         write_final_model(HookedStorage(storage, fail), FILES, attempt=1)
     with pytest.raises(DataError, match="no finished model"):
         read_final_model(storage)

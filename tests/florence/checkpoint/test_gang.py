@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from florence.checkpoint import CheckpointWriter, GlooExchange, begin_attempt, newest
-from florence.errors import LostPeersError, TryAgainError
+from florence.errors import LostPeersError, TransientError
 from florence.storage import Storage
 from tests.florence.checkpoint.faults import (
     HookedStorage,
@@ -67,14 +67,14 @@ def _save_with_failing_rank(storage: Storage) -> str:
 
     def fail(operation: str, key: str, moment: Moment) -> None:
         if exchange.rank == 1 and operation == "write" and moment == "during":
-            raise TryAgainError(f"{key}: No space left on device")
+            raise TransientError(f"{key}: No space left on device")
 
     hooked = HookedStorage(storage, fail)
     saver = CheckpointWriter(hooked, attempt=1, world=exchange, exchange=exchange)
     saver.save(10, fragments(10, 1, exchange.rank, exchange.size), {}, {})
     try:
         saver.wait()
-    except TryAgainError as error:
+    except TransientError as error:
         return str(error)
     return "committed"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from florence.checkpoint import Checkpoint, begin_attempt, newest
 from florence.checkpoint.lineage import successor_of
 from florence.checkpoint.manifest import CommitId
-from florence.errors import TryAgainError
+from florence.errors import TransientError
 from florence.storage import Entry, Storage
 from tests.florence.checkpoint.faults import (
     HookedStorage,
@@ -89,7 +89,7 @@ class History:
 
         try:
             self.train(HookedStorage(self.storage, hook), attempt, life)
-        except (DeadError, TryAgainError):
+        except (DeadError, TransientError):
             assert dead, "a save failed without a crash"
         self.check_newest()
 

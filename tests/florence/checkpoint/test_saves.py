@@ -19,7 +19,7 @@ from florence.checkpoint import (
     newest,
 )
 from florence.checkpoint.writer import CheckpointWriter
-from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TransientError
 from florence.storage import Storage
 from tests.florence.checkpoint.faults import (
     HookedStorage,
@@ -43,7 +43,9 @@ class Outage:
 
     def __init__(self, *steps: int, error: FlorenceError | None = None) -> None:
         self.left = list(steps)
-        self.error = error or TryAgainError("s3://b: gave up (SlowDown, HTTP 503): try again later")
+        self.error = error or TransientError(
+            "s3://b: gave up (SlowDown, HTTP 503): try again later"
+        )
         self.inner = MemoryStorage()
 
     def storage(self) -> Storage:
@@ -90,7 +92,7 @@ def test_one_failed_save_costs_one_checkpoint() -> None:
 def test_failures_in_a_row_end_the_training_and_a_success_between_forgives() -> None:
     outage = Outage(4, 8, 16, 20, 24)
     saves = Saves(writer(outage.storage(), 1), limit=3)
-    with pytest.raises(TryAgainError, match="3 checkpoints in a row failed, the last one: s3://b"):
+    with pytest.raises(TransientError, match="3 checkpoints in a row failed, the last one: s3://b"):
         train(saves, steps=40, every=4)
     assert outage.commits() == [12]
 
@@ -114,7 +116,7 @@ def test_stopping_tries_anew_whatever_failed_before(failing: tuple[int, ...]) ->
 
 def test_stopping_gives_up_in_the_end() -> None:
     outage = Outage(13, 13, 13)
-    with pytest.raises(TryAgainError, match="3 checkpoints in a row failed"):
+    with pytest.raises(TransientError, match="3 checkpoints in a row failed"):
         train(Saves(writer(outage.storage(), 1), limit=3), steps=40, every=4, stop_at=13)
     assert outage.commits() == [4, 8, 12]
 
@@ -196,7 +198,7 @@ def test_all_ranks_decide_alike_whoever_fails_and_whenever_they_look(
             for step in left:
                 if operation == "write" and moment == "before" and f"step-{step}/" in key:
                     left.remove(step)
-                    raise TryAgainError(f"no space for {step}")
+                    raise TransientError(f"no space for {step}")
 
         saver = CheckpointWriter(
             HookedStorage(storage, fail), attempt=1, world=exchange, exchange=exchange, keep=99
@@ -225,6 +227,6 @@ def train_all(saves: Saves, exchange: ThreadExchange, looks: list[bool]) -> str:
             saves.start(done, lambda done=done: state_of(done, exchange.rank, exchange.size))
     try:
         saves.finish(12, lambda: state_of(12, exchange.rank, exchange.size))
-    except TryAgainError as error:
+    except TransientError as error:
         return str(error)
     return "done"

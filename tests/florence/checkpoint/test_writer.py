@@ -22,7 +22,7 @@ from florence.checkpoint import (
     newest,
     read_whole,
 )
-from florence.errors import DataError, FlorenceError, TryAgainError
+from florence.errors import DataError, FlorenceError, TransientError
 from florence.storage import Storage
 from tests.florence.checkpoint.faults import (
     HookedStorage,
@@ -124,14 +124,14 @@ def _save_20_with_failure_at(failing: int) -> tuple[bool, int]:
         nonlocal operations
         operations += 1
         if operations == failing:
-            raise TryAgainError(f"{key}: No space left on device")
+            raise TransientError(f"{key}: No space left on device")
 
     saver = writer(HookedStorage(storage, fail), 1)
     saver.save(20, fragments(20, 1), rank_state(20, 0), {"step": 20, "attempt": 1})
     failed = False
     try:
         saver.wait()
-    except TryAgainError:
+    except TransientError:
         failed = True
     found = newest(storage)
     assert found is not None
@@ -152,7 +152,7 @@ def test_a_failure_surfaces_at_the_next_save_once(folder_storage: Storage) -> No
 
     saver = writer(HookedStorage(folder_storage, fail), 1)
     saver.save(1, fragments(1, 1), {}, {})
-    with pytest.raises(TryAgainError, match=r"step 1 failed \(RuntimeError: cosmic ray"):
+    with pytest.raises(TransientError, match=r"step 1 failed \(RuntimeError: cosmic ray"):
         saver.save(2, fragments(2, 1), {}, {})
     assert saver.wait() is None
     broken = False
@@ -167,7 +167,7 @@ def test_a_shard_that_vanished_or_shrank_is_not_committed(any_storage: Storage) 
         if operation == "write" and "-001." in key and moment == "after":
             any_storage.write(key, b"shrunk")
 
-    with pytest.raises(TryAgainError, match=r"step 10 is incomplete: .* has 6 of its"):
+    with pytest.raises(TransientError, match=r"step 10 is incomplete: .* has 6 of its"):
         save(writer(HookedStorage(any_storage, shrink), 1), 10, 1)
     assert any_storage.list("commits/") == []
 
@@ -251,12 +251,12 @@ def test_all_ranks_share_one_fate_when_one_fails() -> None:
     def on(exchange: ThreadExchange) -> Any:
         def fail(operation: str, key: str, moment: Moment) -> None:
             if exchange.rank == 2 and "rank-00002" in key:
-                raise TryAgainError("memory: No space left on device")
+                raise TransientError("memory: No space left on device")
 
         return _save_on(HookedStorage(storage, fail), 10, exchange)
 
     outcomes = run_threads(on, 3)
-    assert [type(outcome) for outcome in outcomes] == [TryAgainError] * 3
+    assert [type(outcome) for outcome in outcomes] == [TransientError] * 3
     assert {str(outcome) for outcome in outcomes} == {"memory: No space left on device"}
     assert storage.list("commits/") == []
 
@@ -283,7 +283,7 @@ def test_all_ranks_restore_the_same_commit_when_one_sees_damage() -> None:
 def test_all_ranks_learn_when_rank_zero_cannot_list() -> None:
     def restore(exchange: ThreadExchange) -> Any:
         def fail(operation: str, key: str, moment: Moment) -> None:
-            raise TryAgainError("memory: did not answer")
+            raise TransientError("memory: did not answer")
 
         return newest(HookedStorage(MemoryStorage(), fail), exchange=exchange)
 

@@ -16,7 +16,7 @@ from florence.data.class_texts import ClassTextReader
 from florence.data.classes import ClassReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
-from florence.text.identity import text_label
+from florence.text.normalisation import text_label
 from tests.florence.data.making import picture
 
 

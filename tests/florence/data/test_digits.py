@@ -18,7 +18,7 @@ from florence.data.digits import TRAIN_COUNT, WORDS, caption, write_digits
 from florence.data.indexing import check_data
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError
-from florence.text.identity import word_count
+from florence.text.normalisation import word_count
 
 
 @pytest.fixture(scope="module")

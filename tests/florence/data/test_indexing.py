@@ -18,9 +18,9 @@ from florence.data import indexing
 from florence.data.index import ShardIndex
 from florence.data.indexing import Indexed, check_data, index_data
 from florence.data.manifest import NAME
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import Entry, FolderStorage, Storage
-from florence.text.identity import canonical
+from florence.text.normalisation import canonical
 from florence.text.tokenizer import encode
 from tests.florence.data.making import (
     as_version_1,
@@ -275,7 +275,7 @@ def test_clips_are_counted_apart(tmp_path: Path) -> None:
 def test_a_killed_process_is_an_error_that_says_so(tmp_path: Path) -> None:
     write_shards(tmp_path, 4, 2)
     shards = FolderStorage(tmp_path).list()
-    with pytest.raises(TryAgainError, match="fewer --workers"):
+    with pytest.raises(TransientError, match="fewer --workers"):
         list(indexing._in_order(kill, shards, 2))
 
 

@@ -14,7 +14,7 @@ from florence.data import shards
 from florence.data.indexing import index_data
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.errors import DataError
-from florence.text.identity import text_label
+from florence.text.normalisation import text_label
 from tests.florence.data.making import WORDS, picture, sample, write_samples, write_shards
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence.data.statistics import ShardCounts, Tally, UniqueCounter
-from florence.errors import TryAgainError
+from florence.errors import TransientError
 
 PER_SHARD = 20_000
 VALUES = st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**63 - 1))
@@ -65,5 +65,5 @@ def test_the_temporary_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TryAgainError, match="TMPDIR"):
+    with pytest.raises(TransientError, match="TMPDIR"):
         UniqueCounter(tmp_path / "file" / "x", 1).add(np.array([1, 2]))

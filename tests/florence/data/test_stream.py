@@ -25,9 +25,9 @@ from florence.data.pairs import PairBatch, PairReader
 from florence.data.shards import Need, Sample, ShardSet
 from florence.data.stream import SPARES, Draw, ShardBatches, ShardStream
 from florence.data.transforms import normalise, train_pixels
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import Storage
-from florence.text.identity import hash_key, text_label
+from florence.text.normalisation import hash_key, text_label
 from florence.text.templates import draw, load_templates, render
 from florence.text.tokenizer import END, tokenize
 from tests.florence.data.making import WORDS, picture, sample, write_samples, write_shards
@@ -206,7 +206,7 @@ def test_a_killed_loader_is_an_error_and_the_next_one_goes_on(folder, reference)
     rows = iter(batches)
     assert equal(next(rows), reference[0])
     os.kill(pool_of(batches).pids[0], signal.SIGKILL)
-    with pytest.raises(TryAgainError, match="-9"):
+    with pytest.raises(TransientError, match="-9"):
         list(rows)
     resumed = read(stream_of(folder), start=1)
     assert all(equal(a, b) for a, b in zip(resumed, reference[1:], strict=True))

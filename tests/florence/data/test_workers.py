@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from florence.data.workers import WorkerPool
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 
 
 class Squares:
@@ -103,7 +103,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 def test_a_killed_worker_is_an_error_to_try_again_after() -> None:
     pool = WorkerPool(Squares({3: "killed"}), range(20), workers=2, prefetch=1)
     pids = pool.pids
-    with pytest.raises(TryAgainError, match="ended with code -9") as failure:
+    with pytest.raises(TransientError, match="ended with code -9") as failure:
         list(pool)
     assert "\n" not in str(failure.value)
     assert not any(alive(pid) for pid in pids)

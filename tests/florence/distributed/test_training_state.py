@@ -28,7 +28,7 @@ from florence.distributed.training_state import (
     whole_tensors,
 )
 from florence.distributed.world import World, join
-from florence.errors import DataError, TryAgainError
+from florence.errors import DataError, TransientError
 from florence.storage import FolderStorage
 from tests.child import run_child
 from tests.florence.checkpoint.faults import MemoryStorage
@@ -230,7 +230,7 @@ class _Failing(CountingStorage):
             return body[:-1] + bytes([body[-1] ^ 1])
         if self.error == "bug":
             raise KeyError("bug")
-        raise TryAgainError("s3://b: gave up")
+        raise TransientError("s3://b: gave up")
 
 
 def _restore_with_failure(folder: Path, error: str) -> str:
@@ -240,7 +240,7 @@ def _restore_with_failure(folder: Path, error: str) -> str:
     live = {name: torch.zeros_like(tensor) for name, tensor in some_state(5).items()}
     try:
         fill_whole(live, read, world)
-    except (DataError, TryAgainError) as caught:
+    except (DataError, TransientError) as caught:
         return f"{type(caught).__name__}: {caught}"
     return "restored"
 
@@ -249,8 +249,8 @@ def _restore_with_failure(folder: Path, error: str) -> str:
     ("error", "message"),
     [
         ("damage", "DataError: .* differs from what was committed"),
-        ("outage", "TryAgainError: s3://b: gave up"),
-        ("bug", "TryAgainError: reading the checkpoint failed .KeyError"),
+        ("outage", "TransientError: s3://b: gave up"),
+        ("bug", "TransientError: reading the checkpoint failed .KeyError"),
     ],
 )
 def test_what_one_rank_cannot_read_every_rank_raises(

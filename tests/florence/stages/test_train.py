@@ -23,7 +23,7 @@ from florence.errors import (
     DataError,
     DivergedError,
     StoppedError,
-    TryAgainError,
+    TransientError,
 )
 from florence.kinds import KINDS
 from florence.models.stored import read_model
@@ -110,7 +110,7 @@ def context(
         input_model=InputModel(str(input_model), S3Settings()) if input_model else None,
         s3=S3Settings(),
         attempt=attempt,
-        facts={"job": "test", "stage": "mixed"},
+        provenance={"job": "test", "stage": "mixed"},
         world=world or World(),
         recorder=Recording(),
         report=report,
@@ -303,7 +303,7 @@ class FlakyStorage:
     def write(self, key: str, content: Any) -> None:
         if key.startswith("data/") and self._fail():
             self.failed += 1
-            raise TryAgainError(f"{key}: 503 slow down")
+            raise TransientError(f"{key}: 503 slow down")
         self._storage.write(key, content)
 
 
@@ -323,7 +323,7 @@ def test_saves_that_always_fail_end_the_stage_to_be_tried_again(
 ) -> None:
     told = context(tmp_path)
     flaky = FlakyStorage(told.output, lambda: True)
-    with pytest.raises(TryAgainError, match="2 checkpoints in a row failed"):
+    with pytest.raises(TransientError, match="2 checkpoints in a row failed"):
         run(
             replace(told, output=flaky),
             settings(shards, checkpoints={"everySteps": 1, "maxFailedSaves": 2}),

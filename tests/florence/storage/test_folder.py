@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from florence.errors import ConfigurationError, FlorenceError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, TransientError
 from florence.storage import FolderStorage, Storage
 from florence.storage import folder as folder_module
 from tests.child import run_child
@@ -71,7 +71,7 @@ def _fill_quota(uri: str) -> str:
     storage.write("small", b"x" * 500)
     try:
         storage.write("large", b"x" * 5000)
-    except TryAgainError as error:
+    except TransientError as error:
         return str(error)
     return "no error"
 
@@ -95,7 +95,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
         storage = FolderStorage(tmp_path / "storage")
         storage.write("key", b"before")
         for write in (storage.write, storage.write_new):
-            with pytest.raises(TryAgainError, match=f"{tmp_path}/storage/(key|other).*free space"):
+            with pytest.raises(TransientError, match=f"{tmp_path}/storage/(key|other).*free space"):
                 write("key" if write == storage.write else "other", b"x" * 100_000)
         assert storage.read("key") == b"before"
         assert [path.name for path in (tmp_path / "storage").iterdir()] == ["key"]
@@ -142,7 +142,7 @@ def test_a_failing_disk_may_be_tried_again(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(TryAgainError, match="Input/output error"):
+    with pytest.raises(TransientError, match="Input/output error"):
         folder_storage.write("key", b"x")
     monkeypatch.undo()
     assert folder_storage.list() == []

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from florence.config.storage import S3Settings
-from florence.errors import ConfigurationError, FlorenceError, TryAgainError
+from florence.errors import ConfigurationError, FlorenceError, TransientError
 from florence.storage import MissingKeyError, Storage, open_storage
 from florence.storage import s3 as s3_module
 from tests.gang import free_port
@@ -95,9 +95,9 @@ def _one_line(error: FlorenceError) -> str:
         (404, "NoSuchBucket", ConfigurationError, "create the bucket"),
         (404, "NoSuchKey", MissingKeyError, "does not exist"),
         (400, "AuthorizationHeaderMalformed", ConfigurationError, "region"),
-        (503, "SlowDown", TryAgainError, "try again"),
-        (500, "InternalError", TryAgainError, "try again"),
-        (507, "XMinioStorageFull", TryAgainError, "free space"),
+        (503, "SlowDown", TransientError, "try again"),
+        (500, "InternalError", TransientError, "try again"),
+        (507, "XMinioStorageFull", TransientError, "free space"),
         (418, "Teapot", ConfigurationError, "check the URI"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_body_that_breaks_off_is_read_again(script: Script) -> None:
 
 def test_a_body_that_always_breaks_off_gives_up(script: Script) -> None:
     script.say(200, b"cont", Content_Length="7", Connection="close")
-    with pytest.raises(TryAgainError) as caught:
+    with pytest.raises(TransientError) as caught:
         script.storage(attempts=2).read("key")
     assert "did not answer" in _one_line(caught.value)
     assert len(script.requests) == 2
@@ -171,7 +171,7 @@ def test_a_web_server_is_not_taken_for_s3(script: Script) -> None:
 
 def test_a_silent_endpoint_may_be_tried_again() -> None:
     settings = S3Settings(endpoint=f"http://127.0.0.1:{free_port()}", attempts=2)
-    with pytest.raises(TryAgainError) as caught:
+    with pytest.raises(TransientError) as caught:
         open_storage("s3://bucket/prefix", settings).write("key", b"x")
     assert settings.endpoint is not None
     assert settings.endpoint in _one_line(caught.value)
@@ -179,7 +179,7 @@ def test_a_silent_endpoint_may_be_tried_again() -> None:
 
 def test_an_endpoint_without_a_host_is_a_configuration_error() -> None:
     settings = S3Settings(endpoint="http://no-such-host.invalid:9000", attempts=1)
-    with pytest.raises((ConfigurationError, TryAgainError)) as caught:  # as the resolver answers
+    with pytest.raises((ConfigurationError, TransientError)) as caught:  # as the resolver answers
         open_storage("s3://bucket/prefix", settings).read("key")
     assert "no-such-host.invalid" in _one_line(caught.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from florence.errors import ConfigurationError, TryAgainError
+from florence.errors import ConfigurationError, TransientError
 from florence_jobs.local.records import Records
 from florence_jobs.recipes.digits import digits
 from florence_operator.api import JobStatus, StageStatus, State
@@ -67,7 +67,7 @@ def test_a_home_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
     file = tmp_path / "file"
     file.write_text("")
     records = Records(file)  # a file where a folder should be: fails for root as well
-    with pytest.raises(TryAgainError, match="FLORENCE_HOME"):
+    with pytest.raises(TransientError, match="FLORENCE_HOME"):
         records.save(digits())
     with pytest.raises(ConfigurationError, match="FLORENCE_HOME"), records.lock("default", "x"):
         pass
@@ -82,6 +82,6 @@ def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(TryAgainError, match="No space left"):
+    with pytest.raises(TransientError, match="No space left"):
         records.save(digits().model_copy(update={"status": JobStatus()}))
     assert (tmp_path / "jobs/default/digits/job.json").read_bytes() == before

@@ -125,7 +125,7 @@ def context(
         input_model=InputModel(str(start), S3Settings()) if start else None,
         s3=S3Settings(),
         attempt=attempt,
-        facts={"job": "test", "stage": "tuned"},
+        provenance={"job": "test", "stage": "tuned"},
         world=world or World(),
         recorder=Recording(),
         report=report,
