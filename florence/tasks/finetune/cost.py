@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from importlib import resources
 
-import yaml
-
 from florence.config import (
     PROMPT_SETS,
     ActivationCheckpointing,
@@ -141,6 +139,8 @@ def classes_of(settings: Finetune) -> int:
     if settings.prompts not in PROMPT_SETS:
         return ASSUMED_CLASSES
     folder = resources.files("florence.evaluation") / "prompt_sets"
+    import yaml  # seldom needed, and slow to import: the command line starts without it
+
     document = yaml.safe_load((folder / f"{settings.prompts}.yaml").read_text("utf-8"))
     return len(document["classes"])
 
