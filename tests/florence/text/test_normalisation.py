@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from florence.text.identity import canonical, is_short, text_label, word_count
+from florence.text.normalisation import canonical, is_short, text_label, word_count
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +59,7 @@ def test_modes_differ_in_case_and_white_space_only_in_canonical() -> None:
 def test_label_is_signed_blake2b_and_the_same_in_another_process() -> None:
     digest = hashlib.blake2b(b"a dog", digest_size=8).digest()
     assert text_label("A dog") == int.from_bytes(digest, "little", signed=True)
-    code = "from florence.text.identity import text_label; print(text_label('A dog'))"
+    code = "from florence.text.normalisation import text_label; print(text_label('A dog'))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == text_label("A dog")
 
