@@ -267,9 +267,9 @@ def _open_together(uri: str) -> dict[str, Any]:
         return build(storage, entry)
 
     opening.build_index = watched  # type: ignore[assignment]
-    shards = ShardSet.open(uri, share=world.share)
+    shards = ShardSet.open(uri, share=world.on_first)
     try:
-        ShardSet.open(uri, share=world.share, allow_unindexed=False)
+        ShardSet.open(uri, share=world.on_first, allow_unindexed=False)
     except DataError as error:
         refused = str(error)
     last = shards.read(16)

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from florence.text.normalisation import canonical, is_short, text_label, word_count
 from hypothesis import given
 from hypothesis import strategies as st
 
 from florence.config import TextIdentity
+from florence.text.normalisation import canonical, is_short, text_label, word_count
 from florence.text.tokenizer import encode
 
 
