@@ -12,6 +12,7 @@ from florence.config.evaluations import (
     Metric,
     Retrieval,
     RetrievalFormat,
+    RetrievalLabel,
     ZeroShot,
 )
 from florence.config.model import (
@@ -62,6 +63,7 @@ __all__ = [
     "Reduction",
     "Retrieval",
     "RetrievalFormat",
+    "RetrievalLabel",
     "Schedule",
     "Settings",
     "StageSettings",

@@ -50,6 +50,13 @@ class RetrievalFormat(StrEnum):
     FOLDER = "folder"
 
 
+class RetrievalLabel(StrEnum):
+    """Which images and captions belong together: those of one image, or those of one text."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
 class EvaluationSettings(Settings):
     """What every evaluation has: a name for its results, and data."""
 
@@ -111,6 +118,11 @@ class Retrieval(EvaluationSettings):
     split: str = setting("test", description="split of the Karpathy json")
     captions_per_image: int = setting(
         5, description="captions used of each image, the first ones", ge=1
+    )
+    label: RetrievalLabel = setting(
+        RetrievalLabel.IMAGE,
+        description="what is right: image: an image's own captions only, as the benchmarks have "
+        "it; text: equal captions of other images too, for data whose captions repeat",
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from florence.config import Retrieval, RetrievalFormat
+from florence.config import Retrieval, RetrievalFormat, RetrievalLabel
 from florence.data.labelled import CaptionedImages
 from florence.errors import ConfigurationError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
 from florence.evaluation.models import ImageTextEncoder
-from florence.evaluation.retrieval import RetrievalResult, recall_at_k
+from florence.evaluation.retrieval import RetrievalResult, recall_at_k, recall_of_texts
 
 
 def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
@@ -32,6 +32,8 @@ def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
         embeddings = context.over_texts(texts, model)
         if not context.world.is_first:
             return Results()
+        if settings.label is RetrievalLabel.TEXT:
+            return Results(metrics=_recalls(recall_of_texts(images, embeddings, texts, owners)))
         return Results(metrics=_recalls(recall_at_k(images, embeddings, owners)))
 
     return Prepared(len(data) + len(set(texts)), run)

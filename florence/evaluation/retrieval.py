@@ -62,6 +62,42 @@ def recall_at_k(
     )
 
 
+def recall_of_texts(
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    texts: Sequence[str],
+    image_of_text: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+) -> RetrievalResult:
+    """:func:`recall_at_k` where equal captions are one: whichever images have it are right.
+
+    Needs memory for every different caption by every image.
+
+    Args:
+        texts: the captions, of which the rows of ``text_embeddings`` are the embeddings.
+    """
+    _check(len(image_embeddings), image_of_text)
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
+    number = {text: index for index, text in enumerate(first)}
+    belongs = torch.zeros(len(first), len(image_embeddings), dtype=torch.bool)
+    belongs[torch.tensor([number[text] for text in texts]), image_of_text] = True
+    rows = torch.tensor([first[text] for text in number])
+    scores = text_embeddings[rows].float() @ image_embeddings.float().T
+    text_ranks, image_ranks = _ranks_of_best(scores, belongs), _ranks_of_best(scores.T, belongs.T)
+    return RetrievalResult(
+        image_to_text={k: hit_rate(image_ranks, k) for k in ks},
+        text_to_image={k: hit_rate(text_ranks, k) for k in ks},
+        image_ranks=image_ranks,
+        text_ranks=text_ranks,
+    )
+
+
+def _ranks_of_best(scores: Tensor, right: Tensor) -> Tensor:
+    """Per row, how many wrong candidates come before the best right one."""
+    best = scores.masked_fill(~right, -torch.inf).amax(dim=1)
+    return pessimistic_ranks(scores, best, ~right)
+
+
 def _check(images: int, image_of_text: Tensor) -> None:
     if not images or not len(image_of_text):
         raise DataError("retrieval: there are no images with captions; check the data's URI")

@@ -15,6 +15,7 @@ from florence.config import (
     Evaluate,
     Retrieval,
     RetrievalFormat,
+    RetrievalLabel,
     Settings,
     Training,
     ZeroShot,
@@ -37,13 +38,6 @@ class HeadKind(StrEnum):
 
     LINEAR = "linear"
     MLP = "mlp"
-
-
-class RetrievalLabel(StrEnum):
-    """Which pairs of a batch are positives of each other: those of one image, or of one text."""
-
-    IMAGE = "image"
-    TEXT = "text"
 
 
 class RandAugmentSettings(Settings):
@@ -308,6 +302,7 @@ class Finetune(Training):
                 data=data,
                 format=RetrievalFormat.KARPATHY if is_json else RetrievalFormat.SHARDS,
                 captions_per_image=self.pairs.captions_per_image,
+                label=self.pairs.label,
             )
             return Evaluate(retrieval=(one,), **common)
         if self.mode is Mode.CONTRASTIVE:

@@ -16,7 +16,13 @@ from florence.config import (
     Text,
     ZeroShot,
 )
-from florence.tasks.finetune.settings import FewShotSettings, Finetune, Head, Mode
+from florence.tasks.finetune.settings import (
+    FewShotSettings,
+    Finetune,
+    Head,
+    Mode,
+    RandAugmentSettings,
+)
 from florence.tasks.pretrain.settings import Pretrain
 from florence_operator.api import FlorenceJob, JobSpec, Stage
 from florence_operator.api.v1alpha1 import (
@@ -115,7 +121,12 @@ def digits_finetune() -> FlorenceJob:
     cores = Resources(workers=2)
     ways: dict[str, Finetune] = {
         "head": _digits_finetune(
-            Mode.HEAD, 120, 1e-3, head=Head(lr_scale=5.0), augmentation=DIGITS_AUGMENTATION
+            Mode.HEAD,
+            300,
+            1e-3,
+            # A digit that is turned, sheared or inverted is another one.
+            head=Head(lr_scale=5.0, rand_augment=RandAugmentSettings(operations=0)),
+            augmentation=DIGITS_AUGMENTATION,
         ),
         "contrastive": _digits_finetune(
             Mode.CONTRASTIVE, 100, 5e-4, prompts="digits", augmentation=DIGITS_AUGMENTATION

@@ -78,7 +78,12 @@ class Head(nn.Module):
 
 def card() -> ModelCard:
     return ModelCard(
-        architecture=architecture_of("coswin-nano"), window=4, resolution=SIZE, mean=MEAN, std=MEAN
+        task="contrastive",
+        architecture=architecture_of("coswin-nano"),
+        window=4,
+        resolution=SIZE,
+        mean=MEAN,
+        std=MEAN,
     )
 
 

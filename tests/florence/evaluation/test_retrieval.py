@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from florence.errors import DataError
-from florence.evaluation.retrieval import recall_at_k
+from florence.evaluation.retrieval import recall_at_k, recall_of_texts
 
 
 def brute_force(
@@ -84,3 +84,38 @@ def test_unusable_captions_are_refused() -> None:
         recall_at_k(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 3]))
     with pytest.raises(DataError, match="no images"):
         recall_at_k(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+def test_equal_captions_are_one_by_brute_force() -> None:
+    """Whichever images have a caption are right for it, and it is right for them."""
+    generator = torch.Generator().manual_seed(5)
+    words = [f"caption {i % 4}" for i in range(18)]
+    owners = torch.arange(18) // 2
+    by_text = {text: torch.randn(6, generator=generator) for text in sorted(set(words))}
+    texts = torch.nn.functional.normalize(torch.stack([by_text[w] for w in words]), dim=1)
+    images = torch.nn.functional.normalize(torch.randn(9, 6, generator=generator), dim=1)
+    result = recall_of_texts(images, texts, words, owners, ks=(1, 2, 3))
+    unique = list(dict.fromkeys(words))
+    scores = {w: images @ texts[words.index(w)] for w in unique}
+    for k in (1, 2, 3):
+        right = 0
+        for word in unique:
+            having = {int(owners[i]) for i, w in enumerate(words) if w == word}
+            right += bool(having & set(scores[word].topk(k).indices.tolist()))
+        assert result.text_to_image[k] == pytest.approx(right / len(unique))
+        right = 0
+        for image in range(9):
+            own = {w for i, w in enumerate(words) if owners[i] == image}
+            best = sorted(unique, key=lambda w: -float(scores[w][image]))[:k]
+            right += bool(own & set(best))
+        assert result.image_to_text[k] == pytest.approx(right / 9)
+
+
+def test_without_equal_captions_both_protocols_agree() -> None:
+    generator = torch.Generator().manual_seed(6)
+    images, texts = torch.randn(7, 5, generator=generator), torch.randn(14, 5, generator=generator)
+    owners = torch.arange(14) // 2
+    one = recall_at_k(images, texts, owners)
+    other = recall_of_texts(images, texts, [str(i) for i in range(14)], owners)
+    assert one.image_to_text == other.image_to_text
+    assert one.text_to_image == other.text_to_image
