@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from florence.config import Evaluate
+from florence.config import Evaluate, RetrievalLabel
 from florence.data.captions import CaptionReader
 from florence.data.class_texts import ClassTextReader
 from florence.data.pairs import PairReader
@@ -16,7 +16,7 @@ from florence.stages.training_data import open_training_shards
 from florence.tasks.contrastive.training import ContrastiveTraining
 from florence.tasks.finetune.classes import classes_of_shards
 from florence.tasks.finetune.held_out import evaluations
-from florence.tasks.finetune.settings import Finetune, RetrievalLabel
+from florence.tasks.finetune.settings import Finetune
 
 
 class ClassTextTraining(ContrastiveTraining):

@@ -131,7 +131,14 @@ def digits_finetune() -> FlorenceJob:
         "contrastive": _digits_finetune(
             Mode.CONTRASTIVE, 100, 5e-4, prompts="digits", augmentation=DIGITS_AUGMENTATION
         ),
-        "retrieval": _digits_finetune(Mode.RETRIEVAL, 100, 5e-4, augmentation=DIGITS_AUGMENTATION),
+        "retrieval": _digits_finetune(
+            Mode.RETRIEVAL,
+            100,
+            5e-4,
+            # Captions of ten digits repeat: whichever image has one is right for it.
+            pairs=CaptionPairs(label=RetrievalLabel.TEXT),
+            augmentation=DIGITS_AUGMENTATION,
+        ),
     }
     few_shot = Finetune(
         mode=Mode.FEW_SHOT,
