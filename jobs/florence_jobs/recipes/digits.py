@@ -13,10 +13,12 @@ from florence.config import (
     Loader,
     ModelConfig,
     Optimizer,
+    RetrievalLabel,
     Text,
     ZeroShot,
 )
 from florence.tasks.finetune.settings import (
+    CaptionPairs,
     FewShotSettings,
     Finetune,
     Head,
