@@ -46,7 +46,7 @@ def test_the_sample_trains_across_two_nodes_and_tells_its_accuracy(
     status = jobs.status(NAME)
     stages = {stage["name"]: stage for stage in status["stages"]}
     assert stages["zero-shot"]["metrics"]["digits/top1"] >= 0.97
-    assert stages["probe"]["metrics"]["linear-probe/top1"] >= 0.97
+    assert stages["probe"]["metrics"]["linear-probe/top1"] >= 0.96
     assert [len(stage["attempts"]) for stage in status["stages"]] == [1, 1, 1, 1]
     assert all(stage["mlflowRun"] for stage in status["stages"])
     _expect_mlflow_run(stages["mixed"]["mlflowRun"])

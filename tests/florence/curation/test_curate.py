@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from florence.models.model_file import ModelCard, save_model
 from PIL import Image
 
 from florence.config import PRESETS
@@ -24,6 +23,7 @@ from florence.data.labelled import ShardImages
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.embed import embed_images, embed_texts
+from florence.models.stored import ModelCard, save_model
 from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
@@ -205,7 +205,12 @@ def test_members_are_copied_and_facts_are_added_to_the_json(tmp_path: Path) -> N
 
 NANO = PRESETS["coswin-nano"]
 CARD = ModelCard(
-    architecture=NANO, window=4, resolution=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    task="contrastive",
+    architecture=NANO,
+    window=4,
+    resolution=32,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 
 

@@ -15,16 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from florence.checkpoint import CheckpointWriter, Fragment, GlooExchange, SingleProcess, newest
+from florence.checkpoint import (
+    CheckpointWriter,
+    Fragment,
+    GlooExchange,
+    SingleProcess,
+    newest,
+    share_of,
+)
 from florence.checkpoint.reader import Checkpoint
-from florence.distributed.optimizer import initialise_moments
+from florence.distributed.buffers import persistent_buffers
 from florence.distributed.training_state import (
     Shard,
-    buffers_of,
     cpu_copies,
     fill_state,
     fill_whole,
-    fragments_of,
     whole_tensors,
 )
 from florence.distributed.world import World, join
@@ -70,7 +75,7 @@ def store(storage: Any, state: dict[str, Tensor], world: World, exchange: Any) -
     writer = CheckpointWriter(
         storage, attempt=1, world=world, exchange=exchange, shard_bytes=400, keep=9
     )
-    writer.save(1, fragments_of(state, world), {"mine": torch.ones(3)}, {})
+    writer.save(1, share_of(state, world.rank, world.size), {"mine": torch.ones(3)}, {})
     writer.wait()
 
 
@@ -302,7 +307,7 @@ def test_any_state_comes_back_alone(data: st.DataObject) -> None:
 def test_a_reader_without_files_serves_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("florence.distributed.restoring._PIECE_BYTES", 16)
     state = {"model/a": torch.arange(11.0), "model/b": torch.tensor(3.0)}
-    read = MemoryReader(portable(fragments_of(state, World())))
+    read = MemoryReader(portable(share_of(state, 0, 1)))
     live = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     fill_whole(live, read)
     assert all(torch.equal(live[name], tensor) for name, tensor in state.items())
@@ -370,7 +375,10 @@ def test_frozen_parameters_and_buffers_come_back(
 
 def test_checkpoints_of_before_lack_buffers_but_nothing_else() -> None:
     model, of = trained(torch.optim.AdamW)
-    state, buffers = whole_tensors(model, of), buffers_of(model)
+    state, buffers = (
+        whole_tensors(model, of),
+        {f"model/{name}" for name in persistent_buffers(model)},
+    )
     storage = MemoryStorage()
     before = {name: tensor for name, tensor in state.items() if name not in buffers}
     store(storage, before, World(), SingleProcess())
@@ -387,23 +395,6 @@ def test_checkpoints_of_before_lack_buffers_but_nothing_else() -> None:
         fill_whole({"model/scale": torch.zeros(2)}, read, optional=buffers)
     with pytest.raises(DataError, match="holds no tensor 'model/new'"):
         fill_whole({"model/new": torch.zeros(2)}, read, optional=buffers)
-
-
-def _statistics() -> list[tuple[str, int, list[float]]]:
-    world = join(60.0)
-    model = nn.BatchNorm1d(4)
-    model.running_mean.fill_(float(world.rank + 1))  # type: ignore[union-attr]
-    optimizer = torch.optim.AdamW(model.parameters())
-    initialise_moments(optimizer, model.parameters())
-    parts = fragments_of(whole_tensors(model, optimizer), world, first_only=buffers_of(model))
-    return [(part.name, part.offset, part.values.tolist()) for part in parts]
-
-
-def test_what_differs_between_ranks_is_rank_0_s() -> None:
-    first, second = run_gang(_statistics, 2)
-    assert ("model/running_mean", 0, [1.0] * 4) in first
-    assert not [name for name, _, _ in second if "running" in name or "tracked" in name]
-    assert {name for name, _, _ in first + second} >= {"model/weight", "exp_avg_sq/bias"}
 
 
 def test_only_who_keeps_copies_copies() -> None:

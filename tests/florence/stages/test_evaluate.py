@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from florence.stages.pretrain import pretrain
 from PIL import Image
-from tests.florence.stages.test_pretrain import context, settings
 
 from florence.config import Evaluate
 from florence.errors import ConfigurationError, DataError, StoppedError
-from florence.stages.context import StageProgress, Stop
-from florence.stages.evaluate import evaluate
+from florence.kinds import KINDS
+from florence.stages.context import StageContext, StageProgress, Stop
+from florence.stages.evaluate import evaluate as evaluate_stage
+from tests.florence.stages.test_train import context, run, settings
+
+
+def evaluate(context: StageContext, settings: Evaluate) -> None:
+    evaluate_stage(context, settings, KINDS["evaluate"])
 
 
 def zero_shot(shards: str, **changes: Any) -> Evaluate:
@@ -27,7 +31,7 @@ def zero_shot(shards: str, **changes: Any) -> Evaluate:
 @pytest.fixture(scope="module")
 def trained(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    pretrain(context(folder), settings(shards, steps=1))
+    run(context(folder), settings(shards, steps=1))
     return folder
 
 
