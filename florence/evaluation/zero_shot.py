@@ -45,8 +45,13 @@ def prepare(context: EvaluationContext, settings: ZeroShot) -> Prepared:
             len(several.images) + texts, lambda: _several(context, model, several, prompts)
         )
     one = open_labelled(context, settings.data, prompts, where)
+    train = None
+    if settings.baseline_data is not None and settings.baseline is Baseline.SVM:
+        # By every rank, although rank 0 alone fits it: opening is collective.
+        train = open_labelled(context, settings.baseline_data, prompts, f"{where} baseline")
     return Prepared(
-        len(one.images) + texts, lambda: _single(context, model, settings, one, prompts, metric)
+        len(one.images) + texts,
+        lambda: _single(context, model, settings, one, train, prompts, metric),
     )
 
 
@@ -55,6 +60,7 @@ def _single(
     model: ImageTextEncoder,
     settings: ZeroShot,
     data: Labelled,
+    train: Labelled | None,
     prompts: Prompts,
     metric: Metric,
 ) -> Results:
@@ -64,8 +70,8 @@ def _single(
     same_as = first_of_name(prompts.classes)
     result = zero_shot(images, classes, data.labels, same_as=same_as)
     results = single_label_results(settings.name, data, result, metric, settings.prompts)
-    if settings.baseline is Baseline.SVM:
-        accuracy = _baseline(context, settings, data)
+    if train is not None:
+        accuracy = _baseline(train, data)
         results.metrics[f"baseline/{settings.baseline.value}"] = accuracy
     return results
 
@@ -91,11 +97,7 @@ def _embeddings(
     return context.over_images(data.images, model, model.encode_image), classes
 
 
-def _baseline(context: EvaluationContext, settings: ZeroShot, test: Labelled) -> float:
-    assert settings.baseline_data is not None
-    train = open_labelled(
-        context, settings.baseline_data, test.prompts, f"zeroShot '{settings.name}' baseline"
-    )
+def _baseline(train: Labelled, test: Labelled) -> float:
     fit = pixels(train.images.image(i) for i in range(len(train.images)))
     side = round(fit.shape[1] ** 0.5)
     held_out = pixels((test.images.image(i) for i in range(len(test.images))), side)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from florence.config import Evaluate, EvaluationSettings
+from florence.config.base import locations
 from florence.evaluation.registry import EVALUATIONS, Evaluation, imported
 
 
@@ -57,7 +58,7 @@ def test_sources_are_every_uri_and_no_name_of_a_built_in_thing() -> None:
             "classification": [{"name": "d", "data": "s3://f", "labels": "/l.yaml"}],
         }
     )
-    assert list(settings.sources()) == [
+    assert list(locations(settings)) == [
         ("zeroShot[0].data", "s3://a"),
         ("zeroShot[1].data", "s3://b"),
         ("zeroShot[1].prompts", "/p.yaml"),
@@ -81,14 +82,16 @@ def test_a_line_in_the_registry_is_all_that_a_new_evaluation_needs() -> None:
                 field="count_pixels",
                 help="counts pixels",
                 settings="florence.config.evaluations:EvaluationSettings",
+                tasks=("contrastive",),
                 prepare="made_up:prepare",
             ),
         )
         from florence.config import Evaluate
+        from florence.config.base import locations
 
         assert "torch" not in sys.modules
         settings = Evaluate.model_validate({"countPixels": [{"name": "p", "data": "d"}]})
-        assert list(settings.sources()) == [("countPixels[0].data", "d")]
+        assert list(locations(settings)) == [("countPixels[0].data", "d")]
 
         import types
 
@@ -104,6 +107,7 @@ def test_a_line_in_the_registry_is_all_that_a_new_evaluation_needs() -> None:
         made.prepare = lambda context, one: Prepared(3, lambda: Results({"pixels": 0.5}))
         sys.modules["made_up"] = made
         card = ModelCard(
+            task="contrastive",
             architecture=architecture_of("coswin-nano"),
             window=4, resolution=32, mean=(0, 0, 0), std=(1, 1, 1),
         )

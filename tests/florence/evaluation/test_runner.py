@@ -76,8 +76,15 @@ def evaluate(
 ) -> EvaluationReport:
     architecture = architecture_of("coswin-nano")
     model = build_model(architecture, seed=5)
-    card = ModelCard(architecture=architecture, window=4, resolution=SIZE, mean=MEAN, std=MEAN)
-    world = World(rank=rank, size=size)
+    card = ModelCard(
+        task="contrastive",
+        architecture=architecture,
+        window=4,
+        resolution=SIZE,
+        mean=MEAN,
+        std=MEAN,
+    )
+    world = World(rank=rank, size=size, local_size=size)
     return evaluate_model(model, card, settings(Path(data), resolution=resolution), world=world)
 
 
@@ -173,7 +180,14 @@ def test_another_resolution_is_another_result_of_the_same_shape(
 def test_mistakes_are_named(data: Path, tmp_path: Path) -> None:
     architecture = architecture_of("coswin-nano")
     model = build_model(architecture, seed=5)
-    card = ModelCard(architecture=architecture, window=4, resolution=SIZE, mean=MEAN, std=MEAN)
+    card = ModelCard(
+        task="contrastive",
+        architecture=architecture,
+        window=4,
+        resolution=SIZE,
+        mean=MEAN,
+        std=MEAN,
+    )
 
     def run(name: str, prompts: str) -> None:
         task = ZeroShot(name="x", data=name, prompts=prompts)
@@ -277,7 +291,8 @@ def forwards(data: str) -> list[int]:
     sizes: list[int] = []
     model.image.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
     model.text.register_forward_hook(lambda module, args, out: sizes.append(-len(out)))
-    world = World(rank=dist.get_rank(), size=dist.get_world_size())
+    size = dist.get_world_size()
+    world = World(rank=dist.get_rank(), size=size, local_size=size)
     evaluate_model(model, card(), settings(Path(data)), world=world)
     return sizes
 
