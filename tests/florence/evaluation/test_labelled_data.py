@@ -63,7 +63,7 @@ def test_shards_may_name_their_classes(data: Path, head: Head, tmp_path: Path) -
     with pytest.raises(ConfigurationError, match=r"only the data has 'cube'.* have 'disc'"):
         evaluate_model(head, card(), task, world=World())
     (tmp_path / "classes.json").write_text(json.dumps(["ring"]))
-    with pytest.raises(DataError, match="lists 1 classes, but a sample is of class 2"):
+    with pytest.raises(DataError, match=r"of class 2, but classes\.json names the classes 0 to 0"):
         evaluate_model(head, card(), task, world=World())
     (tmp_path / "classes.json").write_text("{}")
     with pytest.raises(DataError, match="must be a list of names"):

@@ -42,7 +42,7 @@ async def following(server: FakeApiServer, **options: Any) -> AsyncIterator[Info
         informer = Informer(client, CONFIG_MAPS, **{"backoff": QUICK, **options})
         task = asyncio.create_task(informer.run())
         try:
-            await asyncio.wait_for(informer.synced.wait(), 10)
+            await asyncio.wait_for(informer.synced.wait(), 120)
             yield informer
         finally:
             assert not task.done()
