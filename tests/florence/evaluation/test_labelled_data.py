@@ -66,7 +66,7 @@ def test_shards_may_name_their_classes(data: Path, head: Head, tmp_path: Path) -
     with pytest.raises(DataError, match=r"of class 2, but classes\.json names the classes 0 to 0"):
         evaluate_model(head, card(), task, world=World())
     (tmp_path / "classes.json").write_text("{}")
-    with pytest.raises(DataError, match="must be a list of names"):
+    with pytest.raises(DataError, match="is not a JSON list of different class names"):
         evaluate_model(head, card(), task, world=World())
 
 
