@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +33,8 @@ log = logging.getLogger("florence")
 SECONDS_BETWEEN_UPLOADS = 15.0
 _LONGEST_LAST_UPLOAD = 10.0
 _LAST_LINES = 20
+_QUIET = {"GIT_PYTHON_REFRESH": "quiet"}
+"""MLflow brings GitPython, which fills the last lines with advice where there is no git."""
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
@@ -51,11 +54,11 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     progress = Path(environment.get("FLORENCE_HOME", "/tmp")) / "progress.json"
     progress.parent.mkdir(parents=True, exist_ok=True)
     try:
-        code = run(command(arguments[0], plan, environment), tail, progress)
+        ended = run(command(arguments[0], plan, environment), tail, progress)
     finally:
         keeper.close()
-    leave(message, last_words(plan, index, code, tail.read(), progress, keeper.uri))
-    return code
+    leave(message, last_words(plan, index, ended, tail.read(), progress, keeper.uri))
+    return ended.code
 
 
 def command(plan_file: str, plan: StagePlan, environment: Mapping[str, str]) -> list[str]:
@@ -69,21 +72,36 @@ def command(plan_file: str, plan: StagePlan, environment: Mapping[str, str]) -> 
     ]
 
 
-def run(arguments: list[str], tail: LogTail, progress: Path) -> int:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the processes of the stage ended."""
+
+    code: int
+    asked_to_stop: bool
+    """Whether this pod was asked to stop before they had."""
+
+
+def run(arguments: list[str], tail: LogTail, progress: Path) -> Ended:
     """Run the processes to their end; SIGTERM and SIGINT are passed on to them."""
+    asked = threading.Event()
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, PROGRESS_FILE: str(progress)},
+        env={**_QUIET, **os.environ, PROGRESS_FILE: str(progress)},
     )
+
+    def pass_on(*_: object) -> None:
+        asked.set()
+        process.send_signal(signal.SIGTERM)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
+        signal.signal(number, pass_on)
     assert process.stdout is not None
     _copy(process.stdout, tail)
     code = process.wait()
-    return code if code >= 0 else 128 - code
+    return Ended(code if code >= 0 else 128 - code, asked.is_set())
 
 
 def _copy(source: IO[bytes], tail: LogTail) -> None:
@@ -137,15 +155,17 @@ class LogKeeper:
 
 
 def last_words(
-    plan: StagePlan, index: int, code: int, tail: bytes, progress: Path, logs: str
+    plan: StagePlan, index: int, ended: Ended, tail: bytes, progress: Path, logs: str
 ) -> Termination:
     """How the pod's part ended; worker 0's also tells the results."""
+    code = ended.code
     failure = failure_line(tail, code) if code else None
     told = _document(progress.read_bytes()) if progress.is_file() else {}
     results = _results(plan) if code == 0 and index == 0 else {}
     return Termination(
         failure=failure,
         lost_peer=bool(failure and failure.startswith(LOST_PEERS)),
+        asked_to_stop=ended.asked_to_stop if code else None,
         lines=last_lines(tail, _LAST_LINES) if code else (),
         metrics=results.get("metrics", {}),
         mlflow_run=results.get("mlflowRun"),

@@ -11,7 +11,7 @@ from florence_operator.api.failure import Budget, Cause, budget_of, cause_of_exi
 from florence_operator.api.status import Attempt
 from florence_operator.api.termination import last_words
 from florence_operator.api.v1alpha1 import Retries
-from florence_operator.observe import Child, Node, Pod
+from florence_operator.observe import Child, Node, Pod, Terminated
 from florence_operator.settings import Failures
 
 _EVICTIONS = ("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
@@ -74,11 +74,23 @@ def culprits(bad: Sequence[Pod]) -> list[Pod]:
     own = [
         (pod, pod.terminated.finished)
         for pod in bad
-        if pod.terminated and not (pod.deleting and pod.deleted < pod.terminated.finished)
+        if pod.terminated and not _ended_by_deletion(pod, pod.terminated)
     ]
     first = min((finished for _, finished in own), default=math.inf)
     by_themselves = [pod for pod, _ in own]
     return [pod for pod in bad if pod in by_themselves or pod.disruption or pod.deleted < first]
+
+
+def _ended_by_deletion(pod: Pod, end: Terminated) -> bool:
+    """Whether its deletion ended the pod's program.
+
+    The pod's first process knows whether its program had ended when it was asked to stop. Without
+    its word the two times are compared: it may have been killed before it could say anything.
+    """
+    if not pod.deleting:
+        return False
+    asked = last_words(end.message).asked_to_stop
+    return pod.deleted < end.finished if asked is None else asked
 
 
 def verdict(
@@ -158,7 +170,7 @@ def _judged(pod: Pod) -> tuple[int, Cause]:
         return (2, Cause.POD_DELETED) if pod.deleting else (0, Cause.EVICTED)
     if end.reason == "OOMKilled":
         return 1, Cause.OUT_OF_MEMORY
-    if pod.deleting and end.exit_code in _TORN_DOWN:
+    if _ended_by_deletion(pod, end) and end.exit_code in _TORN_DOWN:
         return 2, Cause.POD_DELETED
     if last_words(end.message).lost_peer:
         return 3, Cause.TRY_AGAIN

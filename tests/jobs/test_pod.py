@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,9 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from florence_jobs.log_tail import LOST_PEERS, LogTail, failure_line
@@ -38,6 +41,23 @@ PLAN = {
 }
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains_on() -> Iterator[None]:
+    """A test that fails leaves no pod behind that trains beside the next one."""
+    yield
+    for pod in STARTED:
+        if pod.poll() is None:
+            processes = [psutil.Process(pod.pid), *psutil.Process(pod.pid).children(recursive=True)]
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            pod.communicate()
+    STARTED.clear()
+
+
 def start(folder: Path, plan: dict[str, Any], index: int = 0, nodes: int = 1, port: int = 0) -> Any:
     home = folder / f"pod-{index}"
     home.mkdir(exist_ok=True)
@@ -54,12 +74,14 @@ def start(folder: Path, plan: dict[str, Any], index: int = 0, nodes: int = 1, po
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
+    pod = subprocess.Popen(
         [sys.executable, "-m", "florence_jobs.pod", str(home / "stage.json")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    STARTED.append(pod)
+    return pod
 
 
 def words(folder: Path, index: int = 0) -> Any:
@@ -121,16 +143,45 @@ def test_sigterm_ends_in_a_checkpoint_and_143(tmp_path: Path) -> None:
         "progress": {"url": "http://x.invalid"},
     }
     pod = start(tmp_path, plan)
-    record = tmp_path / "pod-0" / "progress.json"
+    wait_for_a_step(pod, tmp_path)
+    pod.send_signal(signal.SIGTERM)
+    log = pod.communicate(timeout=120)[0].decode()
+    assert pod.returncode == 143, log
+    assert list((output / "commits").iterdir())
+    assert words(tmp_path).asked_to_stop is True
+
+
+def wait_for_a_step(pod: Any, folder: Path) -> None:
+    record = folder / "pod-0" / "progress.json"
     deadline = time.monotonic() + 120
     while not (record.exists() and json.loads(record.read_text())["step"] > 0):
         assert pod.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    pod.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_killed_was_not_asked_to_stop(tmp_path: Path) -> None:
+    config = {**PLAN["config"], "steps": 10_000}  # type: ignore[dict-item]
+    plan = {
+        **PLAN,
+        "config": config,
+        "output": str(tmp_path / "artifacts"),
+        "progress": {"url": "http://x.invalid"},
+    }
+    pod = start(tmp_path, plan)
+    wait_for_a_step(pod, tmp_path)
+    trainers = [
+        process
+        for process in psutil.Process(pod.pid).children(recursive=True)
+        if "florence_jobs.main" in process.cmdline()[:4]
+    ]
+    assert len(trainers) == 1
+    trainers[0].kill()
     log = pod.communicate(timeout=120)[0].decode()
-    assert pod.returncode == 143, log
-    assert list((output / "commits").iterdir())
+    assert pod.returncode == 137, log
+    assert words(tmp_path).asked_to_stop is False
+    assert words(tmp_path).failure == "ended by SIGKILL"
 
 
 def test_the_tail_keeps_whole_lines() -> None:

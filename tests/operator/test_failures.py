@@ -27,7 +27,11 @@ def pod(index: int = 0, **fields: Any) -> Pod:
 
 
 def ended(index: int, code: int, *, at: float = NOW - 60, **fields: Any) -> Pod:
-    words = {k: fields.pop(k) for k in ("failure", "lostPeer", "lines", "logs") if k in fields}
+    words = {
+        k: fields.pop(k)
+        for k in ("failure", "lostPeer", "askedToStop", "lines", "logs")
+        if k in fields
+    }
     end = Terminated(
         exit_code=code,
         reason=fields.pop("why", "Error"),
@@ -201,3 +205,17 @@ def test_a_pod_that_is_torn_down_after_another_failed_is_not_the_cause() -> None
     failed = ended(1, 3, at=NOW - 61, deleting=True, deleted=NOW - 60, gone_by=NOW)
     found = judge(lost, failed)
     assert (found.cause, found.pod) == (Cause.UNUSABLE_DATA, "p1")
+
+
+def test_a_program_that_died_before_it_was_asked_to_stop_is_the_cause() -> None:
+    # Worker 1's trainer is killed; worker 0 loses it and ends first, so the Training Operator
+    # deletes worker 1's pod while that still stores its log.
+    lost = ended(0, 75, at=NOW - 61, lostPeer=True, failure="Lost the other processes")
+    deleted = {"deleting": True, "deleted": NOW - 60, "gone_by": NOW}
+    killed = ended(1, 137, at=NOW - 55, askedToStop=False, failure="ended by SIGKILL", **deleted)
+    found = judge(lost, killed)
+    assert (found.cause, found.pod, found.exit_code) == (Cause.KILLED, "p1", 137)
+    # Asked first, it was stopped by whoever deleted it; without a word so it is taken to be.
+    for word in ({"askedToStop": True}, {}):
+        stopped = ended(1, 137, at=NOW - 55, **word, **deleted)
+        assert judge(stopped).cause == Cause.POD_DELETED

@@ -23,6 +23,9 @@ class Termination(Settings):
     lost_peer: bool = setting(
         False, description="it failed because another pod of the attempt was gone"
     )
+    asked_to_stop: bool | None = setting(
+        None, description="whether the pod was asked to stop before its program ended"
+    )
     lines: tuple[str, ...] = setting((), description="the last lines of its log")
     metrics: dict[str, float] = setting({}, description="results of a finished stage")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
