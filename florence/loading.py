@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from florence.errors import ConfigurationError, DataError
 from florence.kinds import model_task_named
 from florence.models.opening import open_stored
 from florence.models.stored import ModelCard, StoredModel
-from florence.tasks.kind import resolve
 from florence.tasks.task import Predictor
 
 ImageLike = str | Path | bytes | Image.Image
@@ -107,7 +107,9 @@ def load(
 
 def predictor_of(stored: StoredModel, device: torch.device) -> Predictor:
     """What predicts with a model, as its card's task says."""
-    predictor: Predictor = resolve(model_task_named(stored.card.task).predictor)(stored, device)
+    predictor: Predictor = pkgutil.resolve_name(model_task_named(stored.card.task).predictor)(
+        stored, device
+    )
     return predictor
 
 

@@ -7,6 +7,7 @@ in the reference as soon as it is registered.
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from florence.config import Training
 from florence.config.evaluate import Evaluate
-from florence.evaluation.registry import EVALUATIONS, imported
+from florence.evaluation.registry import EVALUATIONS
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
 from florence_operator.api.duration import DURATION_PATTERN
@@ -210,7 +211,7 @@ def reference() -> str:
                 f"evaluations.{to_camel(one.field)}[]",
                 f"{_sentence(one.help)} For models of the task "
                 f"{' or '.join(f'`{task}`' for task in one.tasks)}.",
-                Fields(imported(one.settings)).rows(),
+                Fields(pkgutil.resolve_name(one.settings)).rows(),
             )
             for one in EVALUATIONS
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import create_model, model_validator
@@ -11,7 +12,7 @@ from florence.config.base import setting
 from florence.config.evaluations import EvaluationSettings
 from florence.config.precision import Precision
 from florence.config.stage import StageSettings
-from florence.evaluation.registry import EVALUATIONS, Evaluation, imported
+from florence.evaluation.registry import EVALUATIONS, Evaluation
 
 if TYPE_CHECKING:
     _Lists = StageSettings
@@ -22,7 +23,10 @@ else:
         __base__=StageSettings,
         __module__=__name__,
         **{
-            kind.field: (tuple[imported(kind.settings), ...], setting((), description=kind.help))
+            kind.field: (
+                tuple[pkgutil.resolve_name(kind.settings), ...],
+                setting((), description=kind.help),
+            )
             for kind in EVALUATIONS
         },
     )

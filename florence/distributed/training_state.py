@@ -6,7 +6,7 @@ Three tensors belong to a parameter p that AdamW trains: ``model/p``, ``exp_avg/
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,11 +89,10 @@ def fill_whole(
     read: TensorReader,
     world: World | None = None,
     *,
-    optional: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> None:
     """Overwrite live tensors that every rank holds whole; see :func:`fill_state`."""
-    fill_state(read, world or World(), whole=tensors, optional=optional, on_progress=on_progress)
+    fill_state(read, world or World(), whole=tensors, on_progress=on_progress)
 
 
 def fill_state(
@@ -102,7 +101,6 @@ def fill_state(
     *,
     whole: Mapping[str, Tensor] | None = None,
     shards: Iterable[Shard] = (),
-    optional: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> None:
     """Overwrite live tensors with those of a checkpoint, which the ranks read together.
@@ -115,7 +113,6 @@ def fill_state(
         read: the same checkpoint on every rank.
         whole: by canonical name, the same on every rank; any dtype, shape, strides and device.
         shards: this rank's.
-        optional: names in ``whole`` that earlier checkpoints may lack; those stay as they are.
         on_progress: told bytes filled so far and in all, on every rank, after every file.
 
     Raises:
@@ -123,14 +120,8 @@ def fill_state(
         TransientError: a file could not be read; on all ranks.
         LostPeersError: another rank is gone.
     """
-    held = set(read.names())
-    wanted = {
-        name: tensor
-        for name, tensor in (whole or {}).items()
-        if name in held or name not in optional
-    }
     parts = [part for shard in shards for part in shard.parts()]
-    fill(read, world, wanted, parts, on_progress)
+    fill(read, world, whole or {}, parts, on_progress)
 
 
 def cpu_copies(tensors: Iterable[tuple[str, Tensor]], *, keep: bool = True) -> dict[str, Tensor]:

@@ -6,9 +6,7 @@ every n steps.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +48,3 @@ EVALUATIONS = (
         prepare="florence.evaluation.classification:prepare",
     ),
 )
-
-
-def imported(path: str) -> Any:
-    """The object at ``module:name``."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.evaluation.context import EvaluationContext, Example, Prepared, Results
 from florence.evaluation.models import ModelCard
-from florence.evaluation.registry import imported
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def evaluate_model(
         prepared: list[tuple[str, Prepared]] = []
         for kind, one in evaluations.chosen():
             stop()
-            prepared.append((one.name, imported(kind.prepare)(context, one)))
+            prepared.append((one.name, pkgutil.resolve_name(kind.prepare)(context, one)))
         tally.total = sum(work.inputs for _, work in prepared)
         for name, work in prepared:
             tally.begin(name, work.inputs)

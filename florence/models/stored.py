@@ -31,11 +31,9 @@ __all__ = [
     "WEIGHTS",
     "ModelCard",
     "StoredModel",
-    "load_model",
     "load_tower",
     "model_bytes",
     "read_folder",
-    "read_model",
     "read_stored",
     "save_model",
     "take",
@@ -128,31 +126,21 @@ def two_tower_of(
     Raises:
         DataError: the card is another task's, or the weights do not fit it.
     """
-    return _two_tower(stored, device, attention, copy=True)
-
-
-def load_model(
-    folder: Path, *, device: str = "cpu", attention: Attention | None = None
-) -> tuple[TwoTower, ModelCard]:
-    """Read a two-tower model from a folder; see :func:`two_tower_of`.
-
-    Raises:
-        DataError: a file is missing, broken, another task's, or does not fit the other.
-    """
-    stored = read_folder(folder)
-    return _two_tower(stored, device, attention, copy=False), stored.card
-
-
-def read_model(
-    read: Callable[[str], bytes],
-    *,
-    source: str,
-    device: str = "cpu",
-    attention: Attention | None = None,
-) -> tuple[TwoTower, ModelCard]:
-    """Like :func:`load_model`, from wherever ``read`` finds a file of that name."""
-    stored = read_stored(read, source)
-    return _two_tower(stored, device, attention, copy=False), stored.card
+    card = stored.card
+    if card.task != CONTRASTIVE:
+        raise DataError(
+            f"{stored.uri}: a model of task '{card.task}', and this needs two towers: "
+            f"give a model of task '{CONTRASTIVE}'"
+        )
+    image = card.architecture.image
+    if attention is not None:
+        image = image.model_copy(update={"attention": attention})
+    with torch.device("meta"):
+        model = TwoTower(card.architecture.model_copy(update={"image": image}), window=card.window)
+    expected = model.state_dict()
+    _check_fit(stored.state, expected, stored.uri)
+    _assign(model, stored.state, expected)
+    return model.to(device).eval()
 
 
 def take(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -188,38 +176,16 @@ def load_tower(module: nn.Module, stored: StoredModel, prefix: str) -> tuple[str
     unused = tuple(sorted(state.keys() - expected.keys()))
     state = {name: state[name] for name in expected if name in state}
     _check_fit(state, expected, stored.uri, prefix)
-    _assign(module, state, expected, copy=True)
+    _assign(module, state, expected)
     return unused
 
 
-def _two_tower(
-    stored: StoredModel, device: str, attention: Attention | None, *, copy: bool
-) -> TwoTower:
-    card = stored.card
-    if card.task != CONTRASTIVE:
-        raise DataError(
-            f"{stored.uri}: a model of task '{card.task}', and this needs two towers: "
-            f"give a model of task '{CONTRASTIVE}'"
-        )
-    image = card.architecture.image
-    if attention is not None:
-        image = image.model_copy(update={"attention": attention})
-    with torch.device("meta"):
-        model = TwoTower(card.architecture.model_copy(update={"image": image}), window=card.window)
-    expected = model.state_dict()
-    _check_fit(stored.state, expected, stored.uri)
-    _assign(model, stored.state, expected, copy=copy)
-    return model.to(device).eval()
-
-
-def _assign(
-    module: nn.Module, state: dict[str, Tensor], expected: dict[str, Tensor], *, copy: bool
-) -> None:
-    """Load a state that fits: in place, or by taking its tensors where the module has none."""
+def _assign(module: nn.Module, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Load a state that fits: in place, or as copies where the module has no tensors."""
     on_meta = any(value.is_meta for value in expected.values())
     if on_meta:
         state = {
-            name: value.to(expected[name].dtype, copy=copy).contiguous()
+            name: value.to(expected[name].dtype, copy=True).contiguous()
             for name, value in state.items()
         }
     module.load_state_dict(state, assign=on_meta)

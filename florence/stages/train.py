@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ from florence.stages.evaluation import HeldOut, write_results
 from florence.stages.fingerprint import differences, stage_fingerprint
 from florence.stages.step_metrics import StepMetrics, utilisation
 from florence.stages.trainer import Trainer
-from florence.tasks.kind import Kind, resolve
+from florence.tasks.kind import Kind
 from florence.tasks.task import Stream, Task
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     """
     context.report(StageProgress(phase="start", total=settings.planned_steps or 0))
     context, card = _with_input_architecture(context, settings, kind)
-    task: Task[Any] = resolve(kind.task or "")(settings, context, card)
+    task: Task[Any] = pkgutil.resolve_name(kind.task or "")(settings, context, card)
     stream = task.stream()
     steps = settings.total_steps(len(stream))
     fingerprint = stage_fingerprint(context.architecture, settings, stream.fingerprint)

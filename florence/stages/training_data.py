@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from florence.config import Training
 from florence.config.progress import StageProgress
 from florence.data.importing.once import detect_format, import_once
 from florence.data.shards import ShardSet
+from florence.data.stream import BatchT, ItemT, SampleReader, ShardStream
 from florence.errors import ConfigurationError
 from florence.stages.context import StageContext
 from florence.stages.long_work import computed_by_first
@@ -43,6 +45,23 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
         allow_unindexed=world.size == world.local_size,
         on_shard=tell,
         **options,
+    )
+
+
+def training_stream(
+    context: StageContext,
+    settings: Training,
+    shards: ShardSet,
+    reader: SampleReader[ItemT, BatchT],
+) -> ShardStream[ItemT, BatchT]:
+    """The batches of a stage that trains; ``reader`` says what a sample becomes."""
+    return ShardStream(
+        shards,
+        reader,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        loader=settings.loader,
+        device=context.world.device,
     )
 
 

@@ -5,7 +5,6 @@ A kind's own folder holds everything else: it is imported in a stage's process o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +60,3 @@ class Kind:
     starts_from: Callable[[Any], Sequence[str]] = lambda settings: ()
     needs_model: bool = False
     models: tuple[ModelTask, ...] = ()
-
-
-def resolve(path: str) -> Any:
-    """The object that ``module:name`` names, imported now."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -18,7 +19,6 @@ from florence.config.progress import StageProgress
 from florence.errors import FlorenceError, LostPeersError, TransientError
 from florence.kinds import kind_named
 from florence.stages.context import InputModel, StageContext, Stop
-from florence.tasks.kind import resolve
 from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_operator.api.stage import StagePlan
@@ -113,7 +113,7 @@ def _input_model(plan: StagePlan) -> InputModel | None:
 
 def _run_stage(plan: StagePlan, context: StageContext) -> None:
     kind = kind_named(plan.kind)
-    resolve(kind.run)(context, plan.config, kind)
+    pkgutil.resolve_name(kind.run)(context, plan.config, kind)
 
 
 def _silent(_: StageProgress) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from florence.config import ImageTower, TextTower
 from florence.models.image import CoSwin
-from florence.models.stored import load_model
+from florence.models.stored import read_folder, two_tower_of
 from florence.models.text import TextTransformer
 from florencectl.main import app
 from tests.florence.models.references import randomise
@@ -53,7 +53,8 @@ def test_two_checkpoints_become_a_model_folder(tmp_path: Path) -> None:
     result = invoke("swin.safetensors", "text.pt", str(out), "-o", "json", "--window", "5")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    model, card = load_model(out)
+    stored = read_folder(out)
+    model, card = two_tower_of(stored), stored.card
     assert document["card"] == card.wire()
     assert card.window == 5
     assert card.trained == {"importedFrom": "swin.safetensors, text.pt"}
@@ -91,7 +92,7 @@ def test_a_model_is_replaced_only_when_told(tmp_path: Path) -> None:
     assert "a model is there already: --force replaces it" in again.stderr
     forced = invoke("text.pt", out, "--preset", "coswin-nano", "--force", "--mean", "0.1,0.2,0.3")
     assert forced.exit_code == 0
-    assert load_model(Path(out))[1].mean == (0.1, 0.2, 0.3)
+    assert read_folder(Path(out)).card.mean == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.parametrize(

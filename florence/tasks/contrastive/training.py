@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from florence.models.stored import CONTRASTIVE, ModelCard, StoredModel
 from florence.models.two_tower import build_model, no_decay_names
 from florence.models.window_resize import resize_windows
 from florence.stages.context import StageContext
+from florence.stages.training_data import training_stream
 from florence.tasks.layer_decay import layer_decay_rules
 
 
@@ -65,17 +67,9 @@ class ContrastiveTraining(ABC):
         """The samples, opened once; collective at the first call."""
         return self.open_shards()
 
-    def stream(self) -> ShardStream[object, PairBatch]:
+    def stream(self) -> ShardStream[Any, PairBatch]:
         """Image-text pairs."""
-        settings = self._settings
-        return ShardStream(
-            self.shards,
-            self.reader(self.shards),  # type: ignore[arg-type]
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            loader=settings.loader,
-            device=self._context.world.device,
-        )
+        return training_stream(self._context, self._settings, self.shards, self.reader(self.shards))
 
     def model(self, source: StoredModel | None, *, init: bool) -> nn.Module:
         """Both towers and the temperature; all of them from ``source`` where there is one."""

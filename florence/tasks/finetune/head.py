@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from florence.models.compilation import compile_blocks
 from florence.models.stored import ModelCard, StoredModel, load_tower
 from florence.models.two_tower import no_decay_names
 from florence.stages.context import StageContext
-from florence.stages.training_data import open_training_shards
+from florence.stages.training_data import open_training_shards, training_stream
 from florence.tasks.finetune.classes import Classes, classes_of_shards
 from florence.tasks.finetune.held_out import evaluations
 from florence.tasks.finetune.settings import Finetune, HeadKind
@@ -54,7 +55,7 @@ class HeadTraining:
             dropout=head.dropout,
         )
 
-    def stream(self) -> ShardStream[object, ClassBatch]:
+    def stream(self) -> ShardStream[Any, ClassBatch]:
         """Images and labels."""
         settings = self._settings
         reader = ClassReader(
@@ -65,14 +66,7 @@ class HeadTraining:
             magnitude=settings.head.rand_augment.magnitude,
             mixup=settings.head.mixup,
         )
-        return ShardStream(
-            self.shards,
-            reader,  # type: ignore[arg-type]
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            loader=settings.loader,
-            device=self._context.world.device,
-        )
+        return training_stream(self._context, settings, self.shards, reader)
 
     def model(self, source: StoredModel | None, *, init: bool) -> nn.Module:
         """The tower of ``source``, and its head too where that has the same shape and labels."""

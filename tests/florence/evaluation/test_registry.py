@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import textwrap
@@ -11,16 +12,16 @@ from pydantic import ValidationError
 
 from florence.config import Evaluate, EvaluationSettings
 from florence.config.base import locations
-from florence.evaluation.registry import EVALUATIONS, Evaluation, imported
+from florence.evaluation.registry import EVALUATIONS, Evaluation
 
 
 @pytest.mark.parametrize("kind", EVALUATIONS, ids=lambda kind: kind.field)
 def test_every_path_leads_somewhere(kind: Evaluation) -> None:
-    assert issubclass(imported(kind.settings), EvaluationSettings)
-    assert callable(imported(kind.prepare))
+    assert issubclass(pkgutil.resolve_name(kind.settings), EvaluationSettings)
+    assert callable(pkgutil.resolve_name(kind.prepare))
     field = Evaluate.model_fields[kind.field]
     assert field.description == kind.help
-    assert field.annotation == tuple[imported(kind.settings), ...]
+    assert field.annotation == tuple[pkgutil.resolve_name(kind.settings), ...]
 
 
 def test_settings_are_read_in_both_spellings_and_named_in_messages() -> None:

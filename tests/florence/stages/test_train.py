@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ from florence.errors import (
     TransientError,
 )
 from florence.kinds import KINDS
-from florence.models.stored import read_model
+from florence.models.stored import read_stored
 from florence.stages.context import InputModel, StageContext, StageProgress, Stop
 from florence.stages.train import train
 from florence.storage import open_storage
 from florence.tasks.pretrain.settings import Pretrain
 from florence.text.templates import DIGITS
 from tests.florence.data.making import sample, write_samples
+from tests.florence.running import Recording, stage_context
 from tests.gang import run_gang
 
 MODEL = ModelConfig.model_validate(
@@ -46,37 +46,6 @@ MODEL = ModelConfig.model_validate(
 STEPS = 6
 # Key biases have no gradient but rounding errors, which Adam enlarges.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-class Recording:
-    """A recorder that remembers."""
-
-    run_id = None
-
-    def __init__(self) -> None:
-        self.values: dict[int, Mapping[str, float]] = {}
-        self.checkpoints: list[int] = []
-        self.given: dict[str, Any] = {}
-        self.files: Mapping[str, bytes] = {}
-
-    def parameters(self, parameters: Mapping[str, Any]) -> None:
-        self.given.update(parameters)
-
-    def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None:
-        self.given["dataset"] = (uri, samples)
-
-    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.values[step] = metrics
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
-
-    def picture(self, name: str, png: bytes) -> None: ...
-
-    def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
-        self.checkpoints.append(step)
-
-    def model(self, files: Mapping[str, bytes], uri: str) -> None:
-        self.files = files
 
 
 def settings(shards: str, **changes: Any) -> Pretrain:
@@ -95,28 +64,8 @@ def settings(shards: str, **changes: Any) -> Pretrain:
     return Pretrain.model_validate({**fields, **changes})
 
 
-def context(
-    folder: Path,
-    *,
-    attempt: int = 1,
-    world: World | None = None,
-    input_model: Path | None = None,
-    report: Callable[[StageProgress], None] = lambda progress: None,
-    stop: Stop | None = None,
-) -> StageContext:
-    return StageContext(
-        architecture=MODEL.architecture(),
-        output=open_storage(str(folder)),
-        input_model=InputModel(str(input_model), S3Settings()) if input_model else None,
-        s3=S3Settings(),
-        attempt=attempt,
-        provenance={"job": "test", "stage": "mixed"},
-        world=world or World(),
-        recorder=Recording(),
-        report=report,
-        clock=time.time,
-        stop=stop or Stop(),
-    )
+def context(folder: Path, **given: Any) -> StageContext:
+    return stage_context(folder, MODEL.architecture(), **given)
 
 
 def run(context: StageContext, config: Pretrain) -> None:
@@ -125,8 +74,7 @@ def run(context: StageContext, config: Pretrain) -> None:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     stored = read_final_model(open_storage(str(folder)))
-    model, _ = read_model(stored.read, source=stored.uri)
-    return model.state_dict()
+    return read_stored(stored.read, stored.uri).state
 
 
 def run_until(folder: Path, config: Pretrain, step: int, world: World | None = None) -> None:
@@ -237,7 +185,7 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
     next_stage = settings(
         shards, steps=1, window=2, optimizer={"lr": 1e-12, "warmupSteps": 0}, excludeAugmented=True
     )
-    told = context(tmp_path, input_model=whole)
+    told = context(tmp_path, start=whole)
     run(told, next_stage)
     continued, before = weights(tmp_path), weights(whole)
     assert torch.allclose(continued["logit_scale"], before["logit_scale"])
@@ -250,13 +198,13 @@ def test_a_stage_continues_from_the_model_of_the_one_before(
 
 def test_the_card_has_the_sentences_that_texts_were_put_into(whole: Path) -> None:
     stored = read_final_model(open_storage(str(whole)))
-    _, card = read_model(stored.read, source=stored.uri)
+    card = read_stored(stored.read, stored.uri).card
     assert (card.task, card.templates) == ("contrastive", DIGITS)
 
 
 def test_a_missing_model_and_missing_data_are_told(shards: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model"):
-        run(context(tmp_path / "a", input_model=tmp_path / "nothing"), settings(shards))
+        run(context(tmp_path / "a", start=tmp_path / "nothing"), settings(shards))
     with pytest.raises(DataError, match="nowhere"):
         run(context(tmp_path / "b"), settings(str(tmp_path / "nowhere")))
     assert newest(open_storage(str(tmp_path / "b"))) is None
@@ -414,7 +362,7 @@ def test_windows_are_inherited_from_the_model_of_the_stage_before(
     shards: str, tmp_path: Path
 ) -> None:
     run(context(tmp_path / "a"), settings(shards, steps=1, window=2))
-    run(context(tmp_path / "b", input_model=tmp_path / "a"), settings(shards, steps=1))
+    run(context(tmp_path / "b", start=tmp_path / "a"), settings(shards, steps=1))
     before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert {n: v.shape for n, v in before.items()} == {n: v.shape for n, v in after.items()}
 

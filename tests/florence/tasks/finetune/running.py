@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,16 @@ import torch.distributed as dist
 from PIL import Image
 
 from florence.config import ModelConfig
-from florence.config.progress import StageProgress
-from florence.config.storage import S3Settings
 from florence.distributed.world import World
 from florence.kinds import KINDS
 from florence.models.card import ModelCard
 from florence.models.opening import open_stored
 from florence.models.stored import StoredModel, save_model
 from florence.models.two_tower import build_model
-from florence.stages.context import InputModel, StageContext, Stop
-from florence.storage import open_storage
+from florence.stages.context import StageContext
 from florence.tasks.finetune.settings import Finetune
 from florence.tasks.finetune.stage import finetune
+from tests.florence.running import stage_context
 
 MODEL = ModelConfig.model_validate(
     {
@@ -65,34 +62,6 @@ def prompts_file(path: Path, classes: Sequence[str] = NAMES) -> str:
     return str(path)
 
 
-class Recording:
-    """A recorder that remembers."""
-
-    run_id = None
-
-    def __init__(self) -> None:
-        self.values: dict[int, Mapping[str, float]] = {}
-        self.tables: dict[str, Sequence[Mapping[str, Any]]] = {}
-        self.files: Mapping[str, bytes] = {}
-
-    def parameters(self, parameters: Mapping[str, Any]) -> None: ...
-
-    def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None: ...
-
-    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.values[step] = {**self.values.get(step, {}), **metrics}
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.tables[name] = rows
-
-    def picture(self, name: str, png: bytes) -> None: ...
-
-    def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def model(self, files: Mapping[str, bytes], uri: str) -> None:
-        self.files = files
-
-
 def settings(mode: str, data: str, **changes: Any) -> Finetune:
     """Small settings of a mode."""
     fields: dict[str, Any] = {
@@ -109,29 +78,9 @@ def settings(mode: str, data: str, **changes: Any) -> Finetune:
     return Finetune.model_validate({**fields, **changes})
 
 
-def context(
-    folder: Path,
-    *,
-    attempt: int = 1,
-    start: Path | None = None,
-    world: World | None = None,
-    report: Callable[[StageProgress], None] = lambda progress: None,
-    stop: Stop | None = None,
-) -> StageContext:
-    """A stage's surroundings, with artifacts in a folder."""
-    return StageContext(
-        architecture=MODEL.architecture(),
-        output=open_storage(str(folder)),
-        input_model=InputModel(str(start), S3Settings()) if start else None,
-        s3=S3Settings(),
-        attempt=attempt,
-        provenance={"job": "test", "stage": "tuned"},
-        world=world or World(),
-        recorder=Recording(),
-        report=report,
-        clock=time.time,
-        stop=stop or Stop(),
-    )
+def context(folder: Path, **given: Any) -> StageContext:
+    """A stage's surroundings; see :func:`stage_context`."""
+    return stage_context(folder, MODEL.architecture(), **given)
 
 
 def run(around: StageContext, config: Finetune) -> None:

@@ -12,8 +12,8 @@ from florence.config.progress import StageProgress
 from florence.errors import DataError, StoppedError
 from florence.stages.context import Stop
 from florence.tasks.finetune.settings import Finetune
+from tests.florence.running import Recording
 from tests.florence.tasks.finetune.running import (
-    Recording,
     context,
     metrics,
     run,
