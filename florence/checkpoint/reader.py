@@ -172,6 +172,7 @@ def newest(
     storage: Storage,
     *,
     attempt_limit: int | None = None,
+    step: int | None = None,
     on_skip: OnSkip = _log.warning,
     exchange: Exchange | None = None,
     digests: bool = True,
@@ -179,15 +180,20 @@ def newest(
 ) -> Checkpoint | None:
     """The newest whole checkpoint, or None if there is none: the first by preference that holds.
 
-    Attempts above ``attempt_limit`` are ignored. A commit is taken if its manifest's digest, every
-    file's size and, with ``digests``, every file's SHA-256 are right; the reason for passing over
-    any other goes to ``on_skip`` on rank 0. With an ``exchange`` all ranks call this together,
-    share the reading and return the same commit; ``on_progress`` is told of this rank's part.
+    Attempts above ``attempt_limit`` are ignored; with ``step``, so are other steps. A commit is
+    taken if its manifest's digest, every file's size and, with ``digests``, every file's SHA-256
+    are right; the reason for passing over any other goes to ``on_skip`` on rank 0. With an
+    ``exchange`` all ranks call this together, share the reading and return the same commit;
+    ``on_progress`` is told of this rank's part.
     Raises the storage's ``TransientError`` and ``ConfigurationError``, on all ranks alike.
     """
     exchange = exchange or SingleProcess()
     task = f"{storage.uri}: reading checkpoints"
-    candidates = whole_commits(storage, attempt_limit, on_skip)
+    candidates = (
+        found
+        for found in whole_commits(storage, attempt_limit, on_skip)
+        if step is None or found[0].step == step
+    )
     while True:
         found = from_rank_zero(exchange, task, lambda: next(candidates, None))
         if found is None:

@@ -24,13 +24,16 @@ UNCOMMITTED_SECONDS = 24 * 3600.0
 _log = logging.getLogger(__name__)
 
 
-def retain(storage: Storage, *, attempt: int, keep: int, now: float) -> None:
+def retain(
+    storage: Storage, *, attempt: int, keep: int, now: float, spare: int | None = None
+) -> None:
     """Keep the ``keep`` newest whole commits; delete older ones, and saves that died long ago.
 
     A commit goes before its data, so that no commit ever names missing data; data whose commit is
     gone counts as a save that died. It runs between saves, so its own attempt writes nothing
     meanwhile. Commits that are not whole do not count as kept, so damage never costs the last good
-    state. An attempt with a successor deletes nothing. ``now`` is in unix seconds.
+    state. An attempt with a successor deletes nothing. ``now`` is in unix seconds. Commits of
+    the step ``spare`` are kept beside the newest.
     """
     if successor_of(storage, attempt) is not None:
         return
@@ -38,6 +41,8 @@ def retain(storage: Storage, *, attempt: int, keep: int, now: float) -> None:
     data = storage.list(DATA)
     commits = by_preference(listed_commits(storage), parents(storage))
     for commit_id in _superfluous(storage, commits, keep):
+        if commit_id.step == spare:
+            continue
         _delete_commit(storage, commit_id)
     committed = {prefix for commit in commits if (prefix := _data_of(storage, commit))}
     for prefix in _abandoned(data, committed, attempt, now):

@@ -76,8 +76,11 @@ class CheckpointWriter:
     A save: every rank uploads its shards under a prefix that is never used twice and reports sizes
     and digests; rank 0 checks that they are there and hold each element exactly once, stores the
     manifest, then the commit. Whoever dies before the commit leaves data that no reader looks at.
-    Afterwards rank 0 deletes all but the ``keep`` newest commits. ``clock`` gives unix seconds.
+    Afterwards rank 0 deletes all but the ``keep`` newest commits and those of the step ``spare``.
+    ``clock`` gives unix seconds.
     """
+
+    spare: int | None = None
 
     def __init__(
         self,
@@ -233,7 +236,13 @@ class CheckpointWriter:
 
     def _clean(self) -> None:
         try:
-            retain(self._storage, attempt=self._attempt, keep=self._keep, now=self._clock())
+            retain(
+                self._storage,
+                attempt=self._attempt,
+                keep=self._keep,
+                now=self._clock(),
+                spare=self.spare,
+            )
         except Exception as error:  # the save itself succeeded, and the next one cleans again
             _log.warning("deleting old checkpoints failed: %s", error)
 

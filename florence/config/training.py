@@ -212,6 +212,20 @@ class Training(StageSettings):
         affects_result=False,
         ge=1,
     )
+    keep_best: bool = setting(
+        False,
+        description="the stage's model is that of its best evaluation, by the first metric, and "
+        "not that of its last step; needs evaluateEverySteps",
+        affects_result=False,
+    )
+    early_stop: int | None = setting(
+        None,
+        description="evaluations in a row without improvement after which the stage ends; needs "
+        "evaluateEverySteps. Default: it goes on to its last step",
+        unit="evaluations",
+        affects_result=False,
+        ge=1,
+    )
     log_every_steps: int = setting(
         10, description="steps between logged metrics", unit="steps", affects_result=False, ge=1
     )
@@ -234,6 +248,9 @@ class Training(StageSettings):
             raise ValueError("give exactly one of steps and epochs")
         if self.optimizer.schedule is Schedule.PLATEAU and not self.evaluate_every_steps:
             raise ValueError("optimizer.schedule plateau needs evaluateEverySteps")
+        for name, is_set in (("keepBest", self.keep_best), ("earlyStop", self.early_stop)):
+            if is_set and not self.evaluate_every_steps:
+                raise ValueError(f"{name} needs evaluateEverySteps")
         return self
 
     @property

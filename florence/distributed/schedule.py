@@ -50,18 +50,16 @@ def _fraction(done: float, progress: float, optimizer: Optimizer, plateau: Plate
 class Plateau:
     """When evaluations stopped improving; a part of every checkpoint.
 
-    ``best`` is the best value so far (higher is better; None before the first), ``waited``
-    evaluations since, ``fallen`` how often the rate fell.
+    ``waited`` evaluations since the last improvement or fall, ``fallen`` how often the rate fell.
     """
 
-    best: float | None = None
     waited: int = 0
     fallen: int = 0
 
-    def note(self, value: float, patience: int) -> bool:
-        """Note an evaluation; whether the rate falls now. What is not finite is no improvement."""
-        if math.isfinite(value) and (self.best is None or value > self.best):
-            self.best, self.waited = value, 0
+    def note(self, improved: bool, patience: int) -> bool:
+        """Note an evaluation, which was the best so far or not; whether the rate falls now."""
+        if improved:
+            self.waited = 0
             return False
         self.waited += 1
         if self.waited < patience:

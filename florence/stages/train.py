@@ -11,10 +11,12 @@ from typing import Any
 from florence.checkpoint import (
     Checkpoint,
     CheckpointWriter,
+    Exchange,
     GlooExchange,
     SingleProcess,
     begin_attempt,
     configuration_digest,
+    newest,
     write_final_model,
 )
 from florence.config import Training
@@ -22,7 +24,7 @@ from florence.config.progress import StageProgress
 from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
-from florence.errors import ConfigurationError
+from florence.errors import ConfigurationError, DataError
 from florence.models.stored import ModelCard, model_bytes
 from florence.stages.context import StageContext
 from florence.stages.evaluation import HeldOut, write_results
@@ -68,6 +70,10 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     engine = _engine(context, settings, task, fresh=checkpoint is None)
     _describe(context, settings, stream, engine)
     held_out = HeldOut(context, settings, task, engine)
+    if (settings.keep_best or settings.early_stop) and not held_out.is_wanted:
+        raise ConfigurationError(
+            "keepBest and earlyStop need something to measure: give evaluation or validation"
+        )
     writer = CheckpointWriter(
         context.output,
         attempt=context.attempt,
@@ -105,10 +111,14 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     with stream.batches(
         rank=context.world.rank, size=context.world.size, start=start, stop=steps
     ) as batches:
-        trainer.run(iter(batches), start)
+        steps = trainer.run(iter(batches), start)
     trainer.tell(phase="export")
-    state = engine.model_state()
     results = trainer.evaluate(steps)
+    if settings.keep_best and trainer.best.is_better_than(results):
+        steps = trainer.best.step
+        _restore_best(context, engine, steps, exchange)
+        results = trainer.evaluate(steps)
+    state = engine.model_state()
     if context.world.is_first:
         _export(context, settings, task, state, steps=steps)
         metrics = {**results, "steps": float(steps), **task.results(state)}
@@ -141,6 +151,18 @@ def _engine(context: StageContext, settings: Training, task: Task[Any], *, fresh
     return make_engine(
         settings.engine, model, settings, task.objective(), context.world, rules=task.rules(model)
     )
+
+
+def _restore_best(context: StageContext, engine: Engine, step: int, exchange: Exchange) -> None:
+    """Put the engine back to the step of the best evaluation, whose checkpoint was spared."""
+    checkpoint = newest(context.output, attempt_limit=context.attempt, step=step, exchange=exchange)
+    if checkpoint is None:
+        raise DataError(
+            f"{context.output.uri}: the checkpoint of step {step}, the best by its evaluation, is "
+            "gone: run the stage again without keepBest to have the model of its last step"
+        )
+    log.info("The model of step %d is the best by its evaluation, and is kept", step)
+    engine.restore(checkpoint)
 
 
 def _refuse_other_settings(checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:

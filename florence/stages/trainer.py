@@ -18,6 +18,7 @@ from florence.data.batch import Batch
 from florence.distributed.engine import Engine, StepResult
 from florence.distributed.schedule import Plateau, learning_rate
 from florence.errors import DivergedError, StoppedError
+from florence.stages.best import Best
 from florence.stages.context import StageContext
 from florence.stages.meter import ThroughputMeter
 from florence.stages.randomness import rank_state, restore_rank_state, seed_rank
@@ -72,6 +73,7 @@ class Trainer:
         self._settings = settings
         self._engine = engine
         self._steps = steps
+        self._writer = writer
         self._saves = Saves(
             writer, limit=settings.checkpoints.max_failed_saves, on_commit=self._note_commit
         )
@@ -82,6 +84,7 @@ class Trainer:
         self._meter = ThroughputMeter(context.clock)
         self._state = TrainState()
         self._plateau = Plateau()
+        self._best = Best()
         self._progress = StageProgress(phase="start", total=steps)
 
     def restore(self, checkpoint: Checkpoint | None) -> int:
@@ -99,6 +102,8 @@ class Trainer:
         self._engine.restore_counters(metadata["counters"])
         self._state = TrainState(**metadata["state"])
         self._plateau = Plateau(**metadata["plateau"])
+        self._best = Best(**metadata["best"])
+        self._writer.spare = self._best.step if self._settings.keep_best else None
         self._bad_samples.seen = self._state.seen_samples
         self._bad_samples.bad = self._state.bad_samples
         state = checkpoint.rank_state(world.rank)
@@ -114,8 +119,16 @@ class Trainer:
         log.info("Restored step %d from %s", checkpoint.step, checkpoint.uri)
         return checkpoint.step
 
-    def run(self, batches: Iterator[Batch], start: int) -> None:
-        """Train from step ``start`` to the last one; the last step is committed on return.
+    @property
+    def best(self) -> Best:
+        """The best evaluation on the way."""
+        return self._best
+
+    def run(self, batches: Iterator[Batch], start: int) -> int:
+        """Train from step ``start`` to the last one, which is committed on return.
+
+        Returns:
+            The last step: fewer than all where evaluations no longer improve (``earlyStop``).
 
         Raises:
             DataError: too many samples are broken.
@@ -127,6 +140,14 @@ class Trainer:
         if self._stopped_while_evaluating(start):
             raise StoppedError(f"stopped on request after step {start}; it goes on from there")
         for step in range(start, self._steps):
+            if self._ends_early():
+                self.tell(total=step)
+                log.info(
+                    "Ended after step %d: the best evaluation is that of step %d",
+                    step,
+                    self._best.step,
+                )
+                return step
             batch = self._next(batches)
             rate = learning_rate(step, self._steps, self._settings.optimizer, self._plateau)
             result = self._engine.step(batch.to(self._engine.device), lr=rate)
@@ -138,13 +159,20 @@ class Trainer:
             if done % self._settings.log_every_steps == 0 or done in (start + 1, self._steps):
                 self._record(done, result, rate)
             stopping = stopping or self._stopped_while_evaluating(done)
-            if self._is_save_due(done) or stopping:
-                self._save(done, must_hold=done == self._steps or stopping)
-            if stopping and done < self._steps:
+            last = done == self._steps or self._ends_early()
+            must_hold = last or stopping or self._writer.spare == done
+            if must_hold or self._is_save_due(done):
+                self._save(done, must_hold=must_hold)
+            if stopping and not last:
                 raise StoppedError(
                     f"stopped on request after step {done}; its checkpoint is committed"
                 )
             self._saves.look()
+        return self._steps
+
+    def _ends_early(self) -> bool:
+        limit = self._settings.early_stop
+        return limit is not None and self._best.waited >= limit
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         asked = self._meter.now()
@@ -216,8 +244,10 @@ class Trainer:
             return True
         self._state.evaluated_step = done
         optimizer = self._settings.optimizer
-        value = next(iter(metrics.values()), None)
-        if value is not None and self._plateau.note(value, optimizer.patience):
+        improved = self._best.note(next(iter(metrics.values()), math.nan), done)
+        if improved and self._settings.keep_best:
+            self._writer.spare = done
+        if self._plateau.note(improved, optimizer.patience):
             log.info("Step %d: no better evaluation for %d in a row", done, optimizer.patience)
         self._meter.pause()
         self.tell(phase="train")
@@ -231,7 +261,7 @@ class Trainer:
         return self._evaluate(done, self.tell_part)
 
     def _is_save_due(self, done: int) -> bool:
-        return done % self._settings.checkpoints.every_steps == 0 or done == self._steps
+        return done % self._settings.checkpoints.every_steps == 0
 
     def _save(self, done: int, *, must_hold: bool) -> None:
         """Save after a step: in the background, or committed on return where it must hold."""
@@ -252,6 +282,7 @@ class Trainer:
             "counters": self._engine.counters(),
             "state": asdict(self._state),
             "plateau": asdict(self._plateau),
+            "best": asdict(self._best),
         }
         return State(self._engine.fragments(), rank_state(self._engine.device), metadata)
 

@@ -78,6 +78,24 @@ def test_damaged_commits_do_not_count_as_kept() -> None:
     assert check(found) == (10, 1)
 
 
+def test_a_spared_step_is_kept_beside_the_newest() -> None:
+    storage = MemoryStorage()
+    saver = writer(storage, 1, keep=2)
+    saver.spare = 10
+    for step in (10, 20, 30, 40):
+        save(saver, step, 1)
+    saver.wait()
+    assert _steps(storage) == [10, 30, 40]
+    found = newest(storage, step=10)
+    assert found is not None
+    assert found.step == 10
+    assert newest(storage, step=20) is None
+    saver.spare = 30
+    save(saver, 50, 1)
+    saver.wait()
+    assert _steps(storage) == [30, 40, 50]
+
+
 def test_what_a_successor_may_need_is_not_for_older_attempts_to_delete() -> None:
     storage = MemoryStorage()
     saver = writer(storage, 1, keep=5)

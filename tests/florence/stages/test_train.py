@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
-from florence.checkpoint import newest, read_final_model
+from florence.checkpoint import newest, read_final_model, read_whole
 from florence.config import ModelConfig
 from florence.config.storage import S3Settings
 from florence.data.indexing import index_data
@@ -356,6 +357,81 @@ def test_a_stop_amid_an_evaluation_saves_first_and_the_next_attempt_evaluates(
     assert measured == [3, STEPS]
     expected, got = weights(whole), weights(tmp_path)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+OVERFITTING = {
+    "steps": 8,
+    "optimizer": {"lr": 0.01, "warmupSteps": 0, "schedule": "constant"},
+    "evaluateEverySteps": 1,
+    "evaluation": EVALUATION,
+}
+
+
+def held_out_curve(told: StageContext) -> dict[int, float]:
+    values = told.recorder.values.items()
+    key = "validation/held/top1"
+    return {step: metrics[key] for step, metrics in values if key in metrics}
+
+
+@pytest.fixture(scope="module")
+def every_step(shards: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run that keeps the checkpoint of every step, and its curve of held-out accuracy."""
+    folder = tmp_path_factory.mktemp("every-step")
+    told = context(folder)
+    run(told, settings(shards, checkpoints={"everySteps": 1, "keep": 99}, **OVERFITTING))
+    return folder, held_out_curve(told)
+
+
+def test_the_best_evaluation_decides_which_model_is_kept(
+    shards: str, every_step: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, curve = every_step
+    best = max(curve, key=lambda step: (curve[step], -step))
+    assert 1 < best < len(curve), "the recipe must overfit for this test to say anything"
+    config = settings(
+        shards, keepBest=True, checkpoints={"everySteps": 3, "keep": 1}, **OVERFITTING
+    )
+    # Stopped between the best step and the end, so that the best is known from the checkpoint only.
+    run_until(tmp_path, config, len(curve) - 1)
+    told = context(tmp_path, attempt=2)
+    run(told, config)
+    checkpoint = newest(open_storage(str(folder)), step=best)
+    assert checkpoint is not None
+    kept = weights(tmp_path)
+    assert all(torch.equal(read_whole(checkpoint, f"model/{name}"), kept[name]) for name in kept)
+    results = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert results["held/top1"] == curve[best]
+    assert results["steps"] == best
+
+
+def test_a_stage_ends_early_when_evaluations_stop_improving(
+    shards: str, every_step: tuple[Path, Any], tmp_path: Path
+) -> None:
+    _, curve = every_step
+    best, waited, ended = -1.0, 0, len(curve)
+    for step, value in curve.items():
+        best, waited = (value, 0) if value > best else (best, waited + 1)
+        if waited == 2 and step < len(curve):
+            ended = step
+            break
+    assert ended < len(curve), "the recipe must overfit for this test to say anything"
+    seen: list[StageProgress] = []
+    config = settings(shards, earlyStop=2, **OVERFITTING)
+    run(context(tmp_path, report=seen.append), config)
+    results = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert results["steps"] == ended
+    assert seen[-1].step == seen[-1].total == ended
+    # Again from its last checkpoint, as after a crash during the export: it does not train on.
+    run(context(tmp_path, attempt=2), config)
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == results
+
+
+@pytest.mark.parametrize("field", [{"keepBest": True}, {"earlyStop": 2}])
+def test_nothing_to_measure_is_refused(shards: str, tmp_path: Path, field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="needs evaluateEverySteps"):
+        settings(shards, **field)
+    with pytest.raises(ConfigurationError, match="need something to measure"):
+        run(context(tmp_path), settings(shards, evaluateEverySteps=2, **field))
 
 
 def test_windows_are_inherited_from_the_model_of_the_stage_before(
