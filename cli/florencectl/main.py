@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from florencectl.examples import with_examples
 from florencectl.failures import report, silence_stdout
 from florencectl.output import be_plain, be_quiet
 from florencectl.program import program_name
@@ -109,7 +110,7 @@ def load_command(name: str) -> Any:
         declared.command(name)(getattr(module, name))
     command = typer.main.get_command(declared)
     command.name = name
-    return command
+    return with_examples(command, name, program_name())
 
 
 app = typer.Typer(
@@ -123,6 +124,12 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        load_command("version").callback()
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
@@ -133,6 +140,12 @@ def options(
     ] = False,
     no_color: Annotated[
         bool, typer.Option("--no-color", help="No colours, as NO_COLOR=1.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Train vision foundation models on Kubernetes, or on this machine."""

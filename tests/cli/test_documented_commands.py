@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from florencectl.main import COMMANDS, is_usage_error, load_command, spelt_out
+from florencectl.examples import EXAMPLES
+from florencectl.main import COMMANDS, app, is_usage_error, load_command, spelt_out
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"(?m)^ +(?:[\w ]+: +)?(?:\.venv/bin/)?florencectl ((?:[^\n]*\\\n)*[^\n]*)$")
@@ -73,6 +75,27 @@ def test_a_shown_command_is_one_that_the_program_takes(line: str) -> None:
 def test_wrong_commands_are_found(wrong: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(wrong)
+
+
+def commands_of(command: Any, path: str) -> list[str]:
+    """The command and all below it that can be run."""
+    below = getattr(command, "commands", {})
+    found = [name for inner in below for name in commands_of(below[inner], f"{path} {inner}")]
+    return found if below and not command.invoke_without_command else [path, *found]
+
+
+def test_every_command_has_examples_in_its_help() -> None:
+    every = [path for name in COMMANDS for path in commands_of(load_command(name), name)]
+    assert sorted(EXAMPLES) == sorted(every)
+    for path, lines in EXAMPLES.items():
+        assert all(line.startswith(path) for line in lines)
+    shown = CliRunner().invoke(app, ["data", "import", "csv", "--help"]).output
+    assert "  Examples:\n    florencectl data import csv labels.csv shards/flowers\n" in shown
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_one_that_the_program_takes(line: str) -> None:
+    parse(line)
 
 
 def test_the_readme_shows_the_commands_of_a_first_day() -> None:

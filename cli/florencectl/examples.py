@@ -1,0 +1,83 @@
+"""The examples under every command's help; a test runs the parser over each line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "submit": (
+        "submit -f jobs/samples/digits.yaml --local",
+        "submit -f job.yaml --set mixed.optimizer.lr=3e-4 --set mixed.steps=2000 --wait",
+        "submit -f job.yaml --dry-run=server",
+    ),
+    "submit pretrain": (
+        "submit pretrain --data s3://bucket/shards --batch-size 1024 --steps 20000 "
+        "--preset coswin-t --gpus 8 --image florence-jobs:0.1.0 --artifacts s3://bucket/runs",
+        "submit pretrain --data builtin:digits/train --batch-size 64 --steps 100 "
+        "--resolution 64 --preset coswin-nano --set text.templates=digits --local",
+    ),
+    "submit finetune": (
+        "submit finetune --mode head --data flowers/train --validation flowers/test "
+        "--batch-size 64 --epochs 10 --from runs/default/web/pretrain --local",
+        "submit finetune --mode linearProbe --data flowers/train --validation flowers/test "
+        "--from runs/default/web/pretrain --local",
+    ),
+    "submit evaluate": (
+        "submit evaluate --from runs/default/web/pretrain --local "
+        "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
+    ),
+    "get": ("get", "get digits -o yaml --local", "get -A -l team=vision", "get -w"),
+    "describe": ("describe digits",),
+    "why": ("why digits",),
+    "logs": ("logs digits -f", "logs digits --stage mixed --attempt 1 --rank 0 --tail 50"),
+    "wait": ("wait digits", "wait digits --for running --timeout 10m"),
+    "suspend": ("suspend digits",),
+    "resume": ("resume digits",),
+    "retry": ("retry digits",),
+    "delete": ("delete digits", "delete digits --artifacts --local", "delete -l team=vision --yes"),
+    "artifacts ls": ("artifacts ls digits", "artifacts ls digits mixed/model"),
+    "artifacts get": ("artifacts get digits mixed/model -o models/digits",),
+    "doctor": ("doctor", "doctor -f jobs/samples/florence-h.yaml"),
+    "plan": (
+        "plan -f jobs/samples/florence-h.yaml",
+        "plan --preset coswin-h --gpus 64 --gpu H100 --mfu 0.35",
+    ),
+    "predict": (
+        "predict MODEL cat.jpg dog.png --labels 'cat,dog'",
+        "predict MODEL cat.jpg --labels 'cat,dog' --templates imagenet -o json",
+    ),
+    "embed": ("embed MODEL cat.jpg dog.png caption.txt -o embeddings.npz",),
+    "model import": (
+        "model import swin_tiny.safetensors OUT",
+        "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
+    ),
+    "data index": (
+        "data index shards/web",
+        "data index s3://bucket/web --endpoint http://minio:9000",
+    ),
+    "data check": ("data check shards/web",),
+    "data digits": ("data digits shards/digits",),
+    "data import class-folders": ("data import class-folders flowers/train shards/flowers",),
+    "data import csv": ("data import csv labels.csv shards/flowers",),
+    "data import tsv": ("data import tsv pairs.tsv shards/web",),
+    "data import parquet": ("data import parquet web-0.parquet web-1.parquet shards/web",),
+    "data import karpathy": ("data import karpathy dataset_coco.json shards/coco",),
+    "data import coco-captions": ("data import coco-captions captions_train2017.json shards/coco",),
+    "data import webdataset": ("data import webdataset shards/web shards/even",),
+    "data curate": ("data curate shards/web shards/clean --against food101/test",),
+    "ui": ("ui", "ui --port 5001"),
+    "completion": ("completion bash",),
+    "version": ("version",),
+}
+
+
+def with_examples(command: Any, path: str, program: str) -> Any:
+    """A Click command whose help, and that of its sub-commands, ends with its examples."""
+    lines = EXAMPLES.get(path, ())
+    if lines:
+        shown = "\n".join(f"  {program} {line}" for line in lines)
+        command.epilog = f"\b\nExamples:\n{shown}"
+    for name, below in getattr(command, "commands", {}).items():
+        with_examples(below, f"{path} {name}", program)
+    return command
