@@ -43,6 +43,18 @@ def names_of_jobs(namespace: str) -> list[str]:
     return [job.metadata.name for job in _records().all(namespace)]
 
 
+def stages_of(name: str, namespace: str) -> list[str]:
+    """The names of a job's stages."""
+    return [stage.name for stage in _find(_records(), namespace, name).spec.stages]
+
+
+def models_of_jobs() -> list[str]:
+    """The models that the jobs of this machine made, the last ones first."""
+    jobs = sorted(_records().all(), key=lambda job: job.metadata.creation_timestamp or "")
+    stages = [stage for job in jobs if job.status for stage in job.status.stages]
+    return [stage.model for stage in reversed(stages) if stage.model]
+
+
 def print_log(
     name: str,
     namespace: str,

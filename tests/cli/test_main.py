@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from florence.errors import ConfigurationError, DataError, TransientError
 from florence.tasks.pretrain.settings import Pretrain
 from florencectl import main as program
 
+SAMPLE = Path(__file__).parents[2] / "jobs" / "samples" / "digits.yaml"
 RUNNER = CliRunner()
 
 
@@ -174,3 +176,10 @@ def test_completion_offers_commands_and_their_options() -> None:
 
     assert completed("florencectl pl", 1) == ["plan"]
     assert completed("florencectl plan --gp", 2) == ["--gpus", "--gpu"]
+    assert completed("florencectl plan --preset coswin-n", 3) == ["coswin-nano"]
+    words = f"florencectl submit -f {SAMPLE} --set"
+    assert completed(f"{words} m", 5) == ["model.", "mixed."]
+    assert completed(f"{words} mixed.optimizer.warm", 5) == ["mixed.optimizer.warmupSteps="]
+    words = "florencectl submit pretrain --set"
+    assert completed(f"{words} opt", 4) == ["optimizer."]
+    assert completed(f"{words} model.image.att", 4) == ["model.image.attention="]

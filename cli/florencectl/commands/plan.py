@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from florence.errors import ConfigurationError, FlorenceError
+from florencectl.completing import presets
 from florencectl.output import DocumentFormat, print_document
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def plan(
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="FlorenceJob; or describe one stage below.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Model, such as coswin-h.")] = "coswin-t",
+    preset: Annotated[
+        str, typer.Option(help="Model, such as coswin-h.", autocompletion=presets)
+    ] = "coswin-t",
     resolution: Annotated[int, typer.Option(min=8, help="Side of the images in pixels.")] = 224,
     window: Annotated[
         int | None, typer.Option(min=1, help="Side of the attention windows; default: the model's.")

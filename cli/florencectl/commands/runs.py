@@ -9,6 +9,7 @@ import typer
 
 from florence.errors import ConfigurationError
 from florencectl.cluster.connection import Place, is_configured
+from florencectl.completing import stages_of_job
 from florencectl.options import (
     AllNamespaces,
     Context,
@@ -56,7 +57,10 @@ def get(
 
 def logs(
     name: JobName,
-    stage: Annotated[str | None, typer.Option(help="Stage; default: the last one begun.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Stage; default: the last one begun.", autocompletion=stages_of_job),
+    ] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="Attempt; default: the last.")] = None,
     rank: Annotated[
         int | None,

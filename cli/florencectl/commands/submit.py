@@ -13,6 +13,12 @@ from florence.errors import ConfigurationError
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
 from florencectl.cluster.connection import Place, is_configured
+from florencectl.completing import (
+    assignments_to_job,
+    assignments_to_stage,
+    models,
+    presets,
+)
 from florencectl.flags import assign, merged, with_flags
 from florencectl.job_file import changed, job_of, read_job
 from florencectl.options import Context, Kubeconfig, Namespace
@@ -81,6 +87,7 @@ def submit(
         typer.Option(
             "--set",
             metavar="STAGE.FIELD=VALUE",
+            autocompletion=assignments_to_job,
             help="Change a field of a stage of the file, such as mixed.steps=100, or of the "
             "model, such as model.preset=coswin-t, or the job's name; may be repeated.",
         ),
@@ -120,12 +127,15 @@ def _submit_stage(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the job; default: the kind's.")
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Model preset.")] = "coswin-t",
+    preset: Annotated[
+        str, typer.Option("--preset", help="Model preset.", autocompletion=presets)
+    ] = "coswin-t",
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
+            autocompletion=assignments_to_stage,
             help="Any other field of the stage, such as optimizer.lr=3e-4, or of the model, "
             "such as model.image.window=8; may be repeated.",
         ),
@@ -133,7 +143,10 @@ def _submit_stage(
     initial_model: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="MODEL", help="Folder or s3:// URI of a model to start from."
+            "--from",
+            metavar="MODEL",
+            autocompletion=models,
+            help="Folder or s3:// URI of a model to start from.",
         ),
     ] = None,
     artifacts: Annotated[
