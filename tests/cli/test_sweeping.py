@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence.errors import ConfigurationError
+from florence_operator.api import FlorenceJob, load_job
+from florencectl.sweeping import SWEEP_LABEL, values_of, variants
+
+SAMPLE = Path(__file__).parents[2] / "jobs" / "samples" / "digits.yaml"
+
+
+@pytest.fixture(scope="module")
+def job() -> FlorenceJob:
+    return load_job(SAMPLE)
+
+
+def test_a_job_is_made_of_every_combination(job: FlorenceJob) -> None:
+    found = variants(job, ["mixed.optimizer.lr=1e-4,3e-4", "seed=0..2", "clean.steps=7"])
+    seen = [
+        (
+            each.job.metadata.name,
+            each.job.spec.stage("mixed").config.optimizer.lr,
+            each.job.spec.stage("mixed").config.seed,
+            each.job.spec.stage("clean").config.seed,
+            each.job.spec.stage("probe").config.seed,
+        )
+        for each in found
+    ]
+    rates = [1e-4] * 3 + [3e-4] * 3
+    seeds = [0, 1, 2] * 2
+    assert seen == [
+        (f"digits-{n}", rate, seed, seed, seed)
+        for n, (rate, seed) in enumerate(zip(rates, seeds, strict=True))
+    ]
+    assert all(each.job.spec.stage("clean").config.steps == 7 for each in found)
+    assert all(each.job.metadata.labels == {SWEEP_LABEL: "digits"} for each in found)
+    assert found[4].values == {"mixed.optimizer.lr": "3e-4", "seed": "1"}
+    assert found[0].job.spec.stage("zero-shot") == job.spec.stage("zero-shot")
+
+
+def test_values_of_models_vary_too(job: FlorenceJob) -> None:
+    found = variants(job, ["model.preset=coswin-nano,coswin-t"])
+    assert [each.job.spec.model.preset for each in found] == ["coswin-nano", "coswin-t"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["mixed.steps=5"], "nothing varies"),
+        (["colour=red,blue"], "no field of the stages mixed, clean, probe, zero-shot"),
+        (["steps=1,2", "steps=3,4"], "given twice"),
+        (["seed=3..1"], "1..3"),
+        (["seed=1,2,1"], "'1' comes twice"),
+        (["seed"], "field=VALUE"),
+        (["seed=0..99", "mixed.steps=1..99"], "9900 combinations"),
+        (["seed=0..99999999999"], "at most 1000 jobs"),
+        (["mixed.steps=none,1"], r"pretrain\.steps: must be a whole number"),
+    ],
+)
+def test_what_makes_no_sweep_is_refused(
+    job: FlorenceJob, assignments: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        variants(job, assignments)
+
+
+@given(st.integers(-50, 50), st.integers(0, 50))
+def test_a_range_has_both_ends(first: int, more: int) -> None:
+    assert values_of(f"{first}..{first + more}") == [str(first + n) for n in range(more + 1)]
+
+
+def test_a_list_is_one_value() -> None:
+    assert values_of("[0.5, 0.9]") == ["[0.5, 0.9]"]
+    assert values_of("1e-4, 3e-4") == ["1e-4", "3e-4"]
