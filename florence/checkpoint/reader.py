@@ -215,8 +215,12 @@ def begin_attempt(
     digests: bool = True,
     clock: Callable[[], float] = time.time,
     on_progress: OnProgress | None = None,
+    wanted: Callable[[Checkpoint], bool] = lambda checkpoint: True,
 ) -> Checkpoint | None:
     """What attempt ``attempt`` restores, recorded so that no older attempt can overtake it.
+
+    Where the newest checkpoint is not ``wanted`` (all ranks must answer alike) the attempt begins
+    from nothing, and readers pass over what was committed before it.
 
     Call it once, before training starts. From then on commits that older attempts still write are
     passed over, and a writer of an older attempt that looks refuses to commit at all.
@@ -230,6 +234,8 @@ def begin_attempt(
         digests=digests,
         on_progress=on_progress,
     )
+    if checkpoint is not None and not wanted(checkpoint):
+        checkpoint = None
     parent = checkpoint.id if checkpoint else None
     from_rank_zero(
         exchange,

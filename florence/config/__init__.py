@@ -30,6 +30,7 @@ from florence.config.precision import Precision
 from florence.config.stage import StageSettings
 from florence.config.training import (
     ActivationCheckpointing,
+    ChangedSettings,
     CheckpointPolicy,
     EngineKind,
     Optimizer,
@@ -47,6 +48,7 @@ __all__ = [
     "Augmentation",
     "Baseline",
     "CaptionLabel",
+    "ChangedSettings",
     "CheckpointPolicy",
     "Classification",
     "ContrastiveLoss",

@@ -105,6 +105,14 @@ class Optimizer(Settings):
         return self
 
 
+class ChangedSettings(StrEnum):
+    """What an attempt does with a checkpoint that was trained with other settings."""
+
+    REFUSE = "refuse"
+    CONTINUE = "continue"
+    RESTART = "restart"
+
+
 class CheckpointPolicy(Settings):
     """When training state is committed, and how much of it is kept."""
 
@@ -120,6 +128,12 @@ class CheckpointPolicy(Settings):
         description="saves in a row that may fail before the stage gives up with exit code 75",
         unit="saves",
         ge=1,
+    )
+    if_settings_changed: ChangedSettings = setting(
+        ChangedSettings.REFUSE,
+        description="what follows when the stage's settings are no longer those of its "
+        "checkpoint: refuse (exit code 2, which names them), continue from it with the new "
+        "settings, or restart from the beginning",
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from florence.checkpoint import (
@@ -19,7 +20,7 @@ from florence.checkpoint import (
     newest,
     write_final_model,
 )
-from florence.config import Training
+from florence.config import ChangedSettings, Training
 from florence.config.progress import StageProgress
 from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
 from florence.distributed.engine import Engine
@@ -64,9 +65,13 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         on_progress=lambda done, total: context.report(
             StageProgress(phase="restore", phase_fraction=done / total if total else None)
         ),
+        wanted=partial(_is_usable, fingerprint, settings.checkpoints.if_settings_changed),
     )
-    if checkpoint is not None:
-        _refuse_other_settings(checkpoint, fingerprint)
+    if checkpoint is not None and checkpoint.step > steps:
+        raise ConfigurationError(
+            f"{checkpoint.uri} has {checkpoint.step} steps and the stage only {steps}: raise "
+            "steps, or set checkpoints.ifSettingsChanged to restart"
+        )
     engine = _engine(context, settings, task, fresh=checkpoint is None)
     _describe(context, settings, stream, engine)
     held_out = HeldOut(context, settings, task, engine)
@@ -165,13 +170,24 @@ def _restore_best(context: StageContext, engine: Engine, step: int, exchange: Ex
     engine.restore(checkpoint)
 
 
-def _refuse_other_settings(checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
-    changed = differences(checkpoint.metadata["trajectory"], fingerprint)
-    if changed:
-        raise ConfigurationError(
-            f"{checkpoint.uri} was trained with other settings ({'; '.join(changed)}): "
-            "put them back, or give the job another name"
-        )
+def _is_usable(
+    fingerprint: Mapping[str, Any], policy: ChangedSettings, checkpoint: Checkpoint
+) -> bool:
+    """Whether an attempt goes on from a checkpoint. Raises where it may neither do so nor not."""
+    changed = "; ".join(differences(checkpoint.metadata["trajectory"], fingerprint))
+    if not changed:
+        return True
+    match policy:
+        case ChangedSettings.CONTINUE:
+            log.warning("Going on from step %d with other settings: %s", checkpoint.step, changed)
+            return True
+        case ChangedSettings.RESTART:
+            log.warning("Starting over, step %d had other settings: %s", checkpoint.step, changed)
+            return False
+    raise ConfigurationError(
+        f"{checkpoint.uri} was trained with other settings ({changed}): put them back, give the "
+        "job another name, or set checkpoints.ifSettingsChanged to continue or restart"
+    )
 
 
 def _describe(

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from florence_operator.api.crd_rules import RESIZABLE
+from florence_operator.api.crd_rules import EDITABLE, RESIZABLE
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.problems import problems, with_name
 from florence_operator.api.status import JobStatus, State
@@ -108,13 +108,15 @@ def changed(before: FlorenceJob, after: FlorenceJob) -> Iterator[str]:
 
 
 def _stage_changed(field: str, old: Stage, new: Stage, state: State) -> Iterator[str]:
-    again = "cannot be changed once the stage has started: add a stage, or make another job"
+    instead = "add a stage, or make another job"
     if new.depends_on != old.depends_on:
-        yield f"{field}.dependsOn: {again}"
-    if new.initial_model != old.initial_model:
-        yield f"{field}.initialModel: {again}"
-    if new.kind is not old.kind or new.config != old.config:
-        yield f"{field}.{new.kind.name}: {again}"
+        yield f"{field}.dependsOn: cannot be changed once the stage has started: {instead}"
+    if state not in EDITABLE:
+        again = f"cannot be changed once the stage has started, unless it has failed: {instead}"
+        if new.initial_model != old.initial_model:
+            yield f"{field}.initialModel: {again}"
+        if new.kind is not old.kind or new.config != old.config:
+            yield f"{field}.{new.kind.name}: {again}"
     if new.resources != old.resources and state not in RESIZABLE:
         yield (
             f"{field}.resources: cannot be changed while the stage is at work: set "

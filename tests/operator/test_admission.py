@@ -342,6 +342,38 @@ def test_a_stage_without_pods_may_get_other_resources(state: str) -> None:
     assert update(old, put(old, "spec.stages.0.resources.memory", "8Gi")).allowed
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.stages.0.pretrain.steps", 11),
+        ("spec.stages.0.initialModel", "s3://bucket/model"),
+        ("spec.stages.0.pretrain", None),
+    ],
+)
+def test_a_failed_stage_may_be_corrected(path: str, value: Any) -> None:
+    def corrected(document: dict[str, Any]) -> dict[str, Any]:
+        changed = put(document, path, value)
+        if value is None:  # another kind
+            del changed["spec"]["stages"][0]["pretrain"]
+            changed["spec"]["stages"][0]["evaluate"] = {
+                "zeroShot": [{"name": "z", "data": "s3://bucket/test", "prompts": "digits"}]
+            }
+            changed["spec"]["stages"][0]["initialModel"] = "s3://bucket/model"
+            changed["spec"]["stages"][1]["dependsOn"] = []
+        return changed
+
+    assert update(started("Failed"), corrected(started("Failed"))).allowed
+    refused = update(started("Suspended"), corrected(started("Suspended"))).message
+    assert "unless it has failed" in refused
+
+
+def test_the_dependencies_of_a_failed_stage_stay() -> None:
+    old = started("Failed")
+    changed = put(old, "spec.stages.0.dependsOn", ["two"])
+    del changed["spec"]["stages"][1]["dependsOn"]
+    assert "dependsOn: cannot be changed" in update(old, changed).message
+
+
 def test_the_same_spec_with_its_defaults_written_out_is_no_change() -> None:
     written = put(started(), "spec.stages.0.pretrain.resolution", 224)
     assert update(started(), written).allowed

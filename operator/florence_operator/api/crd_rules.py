@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -14,6 +15,8 @@ Rule = dict[str, Any]
 
 # States of a stage that has attempts and yet no pods: the next attempt may get other resources.
 RESIZABLE = (State.PENDING, State.SUSPENDED, State.FAILED)
+# States of a stage that has attempts and may yet be corrected; 'retry' runs it as it is then.
+EDITABLE = (State.FAILED,)
 
 _KINDS = list(KINDS)
 _ORDINARY = "self.stages.filter(s, s.name == d).size() > 0"
@@ -28,11 +31,17 @@ def _optional(name: str, field: str) -> str:
     return f"has(n.{field}) == has({name}.{field}) && (!has(n.{field}) || n.{field} == o.{field})"
 
 
-def _started_stage_keeps(condition: str) -> str:
-    """CEL for ``condition`` of every stage that has attempts, before (o) and after (n)."""
+def _started_stage_keeps(field: str, but_in: Sequence[State] = ()) -> str:
+    """CEL for a field of every stage that has attempts staying as it is, but in some states."""
+    same = _optional("o", field)
+    if but_in:
+        same = (
+            f"({same} || oldSelf.status.stages.exists(t, t.name == o.name "
+            f"&& has(t.state) && t.state in {[state.value for state in but_in]}))"
+        )
     return (
         f"oldSelf.spec.stages.all(o, !({_STARTED.format(_OF_STAGE)}) || "
-        f"self.spec.stages.all(n, n.name != o.name || {condition}))"
+        f"self.spec.stages.all(n, n.name != o.name || {same}))"
     )
 
 
@@ -57,20 +66,23 @@ ROOT_RULES: list[Rule] = [
         "message": "a stage that has started cannot be removed or renamed",
         "fieldPath": ".spec.stages",
     },
+    {
+        "rule": _started_stage_keeps("dependsOn"),
+        "message": "dependsOn of a stage that has started cannot be changed: add a stage, or make "
+        "a job under another name",
+        "fieldPath": ".spec.stages",
+    },
     *(
         {
-            "rule": _started_stage_keeps(_optional("o", field)),
-            "message": f"{field} of a stage that has started cannot be changed: add a stage, "
-            "or make a job under another name",
+            "rule": _started_stage_keeps(field, but_in=EDITABLE),
+            "message": f"{field} of a stage that has started cannot be changed unless it has "
+            "failed: add a stage, or make a job under another name",
             "fieldPath": ".spec.stages",
         }
-        for field in ("dependsOn", "initialModel", *_KINDS)
+        for field in ("initialModel", *_KINDS)
     ),
     {
-        "rule": _started_stage_keeps(
-            f"({_optional('o', 'resources')} || oldSelf.status.stages.exists(t, t.name == o.name "
-            f"&& has(t.state) && t.state in {[s.value for s in RESIZABLE]}))"
-        ),
+        "rule": _started_stage_keeps("resources", but_in=RESIZABLE),
         "message": "resources of a stage at work cannot be changed: set runPolicy.suspend first, "
         "or wait until it has failed",
         "fieldPath": ".spec.stages",

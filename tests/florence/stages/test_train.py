@@ -78,8 +78,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_stored(stored.read, stored.uri).state
 
 
-def run_until(folder: Path, config: Pretrain, step: int, world: World | None = None) -> None:
-    """Run attempt 1 and stop it as SIGTERM would, while step ``step`` is reported."""
+def run_until(
+    folder: Path, config: Pretrain, step: int, world: World | None = None, attempt: int = 1
+) -> None:
+    """Run an attempt and stop it as SIGTERM would, while step ``step`` is reported."""
     stop = Stop()
 
     def report(progress: StageProgress) -> None:
@@ -87,7 +89,7 @@ def run_until(folder: Path, config: Pretrain, step: int, world: World | None = N
             stop.request()
 
     with pytest.raises(StoppedError, match=f"after step {step}"):
-        run(context(folder, report=report, stop=stop, world=world), config)
+        run(context(folder, attempt=attempt, report=report, stop=stop, world=world), config)
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +165,57 @@ def test_a_checkpoint_of_other_settings_is_refused_by_field(shards: str, tmp_pat
     changed = settings(shards, optimizer={"lr": 5e-4, "warmupSteps": 2})
     with pytest.raises(ConfigurationError, match=r"optimizer\.lr: 0\.001 -> 0\.0005"):
         run(context(tmp_path, attempt=2), changed)
+
+
+def test_a_checkpoint_of_other_settings_is_continued_where_that_is_wanted(
+    shards: str, tmp_path: Path
+) -> None:
+    constant = {"warmupSteps": 0, "schedule": "constant"}
+    run_until(tmp_path / "a", settings(shards, optimizer={"lr": 1e-3, **constant}), 3)
+    lowered = settings(
+        shards,
+        optimizer={"lr": 1e-4, **constant},
+        checkpoints={"everySteps": 2, "ifSettingsChanged": "continue"},
+    )
+    run(context(tmp_path / "a", attempt=2), lowered)
+    # The same rates as one schedule: a tenth from the fourth step of six on.
+    falling = {"lr": 1e-3, "warmupSteps": 0, "schedule": "step", "decayAt": [0.5]}
+    run(context(tmp_path / "b"), settings(shards, optimizer=falling))
+    continued, expected = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.allclose(continued[name], expected[name], atol=1e-7) for name in expected)
+
+
+def test_a_finished_stage_is_trained_longer(shards: str, tmp_path: Path) -> None:
+    constant = {"optimizer": {"lr": 1e-3, "warmupSteps": 0, "schedule": "constant"}}
+    policy = {"everySteps": 2, "ifSettingsChanged": "continue"}
+    run(context(tmp_path / "a"), settings(shards, **constant))
+    longer = settings(shards, steps=STEPS + 2, checkpoints=policy, **constant)
+    run(context(tmp_path / "a", attempt=2), longer)
+    run(context(tmp_path / "b"), settings(shards, steps=STEPS + 2, **constant))
+    extended, expected = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(extended[name], expected[name]) for name in expected)
+    shorter = settings(shards, steps=2, checkpoints=policy, **constant)
+    with pytest.raises(ConfigurationError, match=rf"has {STEPS + 2} steps and the stage only 2"):
+        run(context(tmp_path / "a", attempt=3), shorter)
+
+
+def test_a_stage_of_other_settings_starts_over_where_that_is_wanted(
+    shards: str, tmp_path: Path
+) -> None:
+    run_until(tmp_path / "a", settings(shards), 5)
+    policy = {"everySteps": 2, "ifSettingsChanged": "restart"}
+    changed = settings(shards, seed=7, checkpoints=policy)
+    # Stopped once more: what it goes on from then is older than what was there before.
+    run_until(tmp_path / "a", changed, 3, attempt=2)
+    restored = []
+    told = context(
+        tmp_path / "a", attempt=3, report=lambda progress: restored.append(progress.restored_step)
+    )
+    run(told, changed)
+    assert set(restored) == {None, 3}
+    run(context(tmp_path / "b"), settings(shards, seed=7))
+    again, expected = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
 
 
 def test_divergence_ends_with_the_step_and_keeps_the_last_good_commit(
