@@ -72,7 +72,7 @@ def test_other_failures_are_not_taken_for_it(error: Exception, is_memory: bool) 
 def test_settings_that_fit_are_named_with_what_they_need() -> None:
     text = advice(plan(), GPU, processes=2)
     assert text.startswith("2048 samples a rank at resolution 224 need about ")
-    assert "NVIDIA H100 has 80.0 GB; gradientCacheChunks: " in text
+    assert "NVIDIA H100 has 80.0 GB; activationCheckpointing: " in text
     assert "for the same result" in text
 
 
