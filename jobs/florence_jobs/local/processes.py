@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from florence.errors import StoppedError, TransientError
 from florence_jobs.local.stop_signals import StopSignals
 from florence_jobs.log_tail import killed
 from florence_jobs.parent_watch import PARENT
+
+if TYPE_CHECKING:
+    import psutil
 
 PROGRAM = "florence_jobs.main"
 """What every process of a stage runs, also its launcher and its data loaders."""
@@ -45,6 +47,8 @@ def stage_command(path: Path) -> list[str]:
 
 def stage_processes(folder: Path) -> list[psutil.Process]:
     """Every live process whose command line names a plan under ``folder``."""
+    import psutil  # of the train extra: whoever lists jobs may do without
+
     inside = f"{folder.resolve()}{os.sep}"
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
@@ -139,6 +143,8 @@ def _ended(
 
 
 def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    import psutil
+
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
