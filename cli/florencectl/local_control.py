@@ -54,7 +54,7 @@ def _outcome(job: FlorenceJob) -> str:
         return f"ended before it was stopped ({status.phase.value})"
     stopped = next((s for s in status.stages if s.state is State.SUSPENDED), None)
     step = stopped.progress.checkpoint_step if stopped and stopped.progress else None
-    at = f" at step {step}" if step else ""
+    at = f" at step {step}" if step else ", nothing is kept of its stage"
     resume = local_command("resume", job.namespace, job.metadata.name)
     return f"stopped{at}; '{resume}' goes on"
 

@@ -69,7 +69,7 @@ def _recovering(
 def _suspended(
     facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
-    return [f"is stopped in stage '{stage.name}'. {_checkpoint(stage)} {told['resume']}."]
+    return [f"is stopped in stage '{stage.name}'.", _checkpoint(stage), f"{told['resume']}."]
 
 
 def _succeeded(
