@@ -124,7 +124,7 @@ class Trainer:
             TransientError: too many checkpoints in a row could not be written.
         """
         self.tell(phase="train", step=start, samples=start * self._settings.batch_size)
-        if self._asked_to_stop() or self._stopped_while_evaluating(start):
+        if self._stopped_while_evaluating(start):
             raise StoppedError(f"stopped on request after step {start}; it goes on from there")
         for step in range(start, self._steps):
             batch = self._next(batches)
@@ -151,11 +151,6 @@ class Trainer:
         batch = next(batches)
         self._meter.wait(self._meter.now() - asked)
         return batch
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any rank was, while nothing was trained yet; all answer alike."""
-        asked = torch.tensor([float(self._context.stop.requested)], device=self._engine.device)
-        return bool(self._context.world.all_reduce_sum(asked).item())
 
     def _note(self, done: int, result: StepResult) -> None:
         """Tell about every step: whoever watches for a stall sees steps, not log lines."""

@@ -99,6 +99,7 @@ class LocalRunner:
         self._clock = clock
         self._changing = threading.RLock()
         self._saved = 0.0
+        self._warned: set[tuple[str, int]] = set()
 
     def run(self, job: FlorenceJob) -> FlorenceJob:
         """Run what of the job has not succeeded yet, and return the job with its status.
@@ -287,6 +288,9 @@ class LocalRunner:
             self._set(stage, save=False, state=state, progress=progress, attempts=attempts)
             if self._clock() - self._saved > _SECONDS_BETWEEN_RECORDS:
                 self._save()
+        if progress.phase == "train" and progress.unusable and (name, attempt) not in self._warned:
+            self._warned.add((name, attempt))
+            self._observer.note(f"{name}: {passed_over(progress)}")
         self._observer.stage_progress(stage, progress)
 
     def _end_attempt(self, stage: Stage, how: Ended, log: Path) -> None:
@@ -350,6 +354,13 @@ class LocalRunner:
 def timestamp(moment: float) -> str:
     """Unix seconds as Kubernetes writes them."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def passed_over(progress: StageProgress) -> str:
+    """Which checkpoints an attempt could not use, and what it goes on from instead."""
+    step = progress.restored_step
+    start = f"it goes on from step {step}" if step else "it starts from the beginning"
+    return f"{'; '.join(progress.unusable)}; {start}"
 
 
 def _with_fresh_budgets(status: StageStatus) -> StageStatus:
