@@ -1,7 +1,7 @@
 """What can go wrong in a stage, and the exit code that says so.
 
-The codes are a contract between a stage and whoever restarts it: 2, 3 and 4 are the
-application's fault and are not retried blindly, 75 and 143 are the infrastructure's.
+The codes are a contract between a stage and whoever restarts it: 2, 3 and 4 need somebody to
+change something first and are not retried, 75 and 143 are the infrastructure's.
 """
 
 from __future__ import annotations
@@ -54,6 +54,16 @@ class TransientError(FlorenceError):
     exit_code = 75
 
 
+class NoSpaceError(TransientError):
+    """A disk or bucket is full: only once somebody freed space does the same attempt succeed.
+
+    Whoever goes on meanwhile, as training does when a checkpoint fails, may try again; a stage that
+    ends with it is not restarted.
+    """
+
+    exit_code = ConfigurationError.exit_code
+
+
 class LostPeersError(TransientError):
     """Another process of the gang is gone or silent; this one only waited for it."""
 
@@ -67,7 +77,7 @@ class StoppedError(FlorenceError):
 class MissingExtraError(FlorenceError):
     """A command needs packages that an extra of the distribution installs."""
 
-    exit_code = 1
+    exit_code = ConfigurationError.exit_code
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra

@@ -1,4 +1,4 @@
-"""Which stage, attempt and lines of a log the user means."""
+"""Which jobs, and which stage, attempt and lines of a log, the user means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError
+from florencectl.cluster.connection import Place, is_configured
+from florencectl.output import note
 
 if TYPE_CHECKING:
     from florence_operator.api import JobStatus
@@ -49,3 +51,19 @@ def of_rank(rank: int | None) -> Callable[[str], bool]:
         return shows
 
     return belongs
+
+
+def is_local(asked: bool, place: Place) -> bool:
+    """Whether this machine's jobs are meant; says so where the user did not.
+
+    Raises:
+        ConfigurationError: the user named a cluster as well.
+    """
+    if asked:
+        if place.kubeconfig or place.context:
+            raise ConfigurationError("--local excludes --context and --kubeconfig")
+        return True
+    if is_configured(place):
+        return False
+    note("no cluster configured (no kubeconfig): jobs of this machine")
+    return True

@@ -1,110 +1,136 @@
-"""The jobs that ran on this machine: list them, print their logs, delete them."""
+"""The jobs that ran on this machine: list and watch them, delete them."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florencectl.choosing import of_rank, stage_and_attempt
 from florencectl.cluster.errors import NotFoundError
-from florencectl.output import Format, note, print_list
+from florencectl.output import (
+    Format,
+    TableStream,
+    note,
+    print_document,
+    print_line,
+    print_list,
+)
 from florencectl.run_display import duration
 
 if TYPE_CHECKING:
     from florence_jobs.local import Records
     from florence_operator.api import FlorenceJob
 
+_WIDE_COLUMNS = ["checkpoint", "model"]
+_SECONDS_BETWEEN_LOOKS = 0.3
 COLUMNS = ["name", "state", "stage", "progress", "eta", "loss", "attempts", "age"]
 
 
 def show_jobs(names: Sequence[str], namespace: str | None, output: Format) -> None:
     """Print the named jobs, or all of a namespace; of every namespace when that is ``None``."""
-    records = _records()
-    jobs = [_find(records, namespace or "default", name) for name in names]
-    if not names:
-        jobs = records.all(namespace)
+    jobs = _chosen(names, namespace)
     if not jobs and output in (Format.TABLE, Format.WIDE):
         note("no jobs on this machine")
         return
     print_list(
         [_row(job, datetime.now(UTC)) for job in jobs],
-        COLUMNS if namespace else ["namespace", *COLUMNS],
+        _columns(namespace),
         output,
-        wide=["checkpoint", "model"],
+        wide=_WIDE_COLUMNS,
         documents=[job.wire(defaults=False) for job in jobs],
     )
 
 
+def watch_jobs(names: Sequence[str], namespace: str | None, output: Format) -> None:
+    """Print the jobs, then each of them again with every change, until interrupted."""
+    shown = [*_columns(namespace), *(_WIDE_COLUMNS if output is Format.WIDE else ())]
+    table = TableStream(shown)
+    known: dict[tuple[str, str], FlorenceJob] = {}
+    _chosen(names, namespace)  # tells a misspelt name at once
+    while True:
+        now = {
+            (job.namespace, job.metadata.name): job
+            for job in records_here().all(namespace)
+            if not names or job.metadata.name in names
+        }
+        for key in known.keys() - now.keys():
+            if output in (Format.TABLE, Format.WIDE):
+                row = {**_row(known[key], datetime.now(UTC)), "state": "Deleted"}
+                table.add([[row[column] for column in shown]])
+        for key, job in now.items():
+            if job != known.get(key):
+                _print_change(job, table, shown, output)
+        known = now
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _print_change(
+    job: FlorenceJob, table: TableStream, shown: Sequence[str], output: Format
+) -> None:
+    if output in (Format.TABLE, Format.WIDE):
+        row = _row(job, datetime.now(UTC))
+        table.add([[row[column] for column in shown]])
+    elif output is Format.NAME:
+        print(job.metadata.name, flush=True)
+    elif output is Format.JSON:
+        print_line(job.wire(defaults=False))
+    else:
+        print("---")
+        print_document(job.wire(defaults=False), output)
+        sys.stdout.flush()
+
+
+def _chosen(names: Sequence[str], namespace: str | None) -> list[FlorenceJob]:
+    records = records_here()
+    if names:
+        return [find_job(records, namespace or "default", name) for name in names]
+    return records.all(namespace)
+
+
+def _columns(namespace: str | None) -> list[str]:
+    return COLUMNS if namespace else ["namespace", *COLUMNS]
+
+
 def names_of_jobs(namespace: str) -> list[str]:
     """The names of a namespace's jobs."""
-    return [job.metadata.name for job in _records().all(namespace)]
+    return [job.metadata.name for job in records_here().all(namespace)]
 
 
 def stages_of(name: str, namespace: str) -> list[str]:
     """The names of a job's stages."""
-    return [stage.name for stage in _find(_records(), namespace, name).spec.stages]
+    return [stage.name for stage in find_job(records_here(), namespace, name).spec.stages]
 
 
 def models_of_jobs() -> list[str]:
     """The models that the jobs of this machine made, the last ones first."""
-    jobs = sorted(_records().all(), key=lambda job: job.metadata.creation_timestamp or "")
+    jobs = sorted(records_here().all(), key=lambda job: job.metadata.creation_timestamp or "")
     stages = [stage for job in jobs if job.status for stage in job.status.stages]
     return [stage.model for stage in reversed(stages) if stage.model]
 
 
-def print_log(
-    name: str,
-    namespace: str,
-    *,
-    stage: str | None,
-    attempt: int | None,
-    rank: int | None,
-    follow: bool,
-    tail: int | None,
-) -> None:
-    """Print the log of a job's stage, while it runs with ``follow``."""
-    records = _records()
-    job = _find(records, namespace, name)
-    chosen, number = stage_and_attempt(name, job.status, stage, attempt)
-    path = records.log_file(job, chosen, number)
-
-    def running() -> bool:
-        now = records.load(namespace, name)
-        status = now.status.stage(chosen) if now and now.status else None
-        return bool(follow and status and status.attempts and not status.attempts[-1].ended)
-
-    wanted = of_rank(rank)
-    for line in _lines(path, running, tail):
-        if wanted(line):
-            print(line, flush=follow)
-
-
 def delete_jobs(names: Sequence[str], namespace: str, *, artifacts: bool) -> None:
     """Delete jobs of this machine; their artifacts only when asked for or when the job says so."""
-    from florence_jobs.local.removal import delete_artifacts
+    from florence_jobs.local.removal import delete_job
 
-    records = _records()
-    for job in [_find(records, namespace, name) for name in names]:
-        name = job.metadata.name
-        with records.lock(namespace, name):
-            if artifacts or job.spec.artifacts.delete_with_job:
-                delete_artifacts(job, records.artifacts_uri)
-            records.delete(namespace, name)
-        print(f"florencejob/{name} deleted")
+    records = records_here()
+    for job in [find_job(records, namespace, name) for name in names]:
+        delete_job(job, records, artifacts=artifacts or job.spec.artifacts.delete_with_job)
+        print(f"florencejob/{job.metadata.name} deleted")
 
 
-def _records() -> Records:
+def records_here() -> Records:
+    """The jobs of this machine's home folder."""
     from florence.home import florence_home
     from florence_jobs.local import Records
 
     return Records(florence_home())
 
 
-def _find(records: Records, namespace: str, name: str) -> FlorenceJob:
-    job = records.load(namespace, name)
+def find_job(records: Records, namespace: str, name: str) -> FlorenceJob:
+    """A job as it is now. Raises :class:`NotFoundError`."""
+    job = records.current(namespace, name)
     if job is None:
         known = ", ".join(job.metadata.name for job in records.all(namespace)) or "none"
         raise NotFoundError(f"job '{name}' was not found on this machine; there: {known}")
@@ -138,24 +164,3 @@ def _row(job: FlorenceJob, now: datetime) -> dict[str, Any]:
         "checkpoint": progress.checkpoint if progress else None,
         "model": next((stage.model for stage in reversed(status.stages) if stage.model), None),
     }
-
-
-def _lines(path: Path, running: Callable[[], bool], tail: int | None) -> Iterator[str]:
-    """The (last) lines of a log; while ``running()``, also those that are still written."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        if tail is not None:
-            written = file.read().splitlines(keepends=True)
-            yield from (line.rstrip("\n") for line in written[len(written) - tail :])
-        rest = ""
-        while True:
-            going = running()
-            for piece in iter(file.readline, ""):
-                rest += piece
-                if rest.endswith("\n"):
-                    yield rest.rstrip("\n")
-                    rest = ""
-            if not going:
-                break
-            time.sleep(0.3)
-        if rest:
-            yield rest

@@ -6,56 +6,96 @@ import glob
 import importlib.util
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError, MissingExtraError
 from florence.home import florence_home
 from florence.kinds import MODEL_TASKS
 from florence.tasks.inputs import Inputs, Type
 from florence_operator.api import FlorenceJob, State
+from florencectl.detaching import run_detached
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
-from florencectl.program import program_to_type
+from florencectl.program import local_command, program_to_type
 from florencectl.run_display import RunDisplay
 
 if TYPE_CHECKING:
+    from florence_jobs.local import Records
     from florence_jobs.local.outcome import Example
 
 
 def run_local(
-    job: FlorenceJob, *, again: bool, processes: int | None, output: DocumentFormat
+    job: FlorenceJob,
+    *,
+    again: bool,
+    processes: int | None,
+    output: DocumentFormat,
+    detach: bool = False,
 ) -> int:
     """Run, continue or just show the job, print its results, and return the exit code.
 
+    Args:
+        job: what is to be run; its record, where there is one, says what of it is done.
+        again: forget what an earlier run of it left.
+        processes: ranks at most.
+        output: how the results are printed.
+        detach: let it run on in the background and return.
+
     Raises:
         MissingExtraError: torch is not installed.
-        ConfigurationError: another job of that name exists.
+        ConfigurationError: another job of that name exists, or this one is being run.
+        FlorenceError: it could not train here: an engine, its artifacts or its data are missing.
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "train")
-    from florence_jobs.local import LocalRunner, Records, StoppedByUserError
+    from florence_jobs.local import Records
 
     records = Records(florence_home())
-    name = job.metadata.name
     if again:
         _forget(records, job)
-    known = records.load(job.namespace, name)
+    known = records.current(job.namespace, job.metadata.name)
     if known is not None:
         _refuse_other(known, job)
-        if known.status and known.status.phase is State.SUCCEEDED:
-            note(f"{name}: already finished; --again runs it once more")
-            _tell(known, output)
-            return 0
         job = known
+    return go_on(records, job, processes=processes, output=output, detach=detach)
+
+
+def go_on(
+    records: Records,
+    job: FlorenceJob,
+    *,
+    processes: int | None,
+    output: DocumentFormat,
+    detach: bool,
+) -> int:
+    """Run what is left of a job, as :func:`run_local` does."""
+    from florence_jobs.local import LocalRunner, StoppedByUserError
+    from florence_jobs.local.preflight import refuse_unusable
+    from florence_jobs.local.records import WORKING_DIRECTORY
+
+    name = job.metadata.name
+    if job.status and job.status.phase is State.SUCCEEDED:
+        note(f"{name}: already finished; --again runs it once more")
+        _tell(job, output)
+        return 0
+    records.refuse_owned(job.namespace, name)
+    refuse_unusable(job, records.artifacts_uri)
+    annotations = {**job.metadata.annotations, WORKING_DIRECTORY: os.getcwd()}
+    metadata = job.metadata.model_copy(update={"annotations": annotations})
+    job = job.model_copy(update={"metadata": metadata})
+    if detach:
+        return run_detached(records, job, processes)
     runner = LocalRunner(records, RunDisplay(), processes=processes or available_devices())
     try:
         job = runner.run(job)
-    except StoppedByUserError:
-        return INTERRUPTED
+    except StoppedByUserError as stopped:
+        asked = stopped.signal or signal.SIGTERM
+        return INTERRUPTED if asked is signal.SIGINT else 128 + asked
     if job.status is None or job.status.phase is not State.SUCCEEDED:
-        note(f"{name}: failed; 'florencectl logs {name}' prints the log")
+        note(f"{name}: failed; '{local_command('logs', job.namespace, name)}' prints the log")
         return _exit_code(job)
     _tell(job, output)
     return 0
@@ -70,22 +110,22 @@ def available_devices(environment: Mapping[str, str] = os.environ) -> int:
     return gpus or os.cpu_count() or 1
 
 
-def _forget(records: Any, job: FlorenceJob) -> None:
+def _forget(records: Records, job: FlorenceJob) -> None:
     """Delete the job's record and the artifacts of its stages."""
-    from florence_jobs.local.removal import delete_artifacts
+    from florence_jobs.local.removal import delete_job
 
     known = records.load(job.namespace, job.metadata.name) or job
-    with records.lock(job.namespace, job.metadata.name):
-        delete_artifacts(known, records.artifacts_uri)
-        records.delete(job.namespace, job.metadata.name)
+    delete_job(known, records, artifacts=True)
 
 
 def _refuse_other(known: FlorenceJob, job: FlorenceJob) -> None:
     if known.spec != job.spec:
+        name = job.metadata.name
+        delete = local_command("delete", job.namespace, name, "--artifacts")
         raise ConfigurationError(
-            f"job '{job.metadata.name}' was run here with other settings: give this one "
-            "another name, "
-            f"run it with --again, or delete the old one (florencectl delete {job.metadata.name})"
+            f"job '{name}' was run here with other settings: give this one "
+            "another name, run it with --again, or delete the old one with what it trained "
+            f"({delete})"
         )
 
 

@@ -36,6 +36,16 @@ Kubeconfig = Annotated[
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Jobs of this machine, not of a cluster.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", min=1, help="Local ranks at most; default: the GPUs, or else the cores."
+    ),
+]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="With --local: let it run on in the background, and return."),
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="table, wide, json, yaml or name.")]
 Endpoint = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -131,7 +132,8 @@ def be_plain() -> None:
 def note(message: str) -> None:
     """Tell the user something that is not data."""
     if not os.environ.get(_QUIET):
-        print(message, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is closed
+            print(message, file=sys.stderr, flush=True)
 
 
 def bold(text: str, stream: TextIO) -> str:

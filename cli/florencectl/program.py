@@ -22,3 +22,9 @@ def program_to_type() -> str:
     if shutil.which("florencectl") or Path(called).name != "florencectl":
         return program_name()
     return shlex.quote(called)
+
+
+def local_command(verb: str, namespace: str, name: str, *options: str) -> str:
+    """A command on a job of this machine, as the user would type it here."""
+    where = [] if namespace == "default" else ["-n", namespace]
+    return " ".join([program_to_type(), verb, name, *where, "--local", *options])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -55,9 +56,7 @@ class RunDisplay:
         if status.state is State.SUCCEEDED:
             self._write(f"{stage.name}: succeeded in {took}")
         elif status.state is State.SUSPENDED:
-            step = status.progress.checkpoint_step if status.progress else None
-            at = f" at step {step}" if step else ""
-            self._write(f"{stage.name}: stopped after {took}{at}; the same command continues it")
+            self._write(f"{stage.name}: stopped after {took}{_kept(status)}")
         else:
             last = status.attempts[-1]
             self._write(
@@ -69,12 +68,23 @@ class RunDisplay:
         self._write(message)
 
     def _write(self, line: str, *, keep_open: bool = False) -> None:
-        with self._writing:
+        # A terminal that was closed meanwhile takes nothing; the run ends well all the same.
+        with self._writing, contextlib.suppress(OSError):
             if self._terminal and self._line_open:
                 self._stream.write("\r\x1b[K" if keep_open else "\n")
             self._stream.write(line if keep_open else line + "\n")
             self._stream.flush()
             self._line_open = keep_open
+
+
+def _kept(status: StageStatus) -> str:
+    """What a stage that was stopped leaves, and what follows."""
+    step = status.progress.checkpoint_step if status.progress else None
+    last = status.attempts[-1] if status.attempts else None
+    failed = f" ({last.message})" if last and last.exit_code not in (0, 143) else ""
+    if step:
+        return f" at step {step}{failed}; the same command continues it"
+    return f"{failed}; nothing is kept of it, the same command starts it again"
 
 
 def progress_line(name: str, progress: StageProgress) -> str:

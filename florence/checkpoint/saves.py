@@ -13,7 +13,13 @@ from florence.checkpoint.fragment import Fragment
 from florence.checkpoint.lineage import SupersededError
 from florence.checkpoint.manifest import Commit
 from florence.checkpoint.writer import CheckpointWriter
-from florence.errors import ConfigurationError, FlorenceError, LostPeersError, TransientError
+from florence.errors import (
+    ConfigurationError,
+    FlorenceError,
+    LostPeersError,
+    NoSpaceError,
+    TransientError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +134,8 @@ class Saves:
     def _give_up_if_hopeless(self) -> None:
         if self._last is None or self._failed_in_a_row < self._limit:
             return
-        kind = ConfigurationError if isinstance(self._last, ConfigurationError) else TransientError
+        kinds = (ConfigurationError, NoSpaceError, TransientError)
+        kind = next(kind for kind in kinds if isinstance(self._last, kind))
         raise kind(
             f"{self._failed_in_a_row} checkpoints in a row failed, the last one: {self._last}"
         ) from self._last

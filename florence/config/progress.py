@@ -37,3 +37,6 @@ class StageProgress(Settings):
     restored_step: int | None = setting(
         None, description="step that this attempt started from", unit="steps"
     )
+    unusable: tuple[str, ...] = setting(
+        (), description="what was passed over when this attempt looked for a checkpoint, and why"
+    )

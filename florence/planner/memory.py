@@ -136,23 +136,29 @@ def memory_options(
 
 
 def recommend(
-    architecture: Architecture, settings: Training, *, cost: Cost, processes: int, capacity: int
+    architecture: Architecture,
+    settings: Training,
+    *,
+    cost: Cost,
+    processes: int,
+    capacity: int,
+    cuda: bool = True,
 ) -> MemoryOption | None:
-    """The fastest settings that fit on a GPU of ``capacity`` bytes; None when none do.
+    """The fastest settings that fit into ``capacity`` bytes of one process; None when none do.
 
     The gradient cache is never combined with checkpointing of whole blocks: either repeats the
     forward pass, and smaller chunks save what the other would.
     """
-    for candidate in _fastest_first(settings, processes):
-        option = _option(architecture, candidate, cost, processes, True, capacity)
+    for candidate in _fastest_first(settings, processes, cuda):
+        option = _option(architecture, candidate, cost, processes, cuda, capacity)
         if option.fits:
             return option
     return None
 
 
-def _fastest_first(settings: Training, processes: int) -> Iterator[Training]:
+def _fastest_first(settings: Training, processes: int, cuda: bool) -> Iterator[Training]:
     rows = settings.samples_per_process(processes)
-    sharded = uses_deepspeed(settings, processes, cuda=True) and processes > 1
+    sharded = uses_deepspeed(settings, processes, cuda=cuda) and processes > 1
     stages = range(max(settings.zero_stage, 1), 4) if sharded else (0,)
     chunks = [n for n in range(2, rows + 1) if rows % n == 0]
     for checkpointing in ActivationCheckpointing:

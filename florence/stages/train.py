@@ -56,10 +56,16 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
     steps = settings.total_steps(len(stream))
     fingerprint = stage_fingerprint(context.architecture, settings, stream.fingerprint)
     exchange = GlooExchange() if context.world.size > 1 else SingleProcess()
+    unusable: list[str] = []
+
+    def pass_over(reason: str) -> None:
+        log.warning("%s", reason)
+        unusable.append(reason)
+
     checkpoint = begin_attempt(
         context.output,
         attempt=context.attempt,
-        on_skip=log.warning,
+        on_skip=pass_over,
         exchange=exchange,
         clock=context.clock,
         on_progress=lambda done, total: context.report(
@@ -112,6 +118,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         },
         evaluate=held_out.evaluate if held_out.is_wanted else None,
     )
+    trainer.tell(unusable=tuple(unusable))
     start = trainer.restore(checkpoint)
     with stream.batches(
         rank=context.world.rank, size=context.world.size, start=start, stop=steps

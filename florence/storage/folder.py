@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from florence.errors import ConfigurationError, FlorenceError, TransientError
+from florence.errors import ConfigurationError, FlorenceError, NoSpaceError, TransientError
 from florence.storage.protocol import Body, Entry, MissingKeyError, checked_key
 
 _TRIES = 100
@@ -173,7 +173,7 @@ def _explained(error: OSError, url: str) -> FlorenceError:
     if isinstance(error, FileNotFoundError):
         return MissingKeyError(url)
     if error.errno in _FULL:
-        return TransientError(f"{url} cannot be written, {reason}: free space there and try again")
+        return NoSpaceError(f"{url} cannot be written, {reason}: free space there and try again")
     if error.errno in _REFUSED:
         return ConfigurationError(f"{url}: {reason}: check the path and its permissions")
     return TransientError(f"{url}: {reason}: check the disk or mount and try again")

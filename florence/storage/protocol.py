@@ -37,7 +37,8 @@ class Storage(Protocol):
 
     Keys are relative and separated by ``/``. Every method may raise ``ConfigurationError`` (wrong
     credentials, endpoint, bucket, or a folder without permission) and ``TransientError`` (network
-    or server gave up, disk full); messages are one line, name the URI and hold no secret.
+    or server gave up; ``NoSpaceError``: disk full); messages are one line, name the URI and hold
+    no secret.
     Instances may be used from several threads and may be pickled or forked into other processes.
     """
 

@@ -7,7 +7,7 @@ import socket
 import botocore.exceptions as failures
 from botocore.parsers import ResponseParserError
 
-from florence.errors import ConfigurationError, FlorenceError, TransientError
+from florence.errors import ConfigurationError, FlorenceError, NoSpaceError, TransientError
 from florence.storage.protocol import MissingKeyError
 
 _VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -71,7 +71,7 @@ def _answered(error: failures.ClientError, url: str, endpoint: str) -> FlorenceE
     if is_missing(code):
         return MissingKeyError(url)
     if code in _FULL:
-        return TransientError(
+        return NoSpaceError(
             f"{url} cannot be written, {endpoint} is full: free space and try again"
         )
     if code in _ADVICE:

@@ -7,19 +7,22 @@ of the process that failed first (the table is in :mod:`florence.errors`).
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
 from florence.errors import StoppedError, TransientError
-from florence_jobs.log_tail import LOST_PEERS
+from florence_jobs.log_tail import LOST_PEERS, killed
+from florence_jobs.parent_watch import PARENT, watch_parent
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -41,8 +44,11 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         launch_agent(config, command, list(command_arguments))
     except ChildFailedError as failure:
-        _, first = failure.get_first_failure()
-        return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+        rank, first = first_failure(failure.failures)
+        if first.exitcode >= 0:
+            return first.exitcode
+        print(f"[rank {rank}] ERROR {killed(f'rank {rank}', -first.exitcode)}", file=sys.stderr)
+        return 128 - first.exitcode
     except SignalException:
         return StoppedError.exit_code
     except (RendezvousError, DistError) as error:
@@ -51,5 +57,24 @@ def launch(arguments: Sequence[str]) -> int:
     return 0
 
 
+def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The rank that failed first; of those within the same second, one that was killed.
+
+    torch notes whole seconds, and then ends the others by SIGTERM, or they notice by themselves.
+    """
+    by_themselves = (-signal.SIGTERM, *range(256))
+    return min(
+        failures.items(), key=lambda item: (item[1].timestamp, item[1].exitcode in by_themselves)
+    )
+
+
+def _stop() -> None:
+    """Ask the processes to stop as whoever started this one would have."""
+    print("[rank -1] WARNING The process that started the stage is gone: stopping", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    watch_parent(_stop)
+    os.environ[PARENT] = str(os.getpid())
     sys.exit(launch(sys.argv[1:]))

@@ -53,6 +53,17 @@ def failure_line(tail: bytes, code: int = 1) -> str:
     return line.decode(errors="replace").strip()
 
 
+def killed(who: str, number: int) -> str:
+    """What to say of a process that a signal ended, which could say nothing itself."""
+    name = signal.Signals(number).name
+    if number != signal.SIGKILL:
+        return f"{who} was ended by {name}"
+    return (
+        f"{who} was killed ({name}): by somebody, or by the system because memory ran out "
+        "(the kernel's log tells)"
+    )
+
+
 def _aborted_by_nccl(tail: bytes, code: int) -> str | None:
     """NCCL's watchdog ends a process that waits for a lost one by SIGABRT, without an exception."""
     found = _WATCHDOG.search(tail) if code == 128 + signal.SIGABRT else None

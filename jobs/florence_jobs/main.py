@@ -13,13 +13,23 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 from florence.config.progress import StageProgress
-from florence.errors import FlorenceError, LostPeersError, TransientError
+from florence.errors import (
+    ConfigurationError,
+    FlorenceError,
+    LostPeersError,
+    NoSpaceError,
+    StoppedError,
+    TransientError,
+)
 from florence.kinds import kind_named
 from florence.stages.context import InputModel, StageContext, Stop
 from florence_jobs.log_tail import LOST_PEERS
+from florence_jobs.out_of_memory import advice, available_memory, is_out_of_memory
+from florence_jobs.parent_watch import watch_parent
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_operator.api.stage import StagePlan
 
@@ -30,11 +40,12 @@ COLLECTIVE_TIMEOUT_SECONDS = 600.0
 """After this long without an answer the other processes are taken for lost."""
 FAILED = 1
 _MACHINE_FAILED = {
-    *(errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EIO, errno.ENODEV, errno.ESTALE),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
 }
 """OSErrors that another try elsewhere or later may not meet; a missing file stays missing."""
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: list[str]) -> int:
@@ -50,8 +61,10 @@ def main(arguments: list[str]) -> int:
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGINT, stop.request)
+    plan = None
     try:
         plan = read_plan(Path(arguments[0]))
+        watch_parent(partial(_stop_alone, stop, plan.grace_seconds))
         run(plan, stop)
     except LostPeersError as error:
         log.info("%s", traceback.format_exc().rstrip())  # where it waited, for whoever looks closer
@@ -61,7 +74,7 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         return error.exit_code
     except Exception as error:
-        return _unexpected(error)
+        return _unexpected(error, plan)
     return 0
 
 
@@ -120,15 +133,42 @@ def _silent(_: StageProgress) -> None:
     """Progress of ranks other than 0 interests nobody."""
 
 
-def _unexpected(error: Exception) -> int:
+def _stop_alone(stop: Stop, grace: float) -> None:
+    """Stop as if asked to, since the launcher is gone; after ``grace`` seconds whatever happens."""
+    log.warning("The launcher is gone: stopping after a checkpoint")
+    stop.request()
+    time.sleep(grace)
+    log.error("Ended: no checkpoint within %g s after the launcher was gone", grace)
+    os._exit(StoppedError.exit_code)
+
+
+def _unexpected(error: Exception, plan: StagePlan | None) -> int:
     """Log an error nobody foresaw. Only this machine's or its network's own failures may pass."""
     log.error("%s", traceback.format_exc().rstrip())
     text = str(error).partition("\n")[0]
+    if is_out_of_memory(error):
+        log.error("Out of memory: %s", _memory_advice(plan, text))
+        return ConfigurationError.exit_code
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        where = error.filename or "the disk of temporary files or of FLORENCE_HOME"
+        log.error("%s cannot be written (%s): free space there", where, text)
+        return NoSpaceError.exit_code
     if isinstance(error, OSError) and error.errno in _MACHINE_FAILED:
         log.error("This machine or its network failed (%s); try again", text)
         return TransientError.exit_code
     log.error("Unexpected %s: %s", type(error).__name__, text)
     return FAILED
+
+
+def _memory_advice(plan: StagePlan | None, text: str) -> str:
+    """What the planner says, or where it cannot what the error does."""
+    try:
+        assert plan is not None
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        return advice(plan, available_memory(), processes=processes)
+    except Exception as error:  # there may be no memory left for it
+        log.warning("No estimate of the memory: %s: %s", type(error).__name__, error)
+        return f"{text}: lower the stage's batchSize or resolution"
 
 
 if __name__ == "__main__":

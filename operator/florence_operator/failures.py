@@ -1,4 +1,4 @@
-"""How an attempt failed, what that is charged to, and when it is tried again."""
+"""How an attempt failed: which pod is believed, and what it points to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from florence_operator.api.duration import seconds
-from florence_operator.api.failure import Budget, Cause, budget_of, cause_of_exit
-from florence_operator.api.status import Attempt
+from florence_operator.api.failure import Cause, cause_of_exit
 from florence_operator.api.termination import last_words
-from florence_operator.api.v1alpha1 import Retries
 from florence_operator.observe import Child, Node, Pod, Terminated
-from florence_operator.settings import Failures
 
 _EVICTIONS = ("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
 _TORN_DOWN = (137, 143)
@@ -29,16 +25,6 @@ class Ending:
     exit_code: int | None = None
     last_lines: tuple[str, ...] = ()
     logs: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequel:
-    """What follows an attempt that failed."""
-
-    delay: float | None
-    """Seconds until the next attempt; None when there is none."""
-    reason: str
-    message: str
 
 
 def lost_from(pod: Pod, nodes: Mapping[str, Node] | None, grace: float) -> float | None:
@@ -199,59 +185,3 @@ def _told_by(pod: Pod, cause: Cause) -> Ending:
         last_lines=words.lines,
         logs=words.logs,
     )
-
-
-def charged(attempts: Iterable[Attempt], budget_from: int) -> dict[Budget, int]:
-    """How many attempts each budget has paid for."""
-    spent = dict.fromkeys(Budget, 0)
-    for attempt in attempts:
-        if attempt.cause is not None and attempt.number >= budget_from:
-            spent[budget_of(attempt.cause)] += 1
-    return spent
-
-
-def sequel(
-    attempts: Sequence[Attempt], budget_from: int, retries: Retries, settings: Failures
-) -> Sequel:
-    """What follows the last of the attempts, which has just failed."""
-    last = attempts[-1]
-    assert last.cause is not None
-    budget = budget_of(last.cause)
-    if budget is Budget.FINAL:
-        return Sequel(delay=None, reason=last.cause, message="it is not tried again")
-    if budget is Budget.FREE:
-        return Sequel(
-            delay=0.0,
-            reason=last.cause,
-            message=f"attempt {last.number + 1} follows at no cost to the budgets",
-        )
-    spent = charged(attempts, budget_from)[budget]
-    granted = retries.application if budget is Budget.APPLICATION else retries.infrastructure
-    if spent > granted:
-        return Sequel(
-            delay=None,
-            reason="BudgetExhausted",
-            message=f"the budget of {granted} {budget} retries is used up ({last.cause})",
-        )
-    wait = delay(attempts, budget_from, settings)
-    return Sequel(
-        delay=wait,
-        reason=last.cause,
-        message=f"attempt {last.number + 1} follows after {wait:g} s; "
-        f"{granted - spent} of {granted} {budget} retries left",
-    )
-
-
-def delay(attempts: Sequence[Attempt], budget_from: int, settings: Failures) -> float:
-    """Seconds before the next attempt: doubled for each failure in a row without a new commit."""
-    streak = 0
-    for attempt in reversed(attempts):
-        if attempt.number < budget_from or attempt.cause is None:
-            break
-        if budget_of(attempt.cause) is Budget.FREE:
-            continue
-        streak += 1
-        if attempt.committed is not None:
-            break
-    exponent = min(max(streak - 1, 0), 30)
-    return float(min(seconds(settings.first_delay) * 2**exponent, seconds(settings.longest_delay)))

@@ -9,10 +9,11 @@ from typing import Any
 
 from florence.config.progress import StageProgress
 from florence_operator.api.duration import seconds
+from florence_operator.api.retrying import sequel
 from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import Termination, last_words
 from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
-from florence_operator.failures import Ending, lost_from, sequel
+from florence_operator.failures import Ending, lost_from
 from florence_operator.observe import Child, Observation, Pod, QueuePlace, timestamp, unix
 from florence_operator.settings import OperatorConfiguration
 

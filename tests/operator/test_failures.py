@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.retrying import charged, sequel
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Retries
-from florence_operator.failures import Ending, charged, lost_from, sequel, verdict
+from florence_operator.failures import Ending, lost_from, verdict
 from florence_operator.observe import Child, Node, Pod, Terminated
 from florence_operator.settings import Failures
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
@@ -14,21 +14,30 @@ from florencectl.run_display import duration, progress_line
 
 _MOST_EVENTS = 20
 _MOST_ATTEMPTS = 12
+_OF_PODS = ("pod", "node")
 
 
-def describe(facts: Facts, program: str = "florencectl") -> str:
-    """The story: what was asked for, what happened, what happens next."""
+def describe(
+    facts: Facts,
+    program: str = "florencectl",
+    explain: Callable[[Facts, str], str] = why,
+) -> str:
+    """The story: what was asked for, what happened, what happens next.
+
+    Args:
+        explain: says where the job stands and what to do.
+    """
     status = status_of(facts.job)
     sections = [
         _heading(facts, status),
         _section("Spec", _spec(facts.job.get("spec") or {})),
         _section("Stages", _stages(facts, status)),
         _section("Attempts", _attempts(facts, status)),
-        _section("Last lines of the pod that failed first", _last_lines(status)),
+        _section("Last lines of what failed first", _last_lines(status)),
         _section("Results", _results(status)),
         _section("Conditions", _conditions(status, facts.now)),
         _section("Events", _events(facts.events, facts.now)),
-        _section("What happens next", [why(facts, program)]),
+        _section("What happens next", [explain(facts, program)]),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
@@ -127,7 +136,9 @@ def _attempts(facts: Facts, status: JobStatus) -> list[str]:
         "took",
         "logs",
     ]
-    lines = table(columns, rows)
+    # On one machine there are no pods.
+    used = [i for i, name in enumerate(columns) if name not in _OF_PODS or any(r[i] for r in rows)]
+    lines = table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     if len(found) > _MOST_ATTEMPTS:
         lines.append(f"({len(found) - _MOST_ATTEMPTS} earlier ones are in -o yaml)")
     return lines
@@ -167,7 +178,8 @@ def _last_lines(status: JobStatus) -> list[str]:
     if not failed:
         return []
     stage, attempt = max(failed, key=lambda pair: pair[1].ended or "")
-    said = [f"{stage.name}, attempt {attempt.number}, pod {attempt.pod or '?'}:"]
+    pod = f", pod {attempt.pod}" if attempt.pod else ""
+    said = [f"{stage.name}, attempt {attempt.number}{pod}:"]
     lines = attempt.last_lines or ((attempt.message,) if attempt.message else ())
     return said + [f"  {line.rstrip()}" for line in lines]
 

@@ -110,11 +110,11 @@ def _running(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     sentences = [
         f"runs: stage '{stage.name}'{number} has been at work{begun} {_request(facts, stage)}."
     ]
-    sentences.append(_progress(stage))
+    sentences.append(progress_told(stage))
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
         sentences.append(f"Beside it: {', '.join(others)}.")
-    sentences.append(_past(stage))
+    sentences.append(past_told(stage))
     return sentences
 
 
@@ -125,7 +125,7 @@ def _stalled(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     return [
         f"is stalled: stage '{stage.name}' last got further {moved}; {limit} without progress is "
         "allowed.",
-        _progress(stage),
+        progress_told(stage),
         sentence(stage.message),
         "The operator replaces the attempt, which goes on from the newest checkpoint; "
         f"'{program} logs {facts.name}' may show where it hangs.",
@@ -207,7 +207,8 @@ _BY_STATE: Mapping[State, _Explain] = {
 }
 
 
-def _progress(stage: StageStatus) -> str:
+def progress_told(stage: StageStatus) -> str:
+    """How far a stage is, in sentences."""
     progress = stage.progress
     if progress is None or not progress.total:
         return "It has not told of any step yet."
@@ -227,7 +228,8 @@ def _progress(stage: StageStatus) -> str:
     return f"{capital(', '.join(parts))}.{kept}"
 
 
-def _past(stage: StageStatus) -> str:
+def past_told(stage: StageStatus) -> str:
+    """How a stage's failed attempts ended, in a sentence; empty when there are none."""
     failed = [a for a in stage.attempts if a.cause]
     if not failed:
         return ""

@@ -1,4 +1,4 @@
-"""``florencectl wait``, ``suspend``, ``resume`` and ``retry``: steer a job on a cluster."""
+"""``florencectl wait``, ``stop``, ``suspend``, ``resume`` and ``retry``: steer a job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Annotated
 import typer
 
 from florence.errors import ConfigurationError
+from florencectl.choosing import is_local
 from florencectl.cluster.connection import Place, on_cluster
-from florencectl.options import Context, JobName, Kubeconfig, Namespace
+from florencectl.options import (
+    Context,
+    Detach,
+    JobName,
+    Kubeconfig,
+    Local,
+    Namespace,
+    Processes,
+)
 
 
 class Goal(StrEnum):
@@ -28,6 +37,7 @@ def wait(
         str | None, typer.Option(help="At most this long, such as 10m; default: for ever.")
     ] = None,
     namespace: Namespace = None,
+    local: Local = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -40,41 +50,96 @@ def wait(
     except ValueError as error:
         raise ConfigurationError(f"--timeout: {error}") from None
     place = Place(kubeconfig, context, namespace)
+    if is_local(local, place):
+        from florencectl.local_control import wait_for_job
+
+        raise typer.Exit(wait_for_job(name, namespace or "default", goal.value, limit))
     raise typer.Exit(wait_for(place, name, goal.value, limit, show=True))
+
+
+def stop(
+    name: JobName,
+    namespace: Namespace = None,
+    local: Local = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Stop a job after a checkpoint; 'resume' goes on from there. The same as 'suspend'."""
+    _suspend(Place(kubeconfig, context, namespace), name, local)
 
 
 def suspend(
     name: JobName,
     namespace: Namespace = None,
+    local: Local = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Checkpoint a job and free its pods; 'resume' goes on from there."""
-    _set_suspended(Place(kubeconfig, context, namespace), name, True)
+    """Checkpoint a job and free its pods, or end its processes; 'resume' goes on from there."""
+    _suspend(Place(kubeconfig, context, namespace), name, local)
 
 
 def resume(
     name: JobName,
     namespace: Namespace = None,
+    local: Local = False,
+    processes: Processes = None,
+    detach: Detach = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Go on with a suspended job from its checkpoint."""
-    _set_suspended(Place(kubeconfig, context, namespace), name, False)
+    """Go on with a suspended job from its checkpoint; on this machine also with one that failed."""
+    place = Place(kubeconfig, context, namespace)
+    if is_local(local, place):
+        _run_here(place, name, processes, detach)
+    _refuse_on_cluster(processes, detach)
+    _set_suspended(place, name, False)
 
 
 def retry(
     name: JobName,
     namespace: Namespace = None,
+    local: Local = False,
+    processes: Processes = None,
+    detach: Detach = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Run the failed stages of a failed job again, with fresh budgets."""
+    place = Place(kubeconfig, context, namespace)
+    if is_local(local, place):
+        _run_here(place, name, processes, detach, failed_only=True)
+    _refuse_on_cluster(processes, detach)
     from florencectl.cluster import jobs
 
-    place = Place(kubeconfig, context, namespace)
     on_cluster(place, lambda client, where: jobs.retry(client, where, name))
     print(f"{jobs.RESOURCE_NAME}/{name} retried")
+
+
+def _suspend(place: Place, name: str, local: bool) -> None:
+    if not is_local(local, place):
+        _set_suspended(place, name, True)
+        return
+    from florencectl.local_control import stop_job
+
+    print(f"florencejob/{name} {stop_job(name, place.namespace or 'default')}")
+
+
+def _run_here(
+    place: Place, name: str, processes: int | None, detach: bool, *, failed_only: bool = False
+) -> None:
+    from florencectl.local_control import resume_job
+
+    where = place.namespace or "default"
+    raise typer.Exit(
+        resume_job(name, where, processes=processes, detach=detach, failed_only=failed_only)
+    )
+
+
+def _refuse_on_cluster(processes: int | None, detach: bool) -> None:
+    for option, given in (("--processes", processes), ("--detach", detach)):
+        if given:
+            raise ConfigurationError(f"{option} is for runs on this machine: add --local")
 
 
 def _set_suspended(place: Place, name: str, wanted: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from florence.errors import ConfigurationError
-from florencectl.cluster.connection import Place, is_configured
+from florencectl.choosing import is_local
+from florencectl.cluster.connection import Place
 from florencectl.completing import stages_of_job
 from florencectl.options import (
     AllNamespaces,
@@ -40,11 +41,12 @@ def get(
     place = Place(kubeconfig, context, namespace)
     if all_namespaces and names:
         raise ConfigurationError("a name belongs to one namespace: leave out -A, or the names")
-    if _is_local(local, place):
-        from florencectl.local_jobs import show_jobs
+    if is_local(local, place):
+        from florencectl.local_jobs import show_jobs, watch_jobs
 
-        _refuse_on_machine({"--watch": watch, "--selector": bool(selector)})
-        show_jobs(names or (), None if all_namespaces else namespace or "default", output)
+        _refuse_on_machine({"--selector": bool(selector)})
+        where = None if all_namespaces else namespace or "default"
+        (watch_jobs if watch else show_jobs)(names or (), where, output)
         return
     if names and selector:
         raise ConfigurationError("give names or a selector (-l), not both")
@@ -80,8 +82,8 @@ def logs(
 ) -> None:
     """Print the log of a job's stage: from its pod, or from its artifacts once that is gone."""
     place = Place(kubeconfig, context, namespace)
-    if _is_local(local, place):
-        from florencectl.local_jobs import print_log
+    if is_local(local, place):
+        from florencectl.local_logs import print_log
 
         print_log(
             name,
@@ -120,7 +122,7 @@ def delete(
     place = Place(kubeconfig, context, namespace)
     if sum([bool(names), bool(selector), everything]) != 1:
         raise ConfigurationError("say which jobs: names, a selector (-l), or --all")
-    if _is_local(local, place):
+    if is_local(local, place):
         from florencectl.local_jobs import delete_jobs, names_of_jobs
 
         _refuse_on_machine({"--selector": bool(selector)})
@@ -137,18 +139,6 @@ def delete(
     if not names:
         _ask(chosen, "the cluster", yes)
     delete_cluster_jobs(place, chosen, artifacts=artifacts, wait=wait)
-
-
-def _is_local(asked: bool, place: Place) -> bool:
-    """Whether this machine's jobs are meant; says so where the user did not."""
-    if asked:
-        if place.kubeconfig or place.context:
-            raise ConfigurationError("--local excludes --context and --kubeconfig")
-        return True
-    if is_configured(place):
-        return False
-    note("no cluster configured (no kubeconfig): jobs of this machine")
-    return True
 
 
 def _refuse_on_machine(given: dict[str, bool]) -> None:

@@ -1,12 +1,18 @@
-"""``florencectl describe`` and ``why``: what happened to a job on a cluster, and why."""
+"""``florencectl describe`` and ``why``: what happened to a job, and why."""
 
 from __future__ import annotations
 
 import textwrap
+import time
+from typing import TYPE_CHECKING
 
+from florencectl.choosing import is_local
 from florencectl.cluster.connection import Place, on_cluster
-from florencectl.options import Context, JobName, Kubeconfig, Namespace
+from florencectl.options import Context, JobName, Kubeconfig, Local, Namespace
 from florencectl.program import program_name
+
+if TYPE_CHECKING:
+    from florencectl.cluster.facts import Facts
 
 _WIDTH = 100
 
@@ -14,6 +20,7 @@ _WIDTH = 100
 def describe(
     name: JobName,
     namespace: Namespace = None,
+    local: Local = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -22,6 +29,11 @@ def describe(
     from florencectl.cluster.facts import gather_facts
 
     place = Place(kubeconfig, context, namespace)
+    if is_local(local, place):
+        from florencectl.local_story import why as reason_here
+
+        print(story(_facts_here(name, namespace), program_name(), reason_here))
+        return
     facts = on_cluster(place, lambda client, where: gather_facts(client, where, name))
     print(story(facts, program_name()))
 
@@ -29,6 +41,7 @@ def describe(
 def why(
     name: JobName,
     namespace: Namespace = None,
+    local: Local = False,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -37,6 +50,20 @@ def why(
     from florencectl.cluster.facts import gather_facts
 
     place = Place(kubeconfig, context, namespace)
-    facts = on_cluster(place, lambda client, where: gather_facts(client, where, name))
-    text = reason(facts, program_name())
+    if is_local(local, place):
+        from florencectl.local_story import why as reason_here
+
+        text = reason_here(_facts_here(name, namespace), program_name())
+    else:
+        facts = on_cluster(place, lambda client, where: gather_facts(client, where, name))
+        text = reason(facts, program_name())
     print(textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _facts_here(name: str, namespace: str | None) -> Facts:
+    """What is known of a job of this machine."""
+    from florencectl.cluster.facts import Facts
+    from florencectl.local_jobs import find_job, records_here
+
+    job = find_job(records_here(), namespace or "default", name)
+    return Facts(job=job.wire(), now=time.time())

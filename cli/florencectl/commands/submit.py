@@ -21,7 +21,7 @@ from florencectl.completing import (
 )
 from florencectl.flags import assign, merged, with_flags
 from florencectl.job_file import changed, job_of, read_job
-from florencectl.options import Context, Kubeconfig, Namespace
+from florencectl.options import Context, Detach, Kubeconfig, Namespace, Processes
 from florencectl.output import DocumentFormat, Format, print_document
 
 if TYPE_CHECKING:
@@ -40,12 +40,6 @@ Local = Annotated[bool, typer.Option("--local", help="Run on this machine, witho
 Again = Annotated[
     bool,
     typer.Option("--again", help="Start over: delete what an earlier local run of the job left."),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--processes", min=1, help="Local ranks at most; default: the GPUs, or else the cores."
-    ),
 ]
 DryRun = Annotated[
     str | None,
@@ -71,6 +65,7 @@ class How:
     local: bool
     again: bool
     processes: int | None
+    detach: bool
     dry_run: str | None
     wait: bool
     output: Format
@@ -95,6 +90,7 @@ def submit(
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
+    detach: Detach = False,
     dry_run: DryRun = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
@@ -114,6 +110,7 @@ def submit(
         local=local,
         again=again,
         processes=processes,
+        detach=detach,
         dry_run=dry_run,
         wait=wait,
         output=output,
@@ -169,6 +166,7 @@ def _submit_stage(
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
+    detach: Detach = False,
     dry_run: DryRun = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
@@ -210,6 +208,7 @@ def _submit_stage(
         local=local,
         again=again,
         processes=processes,
+        detach=detach,
         dry_run=dry_run,
         wait=wait,
         output=output,
@@ -246,7 +245,11 @@ def _go(job: FlorenceJob, how: How) -> None:
         return
     if how.local:
         _run_here(job, how)
-    for option, value in (("--again", how.again), ("--processes", how.processes)):
+    for option, value in (
+        ("--again", how.again),
+        ("--processes", how.processes),
+        ("--detach", how.detach),
+    ):
         if value:
             raise ConfigurationError(f"{option} is for runs on this machine: add --local")
     if not is_configured(how.place):
@@ -290,4 +293,6 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
         job = job.model_copy(update={"metadata": metadata})
     output = DocumentFormat(how.output.value)
-    raise typer.Exit(run_local(job, again=how.again, processes=how.processes, output=output))
+    raise typer.Exit(
+        run_local(job, again=how.again, processes=how.processes, output=output, detach=how.detach)
+    )

@@ -1,9 +1,8 @@
-"""What an attempt's end means: its cause, its message, whether to try again, and its results."""
+"""What an attempt left: why it failed, and when it did not, its results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
 from florence_jobs.log_tail import failure_line
 from florence_operator.api import FlorenceJob
-from florence_operator.api.failure import Budget, Cause, budget_of
-from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Artifacts, Retries
+from florence_operator.api.v1alpha1 import Artifacts
 
 _LOG_TAIL = 256 * 1024
 
@@ -37,14 +34,12 @@ class Example:
     prompts: str | None
 
 
-def may_retry(attempts: Sequence[Attempt], budget: Retries) -> bool:
-    """Whether the failure of the last attempt leaves anything of its cause's budget."""
-    charged = [budget_of(attempt.cause) for attempt in attempts if attempt.cause]
-    last = attempts[-1].cause
-    if last is None or last is Cause.STOPPED:
-        return False
-    limits = {Budget.APPLICATION: budget.application, Budget.INFRASTRUCTURE: budget.infrastructure}
-    return charged.count(budget_of(last)) <= limits.get(budget_of(last), -1)
+@dataclass(frozen=True, slots=True)
+class UsualDelays:
+    """See :class:`florence_operator.api.retrying.Delays`: what an operator has by default."""
+
+    first_delay: str = "5s"
+    longest_delay: str = "5m"
 
 
 def failure_line_of(log: Path, code: int = 1) -> str:

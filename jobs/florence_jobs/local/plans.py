@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from florence.config import Training
 from florence_operator.api import FlorenceJob, Stage, StagePlan
 from florence_operator.api.stage import GRACE_SECONDS, ProgressTarget, plan_of
+
+_GRACE_WITHOUT_CHECKPOINTS = 5.0
+"""Seconds: nothing is kept, so there is nothing to wait for but a clean end."""
+
+
+def keeps_checkpoints(stage: Stage) -> bool:
+    """Whether what the stage has done is kept when it is stopped."""
+    return isinstance(stage.config, Training) and stage.config.trains_in_steps
+
+
+def grace(stage: Stage) -> float:
+    """Seconds that the stage has to stop in."""
+    return GRACE_SECONDS if keeps_checkpoints(stage) else _GRACE_WITHOUT_CHECKPOINTS
 
 
 def stage_uri(job: FlorenceJob, stage: str, default_artifacts: str) -> str:
@@ -29,7 +43,7 @@ def build_plan(
         uri_of=lambda name: stage_uri(job, name, default_artifacts),
         mlflow_uri=job.spec.tracking.mlflow_uri or default_mlflow,
         progress=progress,
-        grace_seconds=GRACE_SECONDS,
+        grace_seconds=grace(stage),
     )
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from florence.config.progress import StageProgress
+from florence_operator.api.stage import ProgressTarget
 
 log = logging.getLogger(__name__)
 
 _LARGEST_REPORT = 64 * 1024
+_SECONDS_BETWEEN_REPORTS = 0.5
+
+Receive = Callable[[str, int, StageProgress], None]
+"""Told stage, attempt and progress of every report, from another thread."""
 
 
 class ProgressServer:
@@ -27,7 +35,7 @@ class ProgressServer:
         receive: called from the server's threads with (stage, attempt, progress).
     """
 
-    def __init__(self, token: str, receive: Callable[[str, int, StageProgress], None]) -> None:
+    def __init__(self, token: str, receive: Receive) -> None:
         handler = _handler(token, receive)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(
@@ -47,9 +55,26 @@ class ProgressServer:
         self._thread.join()
 
 
-def _handler(
-    token: str, receive: Callable[[str, int, StageProgress], None]
-) -> type[BaseHTTPRequestHandler]:
+@contextmanager
+def listening(folder: Path, receive: Receive) -> Iterator[ProgressTarget]:
+    """Take reports while a block runs; the token that allows them lies in ``folder`` meanwhile."""
+    token = secrets.token_urlsafe()
+    token_file = folder / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(token)
+    server = ProgressServer(token, receive)
+    try:
+        yield ProgressTarget(
+            url=server.url,
+            token_file=str(token_file),
+            interval_seconds=_SECONDS_BETWEEN_REPORTS,
+        )
+    finally:
+        server.close()
+        token_file.unlink(missing_ok=True)
+
+
+def _handler(token: str, receive: Receive) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             given = self.headers.get("Authorization", "")

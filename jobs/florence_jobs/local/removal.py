@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
+from florence_jobs.local.processes import end_processes
+from florence_jobs.local.records import Records
 from florence_operator.api import FlorenceJob
+from florence_operator.api.stage import GRACE_SECONDS
 
 
-def delete_artifacts(job: FlorenceJob, default_artifacts: str) -> None:
+def delete_job(job: FlorenceJob, records: Records, *, artifacts: bool) -> None:
+    """Forget a job that nobody runs, once none of its processes is left.
+
+    Args:
+        artifacts: delete what its stages stored as well.
+
+    Raises:
+        ConfigurationError: another process runs the job.
+    """
+    namespace, name = job.namespace, job.metadata.name
+    with records.lock(namespace, name):
+        end_processes(records.folder(namespace, name), grace=GRACE_SECONDS)
+        if artifacts:
+            _delete_artifacts(job, records.artifacts_uri)
+        records.delete(namespace, name)
+
+
+def _delete_artifacts(job: FlorenceJob, default_artifacts: str) -> None:
     """Delete every stage's checkpoints, models and results; commits first: readers trust them."""
     s3 = job.spec.artifacts.s3
     for stage in job.spec.stages:

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import signal
-import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from florence.config.progress import StageProgress
-from florence_jobs.local.outcome import failure_line_of, may_retry, results_of
-from florence_jobs.local.plans import build_plan, local_processes, stage_uri
-from florence_jobs.local.progress_server import ProgressServer
+from florence.errors import StoppedError
+from florence_jobs.local.interruption import interrupted
+from florence_jobs.local.outcome import UsualDelays, failure_line_of, results_of
+from florence_jobs.local.plans import (
+    build_plan,
+    grace,
+    keeps_checkpoints,
+    local_processes,
+    stage_uri,
+)
+from florence_jobs.local.processes import (
+    Ended,
+    end_processes,
+    run_processes,
+    stage_command,
+    stage_environment,
+    stage_processes,
+)
+from florence_jobs.local.progress_server import listening
 from florence_jobs.local.records import Records
+from florence_jobs.local.stop_signals import StopSignals
 from florence_operator.api import FlorenceJob, JobStatus, Stage, StageStatus, State
 from florence_operator.api.failure import cause_of_exit
-from florence_operator.api.stage import ProgressTarget, StagePlan
+from florence_operator.api.retrying import Delays, sequel
+from florence_operator.api.stage import GRACE_SECONDS, StagePlan
 from florence_operator.api.status import Attempt
 
 _SECONDS_BETWEEN_RECORDS = 2.0
-_SECONDS_BETWEEN_REPORTS = 0.5
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class StoppedByUserError(Exception):
-    """The user interrupted the run; the current stage stopped after a checkpoint."""
+    """The run was asked to stop, and none of its processes is left.
+
+    Attributes:
+        signal: what asked; ``None`` when somebody asked the stage's processes themselves.
+    """
+
+    def __init__(self, number: signal.Signals | None) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
 class Observer(Protocol):
@@ -57,6 +79,7 @@ class LocalRunner:
         records: where the job's record is kept.
         observer: who is told.
         processes: ranks a stage may use at most.
+        delays: time between attempts.
         clock: Unix seconds.
     """
 
@@ -66,26 +89,33 @@ class LocalRunner:
         observer: Observer,
         *,
         processes: int,
+        delays: Delays = UsualDelays(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._records = records
+        self._delays = delays
         self._observer = observer
         self._processes = processes
         self._clock = clock
         self._changing = threading.RLock()
         self._saved = 0.0
+        self._warned: set[tuple[str, int]] = set()
 
     def run(self, job: FlorenceJob) -> FlorenceJob:
         """Run what of the job has not succeeded yet, and return the job with its status.
 
+        SIGINT, SIGTERM and SIGHUP stop it after a checkpoint; when it returns or raises, none of
+        its processes is left.
+
         Raises:
-            StoppedByUserError: Ctrl-C; the record says Suspended and a later run continues.
+            StoppedByUserError: it was stopped; the record says Suspended and a later run continues.
             FlorenceError: the record or the job's lock cannot be had.
         """
-        with self._records.lock(job.namespace, job.metadata.name):
+        with self._records.lock(job.namespace, job.metadata.name), StopSignals() as self._stop:
             self._job = self._begun(job)
             self._save()
             try:
+                self._end_orphans()
                 for stage in self._job.spec.in_order():
                     if self._status(stage).state is not State.SUCCEEDED and not self._run_stage(
                         stage
@@ -98,13 +128,34 @@ class LocalRunner:
             self._finish(State.FAILED if failed else State.SUCCEEDED)
             return self._job
 
+    def _end_orphans(self) -> None:
+        """See that nothing of an earlier run still trains, whose owner could not see to it."""
+        folder = self._folder
+        left = stage_processes(folder)
+        if left:
+            numbers = ", ".join(str(process.pid) for process in left)
+            self._observer.note(
+                f"{self._job.metadata.name}: processes of an earlier run are still there "
+                f"({numbers}): they stop after a checkpoint first"
+            )
+            end_processes(folder, grace=GRACE_SECONDS, stop=self._stop)
+
+    @property
+    def _folder(self) -> Path:
+        return self._records.folder(self._job.namespace, self._job.metadata.name)
+
     def _begun(self, job: FlorenceJob) -> FlorenceJob:
-        known = job.status or JobStatus()
+        # Whoever holds the lock is the only one: what looks as if it ran was interrupted.
+        known = interrupted(job, owner=None, ended=self._now()).status or JobStatus()
+        stages = (known.stage(stage.name) for stage in job.spec.stages)
         status = known.model_copy(
             update={
                 "phase": State.RUNNING,
                 "started": known.started or self._now(),
-                "stages": tuple(known.stage(stage.name) for stage in job.spec.stages),
+                "ended": None,
+                "stages": tuple(
+                    s if s.state is State.SUCCEEDED else _with_fresh_budgets(s) for s in stages
+                ),
             }
         )
         metadata = job.metadata.model_copy(
@@ -120,34 +171,65 @@ class LocalRunner:
         """Attempt the stage until it succeeds or its budget is spent; whether it succeeded."""
         started = self._clock()
         while True:
-            number = len(self._status(stage).attempts) + 1
-            code = self._attempt(stage, number)
+            if self._stop.requested:
+                self._observer.note(f"{stage.name}: stopped; the same command goes on there")
+                raise StoppedByUserError(self._stop.first)
+            code = self._attempt(stage, len(self._status(stage).attempts) + 1)
             if code == 0:
                 self._succeed(stage)
-            elif code == 143:
-                self._set(stage, state=State.SUSPENDED)
-            elif may_retry(self._status(stage).attempts, self._job.spec.run_policy.retries):
-                self._set(stage, state=State.RECOVERING)
-                last = self._status(stage).attempts[-1]
-                self._observer.note(
-                    f"{stage.name}: attempt {number} failed: {last.message}; trying again"
-                )
+            elif code == StoppedError.exit_code or self._stop.requested:
+                self._set(stage, state=State.SUSPENDED, message=None)
+            elif self._is_tried_again(stage):
                 continue
-            else:
-                self._set(stage, state=State.FAILED)
             self._observer.stage_ended(stage, self._status(stage), self._clock() - started)
-            if code == 143:
-                raise StoppedByUserError
+            if self._status(stage).state is State.SUSPENDED:
+                raise StoppedByUserError(self._stop.first)
             return code == 0
+
+    def _is_tried_again(self, stage: Stage) -> bool:
+        """Wait until a failed stage's next attempt is due; False when there is none."""
+        status = self._status(stage)
+        retries = self._job.spec.run_policy.retries
+        after = sequel(status.attempts, status.budget_from, retries, self._delays)
+        last = status.attempts[-1]
+        if after.delay is None:
+            self._set(stage, state=State.FAILED, reason=after.reason, message=last.message)
+            return False
+        due = self._clock() + after.delay
+        self._set(
+            stage,
+            state=State.RECOVERING,
+            reason=after.reason,
+            message=after.message,
+            next_attempt=timestamp(due),
+        )
+        limit = f" of {after.last}" if after.last else ""
+        self._observer.note(
+            f"{stage.name}: attempt {last.number} failed: {last.message}; attempt "
+            f"{last.number + 1}{limit} follows in {after.delay:g} s, at "
+            f"{datetime.fromtimestamp(due):%H:%M:%S}"
+        )
+        while self._clock() < due and not self._stop.requested:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if self._stop.requested:
+            self._set(stage, state=State.SUSPENDED, next_attempt=None)
+        return True
 
     def _attempt(self, stage: Stage, number: int) -> int:
         folder = self._records.attempt_folder(self._job, stage.name, number)
         folder.mkdir(parents=True, exist_ok=True)
         log = self._records.log_file(self._job, stage.name, number)
         attempt = Attempt(number=number, started=self._now(), logs=str(log))
-        self._set(stage, state=State.STARTING, attempts=(*self._status(stage).attempts, attempt))
+        self._set(
+            stage,
+            state=State.STARTING,
+            reason=None,
+            message=None,
+            next_attempt=None,
+            attempts=(*self._status(stage).attempts, attempt),
+        )
         self._observer.stage_started(stage, number, log)
-        with self._progress_target(folder) as target:
+        with listening(folder, self._receive) as target:
             plan = build_plan(
                 self._job,
                 stage,
@@ -157,46 +239,37 @@ class LocalRunner:
                 progress=target,
             )
             (folder / "stage.json").write_text(plan.model_dump_json(by_alias=True, indent=1))
-            code = self._run_processes(plan, stage, folder / "stage.json", log)
-        self._end_attempt(stage, code, log)
-        return code
+            ended = self._run_processes(plan, stage, folder / "stage.json", log)
+        self._end_attempt(stage, ended, log)
+        return ended.code
 
-    def _run_processes(self, plan: StagePlan, stage: Stage, path: Path, log: Path) -> int:
+    def _run_processes(self, plan: StagePlan, stage: Stage, path: Path, log: Path) -> Ended:
         count = local_processes(stage, self._processes)
         command = [
             *(sys.executable, "-m", "florence_jobs.launch", "--standalone", "--nnodes=1"),
             *("--local-addr=127.0.0.1", f"--nproc-per-node={count}", "--max-restarts=0"),
             f"--shutdown-timeout={int(plan.grace_seconds)}",
-            *("-m", "florence_jobs.main", str(path)),
+            *stage_command(path),
         ]
-        # A session of its own: Ctrl-C reaches this process alone, which asks the stage to stop.
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_environment(count),
-                start_new_session=True,
-            )
-        return _wait(process, plan.grace_seconds, self._observer)
+        return run_processes(
+            command,
+            folder=self._folder,
+            log=log,
+            environment=stage_environment(count),
+            grace=grace(stage),
+            stop=self._stop,
+            on_stopping=lambda: self._observer.note(self._stopping(stage)),
+        )
 
-    @contextlib.contextmanager
-    def _progress_target(self, folder: Path) -> Iterator[ProgressTarget]:
-        token = secrets.token_urlsafe()
-        token_file = folder / "token"
-        token_file.touch(mode=0o600)
-        token_file.write_text(token)
-        server = ProgressServer(token, self._receive)
-        try:
-            yield ProgressTarget(
-                url=server.url,
-                token_file=str(token_file),
-                interval_seconds=_SECONDS_BETWEEN_REPORTS,
-            )
-        finally:
-            server.close()
-            token_file.unlink(missing_ok=True)
+    def _stopping(self, stage: Stage) -> str:
+        first = self._stop.first
+        asked = "" if first in (None, signal.SIGINT) else f" ({first.name})"
+        then = (
+            "after a checkpoint"
+            if keeps_checkpoints(stage)
+            else "now: it keeps nothing and starts over next time"
+        )
+        return f"{stage.name}: stopping {then}{asked}; Ctrl-C stops at once"
 
     def _receive(self, name: str, attempt: int, progress: StageProgress) -> None:
         with self._changing:
@@ -205,21 +278,30 @@ class LocalRunner:
             if len(status.attempts) != attempt or status.attempts[-1].ended:
                 return
             state = State.STARTING if progress.phase == "start" else State.RUNNING
-            restored = {"restored_step": progress.restored_step}
-            attempts = (*status.attempts[:-1], status.attempts[-1].model_copy(update=restored))
+            update: dict[str, object] = {
+                "restored_step": progress.restored_step,
+                "step": progress.step,
+            }
+            if progress.checkpoint_step not in (None, progress.restored_step):
+                update["committed"] = self._now()
+            attempts = (*status.attempts[:-1], status.attempts[-1].model_copy(update=update))
             self._set(stage, save=False, state=state, progress=progress, attempts=attempts)
             if self._clock() - self._saved > _SECONDS_BETWEEN_RECORDS:
                 self._save()
+        if progress.phase == "train" and progress.unusable and (name, attempt) not in self._warned:
+            self._warned.add((name, attempt))
+            self._observer.note(f"{name}: {passed_over(progress)}")
         self._observer.stage_progress(stage, progress)
 
-    def _end_attempt(self, stage: Stage, code: int, log: Path) -> None:
+    def _end_attempt(self, stage: Stage, how: Ended, log: Path) -> None:
         status = self._status(stage)
+        said = how.message or (failure_line_of(log, how.code) if how.code else None)
         ended = status.attempts[-1].model_copy(
             update={
                 "ended": self._now(),
-                "exit_code": code,
-                "cause": cause_of_exit(code),
-                "message": failure_line_of(log, code) if code else None,
+                "exit_code": how.code,
+                "cause": cause_of_exit(how.code),
+                "message": said,
             }
         )
         self._set(stage, attempts=(*status.attempts[:-1], ended))
@@ -266,31 +348,29 @@ class LocalRunner:
             self._saved = self._clock()
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return timestamp(self._clock())
 
 
-def _wait(process: subprocess.Popen[bytes], grace: float, observer: Observer) -> int:
-    """The exit code of the stage; Ctrl-C asks it to stop, a second one ends it at once."""
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        observer.note("stopping after a checkpoint; press Ctrl-C again to stop at once")
-    try:
-        process.send_signal(signal.SIGTERM)
-        return process.wait(timeout=grace + 10)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return 143
+def timestamp(moment: float) -> str:
+    """Unix seconds as Kubernetes writes them."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _environment(processes: int) -> dict[str, str]:
-    """The stage's environment: its share of the cores, and the loopback interface for gloo."""
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    defaults = {
-        "OMP_NUM_THREADS": str(threads),
-        "GLOO_SOCKET_IFNAME": loopback,
-        "PYTHONUNBUFFERED": "1",
-    }
-    return {**defaults, **os.environ}
+def passed_over(progress: StageProgress) -> str:
+    """Which checkpoints an attempt could not use, and what it goes on from instead."""
+    step = progress.restored_step
+    start = f"it goes on from step {step}" if step else "it starts from the beginning"
+    return f"{'; '.join(progress.unusable)}; {start}"
+
+
+def _with_fresh_budgets(status: StageStatus) -> StageStatus:
+    """Whoever starts a job again has seen why it failed: older attempts do not count."""
+    return status.model_copy(
+        update={
+            "state": State.PENDING,
+            "reason": None,
+            "message": None,
+            "next_attempt": None,
+            "budget_from": len(status.attempts) + 1,
+        }
+    )

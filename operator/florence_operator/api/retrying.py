@@ -1,0 +1,96 @@
+"""When a failed attempt is tried again: what pays for it, and how long that takes.
+
+The operator and the runs of one machine follow the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from florence_operator.api.duration import seconds
+from florence_operator.api.failure import Budget, budget_of
+from florence_operator.api.status import Attempt
+from florence_operator.api.v1alpha1 import Retries
+
+
+class Delays(Protocol):
+    """How long failed attempts wait, as durations such as ``5s``."""
+
+    @property
+    def first_delay(self) -> str:
+        """Time before the second attempt."""
+
+    @property
+    def longest_delay(self) -> str:
+        """Time before any attempt: it doubles up to this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequel:
+    """What follows an attempt that failed."""
+
+    delay: float | None
+    """Seconds until the next attempt; None when there is none."""
+    reason: str
+    message: str
+    last: int | None = None
+    """Number of the last attempt that the budget of this failure allows; None where none pays."""
+
+
+def charged(attempts: Iterable[Attempt], budget_from: int) -> dict[Budget, int]:
+    """How many attempts each budget has paid for."""
+    spent = dict.fromkeys(Budget, 0)
+    for attempt in attempts:
+        if attempt.cause is not None and attempt.number >= budget_from:
+            spent[budget_of(attempt.cause)] += 1
+    return spent
+
+
+def sequel(
+    attempts: Sequence[Attempt], budget_from: int, retries: Retries, delays: Delays
+) -> Sequel:
+    """What follows the last of the attempts, which has just failed."""
+    last = attempts[-1]
+    assert last.cause is not None
+    budget = budget_of(last.cause)
+    if budget is Budget.FINAL:
+        return Sequel(delay=None, reason=last.cause, message="it is not tried again")
+    if budget is Budget.FREE:
+        return Sequel(
+            delay=0.0,
+            reason=last.cause,
+            message=f"attempt {last.number + 1} follows at no cost to the budgets",
+        )
+    spent = charged(attempts, budget_from)[budget]
+    granted = retries.application if budget is Budget.APPLICATION else retries.infrastructure
+    if spent > granted:
+        return Sequel(
+            delay=None,
+            reason="BudgetExhausted",
+            message=f"the budget of {granted} {budget} retries is used up ({last.cause})",
+        )
+    wait = delay(attempts, budget_from, delays)
+    return Sequel(
+        delay=wait,
+        reason=last.cause,
+        message=f"attempt {last.number + 1} follows after {wait:g} s; "
+        f"{granted - spent} of {granted} {budget} retries left",
+        last=last.number + 1 + granted - spent,
+    )
+
+
+def delay(attempts: Sequence[Attempt], budget_from: int, delays: Delays) -> float:
+    """Seconds before the next attempt: doubled for each failure in a row without a new commit."""
+    streak = 0
+    for attempt in reversed(attempts):
+        if attempt.number < budget_from or attempt.cause is None:
+            break
+        if budget_of(attempt.cause) is Budget.FREE:
+            continue
+        streak += 1
+        if attempt.committed is not None:
+            break
+    exponent = min(max(streak - 1, 0), 30)
+    return float(min(seconds(delays.first_delay) * 2**exponent, seconds(delays.longest_delay)))
