@@ -101,8 +101,19 @@ def load(
         ConfigurationError: the URI, the credentials or the task are wrong.
         TransientError: the network gave up.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = _device(device)
     return LoadedModel(predictor_of(open_stored(str(uri), s3), chosen))
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"device '{name}' cannot be used here: {reason}") from None
+    return device
 
 
 def predictor_of(stored: StoredModel, device: torch.device) -> Predictor:

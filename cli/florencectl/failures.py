@@ -8,7 +8,9 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+import typer
+
+from florence.errors import ConfigurationError, DataError, FlorenceError, MissingExtraError
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ _EXTRA_OF = {
 # Where the models are whose documents users write, by the title pydantic gives their errors.
 _MODEL_MODULES = {
     "FlorenceJob": "florence_operator.api",
+    "S3Settings": "florence.config.storage",
     "ModelConfig": "florence.config",
 }
 
@@ -52,8 +55,34 @@ def report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, OSError):
         silence_stdout()  # it may be what could not be written
     for line in lines:
-        print(f"{program_name()}: {line}", file=sys.stderr)
+        say(line)
     return code
+
+
+def say(line: str) -> None:
+    """Print a failure on stderr, with the program's name before it."""
+    print(f"{program_name()}: {line}", file=sys.stderr, flush=True)
+
+
+class BadFiles:
+    """Tells of files that cannot be used, one by one; the others are worked on."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, problem: str) -> None:
+        """Tell what is wrong with a file."""
+        self._count += 1
+        say(problem)
+
+    def __bool__(self) -> bool:
+        """Whether there were any."""
+        return self._count > 0
+
+    def exit(self) -> None:
+        """End the command with the exit code of unusable data if there were any."""
+        if self:
+            raise typer.Exit(DataError.exit_code)
 
 
 def describe(error: BaseException) -> tuple[list[str], int]:

@@ -1,20 +1,36 @@
-"""Files that trained models are shown; importing this imports torch."""
+"""Trained models and the files that they are shown; importing this imports torch."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 from PIL import Image
 
+from florence.config.storage import S3Settings
 from florence.data.images import BrokenImageError, decode
 from florence.errors import DataError
+from florence.loading import content_of
+from florence.storage import open_storage
 
 
-def decoded(path: Path, content: bytes | Image.Image) -> Image.Image:
-    """An image file's picture in RGB; a file that is none is a DataError that names it."""
-    if isinstance(content, Image.Image):
-        return content
-    try:
-        return decode(content)
-    except BrokenImageError as error:
-        raise DataError(f"{path}: {error}") from None
+def content(name: str, s3: S3Settings) -> bytes:
+    """What is in a file or under an ``s3://`` URI; a DataError that names it where nothing is."""
+    if not name.startswith("s3://"):
+        read = content_of(name)
+        assert isinstance(read, bytes)
+        return read
+    folder, _, key = name.rpartition("/")
+    return open_storage(folder, s3).read(key)
+
+
+def pictures_of(
+    names: Iterable[str], s3: S3Settings, refuse: Callable[[str], None]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Image files by name, in RGB; what is wrong with those left out is told in a line."""
+    for name in names:
+        try:
+            yield name, decode(content(name, s3))
+        except BrokenImageError as error:
+            refuse(f"{name}: {error}")
+        except DataError as error:
+            refuse(str(error))

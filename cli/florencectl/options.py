@@ -56,3 +56,22 @@ Endpoint = Annotated[
         metavar="URL",
     ),
 ]
+ModelUri = Annotated[str, typer.Argument(help="Folder or s3:// URI of a model or of a stage.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda or cuda:1, say; default: the GPU if there is one.",
+        metavar="NAME",
+    ),
+]
+ModelEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        envvar="FLORENCE_S3_ENDPOINT",
+        help="URL of the S3 service of s3:// URIs; default: AWS_ENDPOINT_URL. Credentials are "
+        "those of the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.",
+        metavar="URL",
+    ),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import sys
@@ -87,6 +88,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(bold(lines[0], sys.stdout))
     for line in lines[1:]:
         print(line)
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as CSV with a header; lists and mappings as JSON."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(
+        [json.dumps(v) if isinstance(v, (list, tuple, Mapping)) else v for v in row] for row in rows
+    )
 
 
 class TableStream:

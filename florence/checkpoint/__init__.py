@@ -4,6 +4,7 @@ from florence.checkpoint.exchange import Exchange, GlooExchange, SingleProcess
 from florence.checkpoint.final_model import (
     FinalModel,
     committed_model,
+    is_folder_of_files,
     read_final_model,
     write_final_model,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "begin_attempt",
     "committed_model",
     "configuration_digest",
+    "is_folder_of_files",
     "newest",
     "read_final_model",
     "read_whole",

@@ -29,6 +29,7 @@ FOLDER = "model"
 
 _COMMIT = re.compile(r"(?:model/)?commit(?:-(\d+))?\.json")
 _FILE = re.compile(r"model/(\d+)-[0-9a-f]{32}/.+", re.DOTALL)
+_FOLDER = re.compile(r"\d+-[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +144,11 @@ def committed_model(storage: Storage) -> FinalModel | None:
     None where no commit is, such as in a plain folder with a model's two files.
     """
     return _newest(storage, f"{FOLDER}/") or _newest(storage, "")
+
+
+def is_folder_of_files(name: str) -> bool:
+    """Whether a folder of that name may hold the files of one try, its commit beside it."""
+    return _FOLDER.fullmatch(name) is not None
 
 
 def _newest(storage: Storage, base: str) -> FinalModel | None:

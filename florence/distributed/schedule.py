@@ -14,19 +14,21 @@ def learning_rate(
     """Learning rate of the 0-based ``step`` of ``steps``, before any parameter's own scale.
 
     Linear warm-up that reaches the peak on step ``warmup_steps - 1``, then the schedule; cosine and
-    linear reach ``min_lr_fraction`` of the peak on the last step. A default warm-up longer than
-    the stage is cut to a tenth of it.
+    linear reach ``min_lr_fraction`` of the peak on the last step.
 
     Args:
         plateau: what evaluations so far did, for the schedule of that name.
     """
-    warmup = optimizer.warmup_steps
-    if warmup >= steps:
-        warmup = steps // 10
+    warmup = warmup_steps(steps, optimizer)
     if step < warmup:
         return optimizer.lr * (step + 1) / warmup
     progress = min((step - warmup) / max(steps - 1 - warmup, 1), 1.0)
     return optimizer.lr * _fraction(step / steps, progress, optimizer, plateau)
+
+
+def warmup_steps(steps: int, optimizer: Optimizer) -> int:
+    """Steps of the warm-up in a stage of ``steps``: one longer than the stage is a tenth of it."""
+    return optimizer.warmup_steps if optimizer.warmup_steps < steps else steps // 10
 
 
 def _fraction(done: float, progress: float, optimizer: Optimizer, plateau: Plateau | None) -> float:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from florence.config import ActivationCheckpointing, Architecture
 from florence.errors import DataError
 from florence.models.image import CoSwin
+from florence.models.meta import on_meta
 from florence.models.stored import ModelCard, StoredModel, load_tower
 
 CLASSIFICATION = "classification"
@@ -134,7 +135,7 @@ def build_tower(
     Raises:
         DataError: the model has no such tower.
     """
-    with torch.device("meta"):
+    with on_meta():
         tower = CoSwin(architecture.image, architecture.embed_dim, window=window)
     if source is not None:
         load_tower(tower, source, "image")
@@ -160,7 +161,7 @@ def build_classifier(
     Args:
         init: whether parameters get values; not worth its time where others overwrite them.
     """
-    with torch.device("meta"):
+    with on_meta():
         model = ImageClassifier(
             CoSwin(
                 architecture.image,
@@ -186,7 +187,7 @@ def classifier_of(stored: StoredModel, *, device: str = "cpu") -> ImageClassifie
     """
     card = stored.card
     shape = HeadShape.of(card, stored.uri)
-    with torch.device("meta"):
+    with on_meta():
         model = ImageClassifier(
             CoSwin(card.architecture.image, card.architecture.embed_dim, window=card.window),
             ClassifierHead(8 * card.architecture.image.width, shape),

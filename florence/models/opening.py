@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from florence.checkpoint import committed_model
+from florence.checkpoint import FinalModel, committed_model, is_folder_of_files
 from florence.config.storage import S3Settings
 from florence.errors import DataError
 from florence.models.card import ModelCard, parse_card
@@ -33,7 +33,7 @@ def read_card(uri: str, s3: S3Settings | None = None) -> ModelCard:
 
 def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes]]:
     storage = open_storage(uri.rstrip("/") or uri, s3)
-    final = committed_model(storage)
+    final = committed_model(storage) or _committed_above(storage.uri, s3)
     if final is not None:
         return final.uri, final.read
     if storage.size(CARD) is None:
@@ -42,3 +42,12 @@ def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes
             "give a model's folder or the artifacts of a finished stage"
         )
     return storage.uri, storage.read
+
+
+def _committed_above(uri: str, s3: S3Settings | None) -> FinalModel | None:
+    """The model whose files are right at ``uri``: its commit, with their digests, is one above."""
+    above, _, folder = uri.rpartition("/")
+    if not is_folder_of_files(folder):
+        return None
+    final = committed_model(open_storage(above, s3))
+    return final if final is not None and final.commit.folder == folder else None

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from florence.checkpoint import committed_model
 from florence.config.model import Attention
 from florence.errors import DataError
 from florence.models.card import CONTRASTIVE, ModelCard, card_bytes, parse_card
+from florence.models.meta import on_meta
 from florence.models.names_v1 import renamed_from_version_1
 from florence.models.two_tower import TwoTower
 from florence.models.window_resize import resize_windows
@@ -135,7 +135,7 @@ def two_tower_of(
     image = card.architecture.image
     if attention is not None:
         image = image.model_copy(update={"attention": attention})
-    with torch.device("meta"):
+    with on_meta():
         model = TwoTower(card.architecture.model_copy(update={"image": image}), window=card.window)
     expected = model.state_dict()
     _check_fit(stored.state, expected, stored.uri)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from florence.config import ActivationCheckpointing, Architecture
 from florence.models.image import CoSwin
+from florence.models.meta import on_meta
 from florence.models.text import TextTransformer
 
 
@@ -102,7 +103,7 @@ def build_model(
         init: False where a checkpoint or another model overwrites every weight: they are NaN then,
             so that one that nothing overwrote shows itself.
     """
-    with torch.device("meta"):
+    with on_meta():
         model = TwoTower(
             architecture,
             window=window,

@@ -43,6 +43,9 @@ class Recorder(Protocol):
     def model(self, files: Mapping[str, bytes], uri: str) -> None:
         """Record the final model."""
 
+    def evaluated(self, uri: str, metrics: Mapping[str, float]) -> None:
+        """Record what was measured of the model at a URI, which another stage may have left."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputModel:

@@ -59,4 +59,5 @@ def evaluate(context: StageContext, settings: Evaluate, kind: Kind) -> None:
         {"stage": settings.wire(), "model": stored.card.architecture.wire()}
     )
     context.recorder.metrics(0, report.metrics)
+    context.recorder.evaluated(stored.uri, report.metrics)
     write_results(context, report.metrics, record_report(context, report))

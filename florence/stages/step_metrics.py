@@ -36,7 +36,7 @@ class Utilisation:
     def metrics(self, samples_per_second: float) -> dict[str, float]:
         """Model and hardware FLOPs utilisation, fractions of 1."""
         mfu = samples_per_second * self.flops_per_sample / self.peak
-        return {"train/mfu": mfu, "train/hfu": mfu * self.executed_over_useful}
+        return {"mfu": mfu, "hfu": mfu * self.executed_over_useful}
 
 
 def utilisation(
@@ -81,22 +81,23 @@ class StepMetrics:
     ) -> dict[str, float]:
         """Metrics after ``done`` steps. Collective: the objective's are averaged over ranks.
 
-        ``train/gradient_norm`` is that before clipping.
+        MLflow's pages show ``train/`` first and ``system/`` last. ``gradient_norm`` is that before
+        clipping.
         """
         metrics = {
             "train/loss": result.loss,
-            "train/gradient_norm": result.grad_norm,
-            "train/learning_rate": rate,
+            "gradient_norm": result.grad_norm,
+            "learning_rate": rate,
             **self._of_objective(result),
-            "train/samples": float(done * self._settings.batch_size),
-            "train/skipped_steps": float(state.skipped),
-            "train/bad_samples": float(state.bad_samples),
-            "train/attempt": float(self._attempt),
+            "samples": float(done * self._settings.batch_size),
+            "system/skipped_steps": float(state.skipped),
+            "system/bad_samples": float(state.bad_samples),
+            "system/attempt": float(self._attempt),
         }
         if meter.steps_per_second:
             samples_per_second = meter.steps_per_second * self._settings.batch_size
             metrics["train/samples_per_second"] = samples_per_second
-            metrics["train/data_wait_fraction"] = meter.wait_fraction or 0.0
+            metrics["system/data_wait_fraction"] = meter.wait_fraction or 0.0
             if self._utilisation:
                 metrics |= self._utilisation.metrics(samples_per_second)
         return metrics

@@ -25,6 +25,7 @@ from florence.config.progress import StageProgress
 from florence.data.bad_samples import DECIDE_AFTER, BadSampleCounter
 from florence.distributed.engine import Engine
 from florence.distributed.engines import make_engine
+from florence.distributed.schedule import warmup_steps
 from florence.errors import ConfigurationError, DataError
 from florence.models.stored import ModelCard, model_bytes
 from florence.stages.context import StageContext
@@ -79,7 +80,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
             "steps, or set checkpoints.ifSettingsChanged to restart"
         )
     engine = _engine(context, settings, task, fresh=checkpoint is None)
-    _describe(context, settings, stream, engine)
+    _describe(context, settings, stream, engine, steps)
     held_out = HeldOut(context, settings, task, engine)
     if (settings.keep_best or settings.early_stop) and not held_out.is_wanted:
         raise ConfigurationError(
@@ -198,16 +199,27 @@ def _is_usable(
 
 
 def _describe(
-    context: StageContext, settings: Training, stream: Stream[Any], engine: Engine
+    context: StageContext, settings: Training, stream: Stream[Any], engine: Engine, steps: int
 ) -> None:
-    """Record what is trained on what."""
+    """Record what is trained on what, with the settings as they take effect."""
     log.info("Training on %d samples of %s with engine %s", len(stream), stream.uri, engine.name)
     if not context.world.is_first:
         return
     context.recorder.parameters(
-        {"model": context.architecture.wire(), "stage": settings.wire(), "engine": engine.name}
+        {
+            "model": context.architecture.wire(),
+            "stage": as_used(settings, steps).wire(),
+            "engine": engine.name,
+        }
     )
     context.recorder.dataset(stream.uri, stream.fingerprint, len(stream), "train")
+
+
+def as_used(settings: Training, steps: int) -> Training:
+    """The settings with what a stage of ``steps`` makes of them: its steps and its warm-up."""
+    warmup = warmup_steps(steps, settings.optimizer)
+    optimizer = settings.optimizer.model_copy(update={"warmup_steps": warmup})
+    return settings.model_copy(update={"steps": steps, "optimizer": optimizer})
 
 
 def _export(

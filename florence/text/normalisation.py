@@ -12,8 +12,6 @@ import html
 import re
 import unicodedata
 
-import ftfy
-
 from florence.config import TextIdentity
 
 _WHITE_SPACE = re.compile(r"\s+")
@@ -27,6 +25,8 @@ def canonical(text: str) -> str:
     """
     # Printable ASCII without entities is what the repairs would return, at 20 times the cost.
     if not (text.isascii() and text.isprintable()) or "&" in text:
+        import ftfy  # takes longer than a prediction: only for texts that need it
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
         text = unicodedata.normalize("NFC", text)
     return _WHITE_SPACE.sub(" ", text).strip().lower()

@@ -86,14 +86,15 @@ def run(plan: StagePlan, stop: Stop) -> None:
     from florence_jobs.tracking import make_recorder
 
     world = join(COLLECTIVE_TIMEOUT_SECONDS)
-    recorder = make_recorder(plan, world)
+    output = open_storage(plan.output, plan.storage)
+    recorder = make_recorder(plan, world, output)
     reporter = None
     if plan.progress and world.rank == 0:
         record = os.environ.get(PROGRESS_FILE)
         reporter = ProgressReporter(plan.progress, plan, record=Path(record) if record else None)
     context = StageContext(
         architecture=plan.model.architecture(),
-        output=open_storage(plan.output, plan.storage),
+        output=output,
         input_model=_input_model(plan),
         s3=plan.storage,
         attempt=plan.attempt,
@@ -104,16 +105,20 @@ def run(plan: StagePlan, stop: Stop) -> None:
         clock=time.time,
         stop=stop,
     )
-    status = "FAILED"
+    status, problem = "FAILED", None
     try:
         with collective_errors("the stage"):
             _run_stage(plan, context)
         status = "FINISHED"
     except FlorenceError as error:
-        status = "KILLED" if error.exit_code == 143 else "FAILED"
+        status = "KILLED" if isinstance(error, StoppedError) else "FAILED"
+        problem = str(error)
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise
     finally:
-        recorder.close(status)
+        recorder.close(status, problem)
         if reporter:
             reporter.close()
         leave()

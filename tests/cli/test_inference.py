@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
+import shutil
+import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -165,6 +168,153 @@ def test_a_model_is_found_in_s3(
     assert result.exit_code == 0, result.stderr
 
 
+def test_a_model_and_images_in_s3_are_reached_through_the_endpoint(
+    folder: Path, s3_storage: Any, s3_settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        s3_storage.write(f"m/{name}", folder / "plain" / name)
+    s3_storage.write("0.png", folder / "0.png")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    where = [f"{s3_storage.uri}/m", f"{s3_storage.uri}/0.png", "--endpoint", s3_settings.endpoint]
+    result = invoke("predict", *where, "--labels", "cat,dog", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    (there,) = json.loads(result.stdout)
+    (here,) = json.loads(
+        invoke("predict", "plain", "0.png", "--labels", "cat,dog", "-o", "json").stdout
+    )
+    assert there["image"] == where[1]
+    assert there["probabilities"] == here["probabilities"]
+    gone = invoke("predict", where[0], f"{s3_storage.uri}/1.png", *where[2:], "--labels", "cat,dog")
+    assert gone.exit_code == 3
+    assert "1.png does not exist" in gone.stderr
+    output = folder / "s3.npz"
+    assert invoke("embed", *where, "-o", str(output)).exit_code == 0
+    with np.load(output) as saved:
+        assert list(saved["names"]) == [where[1]]
+
+
+@pytest.fixture
+def album(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images in folders, with other files beside them."""
+    for name in ("b.png", "a/c.PNG", "a/deep/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "0.png", tmp_path / name)
+    (tmp_path / "a" / "notes.md").write_text("no image")
+    shutil.copytree(folder / "plain", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def images_of(result: Any) -> list[str]:
+    return [row["image"] for row in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("named", "stdin", "found"),
+    [
+        (["a", "b.png"], "", ["a/c.PNG", "a/deep/d.png", "b.png"]),
+        (["*.png"], "", ["b.png"]),
+        (["**/*.png", "b.png"], "", ["a/deep/d.png", "b.png", "b.png"]),
+        (["-"], "b.png\n\na/c.PNG\n", ["b.png", "a/c.PNG"]),
+        (["-", "b.png"], "a\n", ["a/c.PNG", "a/deep/d.png", "b.png"]),
+    ],
+)
+def test_images_are_named_by_folder_glob_and_stdin(
+    album: Path, named: list[str], stdin: str, found: list[str]
+) -> None:
+    words = ["predict", "model", *named, "--labels", "cat,dog", "-o", "json"]
+    result = RUNNER.invoke(app, words, input=stdin)
+    assert result.exit_code == 0, result.stderr
+    assert images_of(result) == found
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(album: Path) -> None:
+    (album / "b.png").rename("[b].png")
+    result = invoke("predict", "model", "[b].png", "--labels", "cat,dog", "-o", "json")
+    assert images_of(result) == ["[b].png"]
+
+
+def test_bad_images_are_told_beside_the_answers_for_good_ones(folder: Path) -> None:
+    files = ["none.png", "0.png", "broken.png", "1.png"]
+    result = invoke("predict", "plain", *files, "--labels", "cat,dog", "-o", "json")
+    assert result.exit_code == 3
+    assert images_of(result) == ["0.png", "1.png"]
+    missing, broken = result.stderr.splitlines()
+    assert "none.png: cannot be read: No such file" in missing
+    assert "broken.png: broken image" in broken
+
+
+def test_embed_leaves_bad_files_out(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "some.npz"
+    files = ["broken.png", "1.png", "latin.txt", "a.txt", "none.txt", "0.png"]
+    result = invoke("embed", "plain", *files, "-o", str(output))
+    assert result.exit_code == 3
+    told = [line.split(": ")[1] for line in result.stderr.splitlines()[:3]]
+    assert told == ["none.txt", "latin.txt", "broken.png"]
+    with np.load(output) as saved:
+        assert list(saved["names"]) == ["1.png", "a.txt", "0.png"]
+        images = torch.from_numpy(saved["embeddings"][[2, 0]])
+    torch.testing.assert_close(images, reference_images(folder)[:2], atol=1e-5, rtol=1e-5)
+
+
+def test_answers_as_csv(folder: Path, tmp_path: Path) -> None:
+    labels = 'cat,"dog, grey"'
+    result = invoke("predict", "plain", "0.png", "1.png", "--labels", labels, "-o", "csv")
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert [row["image"] for row in rows] == ["0.png", "0.png", "1.png", "1.png"]
+    assert {row["label"] for row in rows} == {"cat", "dog, grey"}
+    assert float(rows[0]["probability"]) + float(rows[1]["probability"]) == pytest.approx(
+        1, abs=2e-4
+    )
+
+
+def test_the_prompts_of_an_evaluation_are_templates(folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text("classes: [cat, dog]\ntemplates: ['a {} from afar', 'one {}']\n")
+    lines = tmp_path / "templates.txt"
+    lines.write_text("a {} from afar\none {}\n")
+
+    def answer(templates: str) -> Any:
+        labels = ["--labels", "cat,dog", "--templates", templates]
+        result = invoke("predict", "plain", "0.png", *labels, "-o", "json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    assert answer(str(prompts)) == answer(str(lines))
+    assert answer("cifar10") != answer("imagenet")
+
+
+IMPORTED = """
+import sys
+from florencectl.main import app
+sys.exit_code = 0
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    sys.exit_code = end.code
+names = ("sympy", "torch._dynamo", "torch._inductor", "ftfy", "mlflow", "pandas", "scipy", "boto3")
+print(sys.exit_code, *(name for name in names if name in sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        (["predict", "plain", "0.png", "--labels", "cat"], "torch._dynamo"),
+        (["embed", "plain", "0.png", "a.txt", "-o", "imported.npz"], "torch._dynamo"),
+        (["predict", "plain", "none.png", "--labels", "cat"], "torch"),
+        (["embed", "plain", "none.png", "-o", "imported.npz"], "torch"),
+    ],
+)
+def test_what_is_imported(folder: Path, command: list[str], absent: str) -> None:
+    probe = IMPORTED.replace("names = (", 'names = ("torch", ') if absent == "torch" else IMPORTED
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *command], capture_output=True, text=True, check=True
+    )
+    code = "0" if absent != "torch" else "3"
+    assert done.stderr.splitlines()[-1] == code
+
+
 def test_templates_change_the_answer() -> None:
     def answer(*more: str) -> dict[str, float]:
         result = invoke("predict", "plain", "0.png", "--labels", "cat,dog", "-o", "json", *more)
@@ -180,7 +330,12 @@ def test_templates_change_the_answer() -> None:
     [
         (["plain", "broken.png", "--labels", "a"], 3, "broken.png: broken image"),
         (["plain", "none.png", "--labels", "a"], 3, "none.png: cannot be read: No such file"),
-        (["plain", "plain", "--labels", "a"], 3, "plain: cannot be read: Is a directory"),
+        (["plain", "plain", "--labels", "a"], 3, "plain: cannot be read: no .jpg or .jpeg"),
+        (["plain", "*.jpg", "--labels", "a"], 3, "*.jpg: cannot be read: no file matches"),
+        (["nowhere", "none.png", "--labels", "a"], 3, "none.png: cannot be read: No such file"),
+        (["plain", "0.png", "--labels", "a", "--device", "abacus"], 2, "device 'abacus' cannot"),
+        (["plain", "0.png", "--labels", "a", "--device", "cuda:99"], 2, "device 'cuda:99' cannot"),
+        (["s3://b/m", "0.png", "--labels", "a", "--endpoint", "minio:9"], 2, "must look like http"),
         (["nowhere", "0.png", "--labels", "a"], 3, "no model: there is no config.json"),
         ([".", "0.png", "--labels", "a"], 3, "no model: there is no config.json"),
         (["ftp://x/y", "0.png", "--labels", "a"], 2, "ftp://"),
@@ -269,6 +424,26 @@ def test_a_damaged_result_of_a_stage_is_refused(folder: Path, tmp_path: Path) ->
     assert "differs from what was committed" in result.stderr
 
 
+@pytest.mark.parametrize("where", ["stage", "model", "files"])
+def test_the_folder_that_one_stands_in_is_checked_too(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Path("0.png").absolute()
+    storage = open_storage(str(tmp_path / "stage"))
+    write_final_model(storage, model_bytes(build_model(NANO, seed=0).state_dict(), CARD), attempt=1)
+    (weights,) = (tmp_path / "stage" / "model").glob("*/model.safetensors")
+    folders = {"stage": tmp_path / "stage", "model": weights.parent.parent, "files": weights.parent}
+    monkeypatch.chdir(folders[where])
+    words = ["predict", ".", str(image), "--labels", "cat"]
+    assert invoke(*words).exit_code == 0
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    result = invoke(*words)
+    assert result.exit_code == 3
+    assert "differs from what was committed" in result.stderr
+
+
 def test_embed_keeps_the_order_of_images_and_texts(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.npz"
     result = invoke("embed", "plain", "0.png", "a.txt", "1.png", "2.png", "-o", str(output))
@@ -291,7 +466,8 @@ def test_embed_keeps_the_order_of_images_and_texts(folder: Path, tmp_path: Path)
     [
         (["plain", "0.png", "-o", "out.txt"], 2, "must end in .npz"),
         (["plain", "0.png", "-o", "nowhere/out.npz"], 2, "no such folder"),
-        (["plain", "0.png", "broken.png", "-o", "out.npz"], 3, "broken.png: broken image"),
+        (["plain", "broken.png", "-o", "out.npz"], 3, "broken.png: broken image"),
+        (["plain", "none.png", "-o", "out.npz"], 3, "none.png: cannot be read: No such file"),
         (["plain", "latin.txt", "-o", "out.npz"], 3, "latin.txt: not a UTF-8 text"),
         (["nowhere", "a.txt", "-o", "out.npz"], 3, "no model"),
     ],

@@ -41,6 +41,8 @@ class Recording:
 
     def picture(self, name: str, png: bytes) -> None: ...
 
+    def evaluated(self, uri: str, metrics: Mapping[str, float]) -> None: ...
+
     def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
         self.checkpoints.append(step)
 

@@ -20,16 +20,21 @@ mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 from florence.config import Evaluate, ModelConfig, ZeroShot  # noqa: E402
 from florence.distributed.world import World  # noqa: E402
 from florence.errors import ConfigurationError  # noqa: E402
+from florence.storage import open_storage  # noqa: E402
 from florence.tasks.pretrain.settings import Pretrain  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
 from florence_jobs.tracking import (  # noqa: E402
-    NullTracker,
     Tracker,
     make_recorder,
+    recorder,
     server,
 )
 from florence_jobs.tracking.events import Event, Spill  # noqa: E402
-from florence_jobs.tracking.mlflow_run import MlflowRun, RejectedError, RunTarget  # noqa: E402
+from florence_jobs.tracking.mlflow_run import (  # noqa: E402
+    MlflowRun,
+    RejectedError,
+    RunTarget,
+)
 from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
 
 
@@ -312,12 +317,20 @@ def test_rank_0_of_a_tracked_plan_records(
     store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
-    assert isinstance(make_recorder(plan(store), World(rank=1, size=2)), NullTracker)
-    assert isinstance(make_recorder(plan(None), World()), NullTracker)
-    assert isinstance(make_recorder(plan(store, tracking=None), World()), NullTracker)
-    recorder = make_recorder(plan(store), World())
-    recorder.close("FINISHED")
-    run = client.get_run(recorder.run_id)
+    output = open_storage(str(tmp_path / "output"))
+    for untracked, world in (
+        (plan(store), World(rank=1, size=2)),
+        (plan(None), World()),
+        (plan(store, tracking=None), World()),
+    ):
+        nothing = make_recorder(untracked, world, output)
+        nothing.metrics(1, {"train/loss": 1.0})
+        nothing.close("FINISHED")
+        assert nothing.run_id is None
+    assert not list(tmp_path.iterdir())
+    made = make_recorder(plan(store), World(), output)
+    made.close("FINISHED")
+    run = client.get_run(made.run_id)
     assert run.data.tags["florence.job"] == "0123-uid"
     assert run.data.tags["florence.stage"] == "mixed"
     assert run.data.tags["florence.namespace"] == "team-a"
@@ -325,14 +338,141 @@ def test_rank_0_of_a_tracked_plan_records(
     assert json.loads(text) == plan(store).wire()
     task = ZeroShot(name="digits", data="builtin:digits/test", prompts="digits")
     changed = plan(store, stage="score", kind="evaluate", config=Evaluate(zero_shot=(task,)))
-    other = make_recorder(changed, World())
+    other = make_recorder(changed, World(), output)
     other.close("FINISHED")
-    assert other.run_id != recorder.run_id
+    assert other.run_id != made.run_id
+    second = client.get_run(other.run_id)
+    # Who made it from what, and both stages in the run of their job.
+    assert run.data.tags["mlflow.user"]
+    assert run.data.tags["mlflow.source.name"] == "florencejob/team-a/digits"
+    assert run.data.tags["mlflow.source.type"] == "JOB"
+    job = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert second.data.tags["mlflow.parentRunId"] == job.info.run_id
+    assert (job.info.run_name, job.info.status) == ("digits", "FINISHED")
+    assert job.data.tags["mlflow.user"] == run.data.tags["mlflow.user"]
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_stage_that_fails_early_says_why_and_with_which_settings(
+    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
+    output = open_storage(str(tmp_path / "output"))
+    made = make_recorder(plan(store, job="early", uid="early-uid"), World(), output)
+    made.close("FAILED", "no data at s3://bucket/nothing: check the URI")
+    run = client.get_run(made.run_id)
+    assert run.info.status == "FAILED"
+    assert run.info.end_time >= run.info.start_time
+    reason = "attempt 1: no data at s3://bucket/nothing: check the URI"
+    assert run.data.tags["florence.problem"] == run.data.tags["mlflow.note.content"] == reason
+    assert run.data.params["stage.batchSize"] == "8"
+    assert run.data.params["model.image.width"]
+    job = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert job.info.status == "FAILED"
+    assert job.data.tags["mlflow.note.content"] == f"mixed: {reason}"
+    again = make_recorder(plan(store, job="early", uid="early-uid", attempt=2), World(), output)
+    again.parameters({"stage": {"batchSize": 8}})
+    again.metrics(5, {"validation/held/top1": 0.75, "train/loss": 1.0, "gradient_norm": 2.0})
+    again.close("FINISHED")
+    assert again.run_id == made.run_id
+    job = client.get_run(job.info.run_id)
+    assert job.info.status == "FINISHED"
+    assert job.data.metrics == {"validation/held/top1": 0.75}
+
+
+def test_a_job_that_begins_anew_has_runs_of_its_own(
+    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs of a machine have no uid: the name alone cannot tell a retry from a new start."""
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
+    output = open_storage(str(tmp_path / "output"))
+
+    def stage(name: str, attempt: int) -> Any:
+        told = plan(store, job="again", uid="", stage=name, attempt=attempt)
+        made = make_recorder(told, World(), output)
+        made.close("FINISHED")
+        return client.get_run(made.run_id)
+
+    def parent(run: Any) -> str:
+        return str(run.data.tags["mlflow.parentRunId"])
+
+    first, retried, second = stage("one", 1), stage("one", 2), stage("two", 1)
+    anew, then = stage("one", 1), stage("two", 1)
+    assert first.info.run_id == retried.info.run_id
+    assert parent(first) == parent(retried) == parent(second)
+    assert anew.info.run_id != first.info.run_id
+    assert parent(anew) == parent(then) != parent(first)
+    assert {run.data.tags["mlflow.source.type"] for run in (first, anew)} == {"LOCAL"}
+
+
+def test_a_job_runs_as_long_as_one_of_its_stages(store: str, client: Any) -> None:
+    def opened(stage: str) -> MlflowRun:
+        run = MlflowRun(
+            RunTarget(
+                uri=store, experiment="tests", job="two", stage=stage, attempt=1, name="n",
+                job_name="two",
+            )
+        )  # fmt: skip
+        run.open()
+        return run
+
+    def end(run: MlflowRun, status: str) -> str:
+        data = {"status": status, "time": 2**41, "metrics": {}, "problem": None}
+        run.send(Event("finish", data))
+        parent = client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
+        return str(client.get_run(parent).info.status)
+
+    one, other = opened("a"), opened("b")
+    assert end(one, "FAILED") == "RUNNING"
+    assert end(other, "FINISHED") == "FAILED"
+
+
+def test_a_new_store_has_no_experiment_but_ours(tmp_path: Path) -> None:
+    """MLflow's own would be empty for ever, and point into the working directory."""
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    MlflowRun(target(uri, "first")).open()
+    (experiment,) = mlflow.MlflowClient(tracking_uri=uri).search_experiments()
+    assert experiment.name == "tests"
+    assert experiment.artifact_location == f"file://{tmp_path}/new/mlflow-artifacts/tests"
+
+
+def test_an_evaluation_is_linked_to_the_model_that_it_measured(
+    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = start(store, "measured", tmp_path, model_name="measured-train")
+    training.parameters({"stage": {"steps": 3}})
+    training.dataset("s3://bucket/shards", "0123456789abcdef", 1400, "train")
+    training.metrics(3, {"train/loss": 0.5, "validation/held/top1": 0.8})
+    monkeypatch.setattr(recorder, "MOST_MODEL_BYTES", 10)
+    training.model({"weights.bin": bytes(11)}, "s3://bucket/measured/model")
+    training.close("FINISHED")
+    scoring = Tracker(
+        MlflowRun(RunTarget(uri=store, experiment="tests", job="measured", stage="score",
+                            attempt=1, name="measured/score")),
+        Spill(tmp_path / "score.jsonl"), attempt=1, where=store, interval_s=0.05,
+    )  # fmt: skip
+    scoring.metrics(0, {"digits/top1": 0.84})
+    scoring.evaluated("s3://bucket/measured/model", {"digits/top1": 0.84})
+    scoring.evaluated("s3://bucket/of-somebody-else/model", {"digits/top1": 0.1})
+    scoring.close("FINISHED")
+    models = client.search_logged_models([client.get_run(training.run_id).info.experiment_id])
+    (model,) = [m for m in models if m.source_run_id == training.run_id]
+    assert model.name == "measured-train"
+    assert model.params == {"stage.steps": "3"}
+    found = {m.key: (m.value, m.dataset_name, m.run_id) for m in model.metrics}
+    assert found == {
+        "train/loss": (0.5, "shards", training.run_id),
+        "validation/held/top1": (0.8, None, training.run_id),
+        "digits/top1": (0.84, None, scoring.run_id),
+    }
+    (linked,) = client.get_run(scoring.run_id).inputs.model_inputs
+    assert linked.model_id == model.model_id
 
 
 def test_a_folder_as_address_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"use sqlite:///.*/mlflow\.db"):
-        make_recorder(plan(f"file://{tmp_path}"), World())
+        make_recorder(plan(f"file://{tmp_path}"), World(), open_storage(str(tmp_path)))
 
 
 def test_a_fork_waits_for_the_import() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError, DataError
+from florencectl.failures import BadFiles
+from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import note
 
 if TYPE_CHECKING:
@@ -22,19 +28,35 @@ IMAGES_AT_ONCE = 64
 
 
 def embed(
-    model: Annotated[str, typer.Argument(help="Folder or s3:// URI of a model or of a stage.")],
-    files: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP and .txt files.")],
+    model: ModelUri,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="JPEG, PNG, WebP and .txt files, folders or globs of them, or s3:// URIs; - reads "
+            "names from stdin, one a line."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    device: Device = None,
+    endpoint: ModelEndpoint = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
     A .txt file holds one text. The .npz holds 'names', the files as given, and 'embeddings', one
     fp32 row of unit length for each: the dot product of two rows is their similarity.
+
+    Files that cannot be used are named on stderr and left out, and the exit code is then 3.
     """
+    s3 = S3Settings(endpoint=endpoint)
     check_target(output)
-    embeddings = embeddings_of(model, files)
-    write_npz(output, [str(path) for path in files], embeddings)
-    note(f"{len(files)} embeddings of length {embeddings.shape[1]} written to {output}")
+    bad = BadFiles()
+    names = files_named(files, (*IMAGE_SUFFIXES, TEXT_SUFFIX), stdin=sys.stdin, refuse=bad.add)
+    rows = embeddings_of(model, names, device=device, s3=s3, refuse=bad.add)
+    if rows:
+        write_npz(output, rows)
+        length = len(rows[0][1])
+        note(f"{len(rows)} embeddings of length {length} written to {output}")
+    bad.exit()
 
 
 def check_target(output: Path) -> None:
@@ -50,49 +72,70 @@ def check_target(output: Path) -> None:
         raise ConfigurationError(f"{folder}: cannot be written to: choose another folder")
 
 
-def embeddings_of(model_uri: str, files: list[Path]) -> NDArray[np.float32]:
-    """Embeddings (len(files), D) fp32 in the order of the files."""
-    import numpy as np
+def embeddings_of(
+    model_uri: str,
+    files: Sequence[str],
+    *,
+    device: str | None,
+    s3: S3Settings,
+    refuse: Callable[[str], None],
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Embeddings (D,) fp32 with their files' names, in the order given.
 
-    from florence.loading import content_of, load
-    from florencectl.inference import decoded
+    Images are decoded some at a time.
 
-    is_text = np.array([path.suffix.lower() == TEXT_SUFFIX for path in files])
-    texts = []
-    for path in (path for path in files if path.suffix.lower() == TEXT_SUFFIX):
-        try:
-            content = content_of(path)
-            assert isinstance(content, bytes)
-            texts.append(content.decode("utf-8").strip())
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: not a UTF-8 text") from None
-    model = load(model_uri)
-    images = [path for path in files if path.suffix.lower() != TEXT_SUFFIX]
-    parts = []
-    if images:
-        pieces = [
-            model.embed_images([decoded(path, content_of(path)) for path in some]).numpy()
-            for some in (
-                images[start : start + IMAGES_AT_ONCE]
-                for start in range(0, len(images), IMAGES_AT_ONCE)
-            )
-        ]
-        parts.append((~is_text, np.concatenate(pieces)))
+    Args:
+        refuse: told in a line what is wrong with a file, which then has none.
+    """
+    if not files:  # nothing that would be worth loading torch
+        return []
+    from florence.loading import load
+    from florencectl.inference import pictures_of
+
+    is_text = {name: name.lower().endswith(TEXT_SUFFIX) for name in files}
+    texts = list(texts_of([name for name in files if is_text[name]], s3, refuse))
+    images = [name for name in files if not is_text[name]]
+    if not texts and not images:
+        return []
+    model = load(model_uri, device=device, s3=s3)
+    found: dict[str, NDArray[np.float32]] = {}
     if texts:
-        parts.append((is_text, model.embed_texts(texts).numpy()))
-    result = np.empty((len(files), parts[0][1].shape[1]), np.float32)
-    for rows, embeddings in parts:
-        result[rows] = embeddings
-    return result
+        rows = model.embed_texts([text for _, text in texts]).numpy()
+        found |= zip((name for name, _ in texts), rows, strict=True)
+
+    def embed_some(some: Sequence[str]) -> None:
+        if pictures := list(pictures_of(some, s3, refuse)):
+            rows = model.embed_images([image for _, image in pictures]).numpy()
+            found.update(zip((name for name, _ in pictures), rows, strict=True))
+
+    for part in in_parts(images, IMAGES_AT_ONCE):
+        embed_some(part)
+    return [(name, found[name]) for name in files if name in found]
 
 
-def write_npz(output: Path, names: list[str], embeddings: NDArray[np.float32]) -> None:
+def texts_of(
+    names: Iterable[str], s3: S3Settings, refuse: Callable[[str], None]
+) -> Iterator[tuple[str, str]]:
+    """Text files by name; what is wrong with those left out is told in a line."""
+    from florencectl.inference import content
+
+    for name in names:
+        try:
+            yield name, content(name, s3).decode("utf-8").strip()
+        except UnicodeDecodeError:
+            refuse(f"{name}: not a UTF-8 text")
+        except DataError as error:
+            refuse(str(error))
+
+
+def write_npz(output: Path, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
     """Write the file whole or not at all."""
     import numpy as np
 
     from florence.storage import FolderStorage
 
     buffer = io.BytesIO()
-    np.savez(buffer, names=np.array(names), embeddings=embeddings)
+    names, embeddings = zip(*rows, strict=True)
+    np.savez(buffer, names=np.array(names), embeddings=np.stack(embeddings))
     target = output.absolute()
     FolderStorage(target.parent).write(target.name, buffer.getvalue())

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
 from florence.tasks.inputs import Column, Parameter
 from florence.tasks.kind import ModelTask
+from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
-from florencectl.output import DocumentFormat, print_document, print_table
+from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.options import Device, ModelEndpoint, ModelUri
+from florencectl.output import DocumentFormat, print_csv, print_document, print_table
 
 IMAGES_AT_ONCE = 64
 """Decoded at a time: many large images need the memory of a few."""
 
+Answer = tuple[str, Mapping[str, Any]]
+"""A file's name, and what the model says about it."""
+
+
+class AnswerFormat(StrEnum):
+    """The value of ``-o``."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    YAML = "yaml"
+
 
 def _predict(
-    model: Annotated[str, typer.Argument(help="Folder or s3:// URI of a model or of a stage.")],
-    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    model: ModelUri,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="JPEG, PNG or WebP files, folders or globs of them, or s3:// URIs; - reads names "
+            "from stdin, one a line."
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Labels shown of each image.")] = 3,
     output: Annotated[
-        DocumentFormat, typer.Option("-o", "--output", help="table, json or yaml.")
-    ] = DocumentFormat.TABLE,
+        AnswerFormat, typer.Option("-o", "--output", help="table, csv, json or yaml.")
+    ] = AnswerFormat.TABLE,
+    device: Device = None,
+    endpoint: ModelEndpoint = None,
     **given: Any,
 ) -> None:
     """Predict with a trained model; what it answers depends on what it was trained for.
@@ -34,20 +60,36 @@ def _predict(
     A two-tower model classifies images with words of your choice: each word is put into all
     templates, and the image goes to the word whose sentences are nearest. A model with a head
     classifies with the labels that it was trained with.
+
+    Files that cannot be used are named on stderr, and the exit code is then 3.
     """
     # What the user wrote is checked before what takes long.
+    s3 = S3Settings(endpoint=endpoint)
     values = {
-        name: parsed(input_named(name), text) for name, text in given.items() if text is not None
+        name: parsed(input_named(name), text, s3)
+        for name, text in given.items()
+        if text is not None
     }
-    answers = answers_of(model, images, values, offered={"top": top})
-    if output is DocumentFormat.TABLE:
-        print_table(*table_of(images, answers, top))
+    bad = BadFiles()
+    files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
+    answers = answers_of(
+        model, files, values, offered={"top": top}, device=device, s3=s3, refuse=bad.add
+    )
+    show(answers, output, top)
+    bad.exit()
+
+
+def show(answers: Sequence[Answer], output: AnswerFormat, top: int) -> None:
+    """Print answers by file; nothing where there are none."""
+    if not answers:
         return
-    document = [
-        {"image": str(path), **rounded(answer)}
-        for path, answer in zip(images, answers, strict=True)
-    ]
-    print_document(document, output)
+    if output is AnswerFormat.TABLE:
+        print_table(*table_of(answers, top))
+    elif output is AnswerFormat.CSV:
+        print_csv(*table_of(answers, top))
+    else:
+        document = [{"image": name, **rounded(answer)} for name, answer in answers]
+        print_document(document, DocumentFormat(output.value))
 
 
 def input_named(name: str) -> Column | Parameter:
@@ -92,7 +134,7 @@ def command() -> Callable[..., None]:
 predict = command()
 
 
-def parsed(given: Column | Parameter, text: str) -> Any:
+def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
     """The value of an input from the command line.
 
     Raises:
@@ -100,9 +142,7 @@ def parsed(given: Column | Parameter, text: str) -> Any:
     """
     flag = flag_of(given.name)
     if given.type == "templates":
-        from florence.text.templates import load_templates
-
-        return load_templates(text, flag)
+        return parse_templates(text, flag, s3)
     if given.type == "texts":
         return parse_labels(text, flag)
     if given.type in ("number", "integer"):
@@ -114,18 +154,31 @@ def parsed(given: Column | Parameter, text: str) -> Any:
 
 
 def parse_labels(labels: str, flag: str = "--labels") -> list[str]:
-    """The words between commas, in their order.
+    """The words between commas, in their order; one with a comma stands in double quotes.
 
     Raises:
         ConfigurationError: there is none, or one comes twice.
     """
-    names = [name.strip() for name in labels.split(",") if name.strip()]
+    fields = next(csv.reader([labels], skipinitialspace=True), [])
+    names = [name.strip() for name in fields if name.strip()]
     if not names:
         raise ConfigurationError(f"{flag} names no word: write {flag} 'cat,dog'")
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"{flag} names '{name}' twice")
     return names
+
+
+def parse_templates(name: str, flag: str, s3: S3Settings) -> tuple[str, ...]:
+    """The templates of a built-in list or a text file, or those of an evaluation's prompts."""
+    from florence.config.evaluations import PROMPT_SETS
+    from florence.text.templates import BUILTIN, load_templates
+
+    if name not in BUILTIN and (name in PROMPT_SETS or name.endswith((".yaml", ".yml"))):
+        from florence.evaluation.prompts import load_prompts
+
+        return load_prompts(name, s3).templates
+    return load_templates(name, flag, s3=s3)
 
 
 def check_inputs(task: ModelTask, given: Mapping[str, Any]) -> None:
@@ -150,57 +203,60 @@ def check_inputs(task: ModelTask, given: Mapping[str, Any]) -> None:
 
 def answers_of(
     model_uri: str,
-    images: Sequence[Path],
+    files: Sequence[str],
     given: Mapping[str, Any],
     *,
-    offered: Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
+    offered: Mapping[str, Any],
+    device: str | None,
+    s3: S3Settings,
+    refuse: Callable[[str], None],
+) -> list[Answer]:
     """The model's answer for every image; images are read and decoded some at a time.
 
     Args:
         given: by name: the task's parameters, and columns that are the same for every image.
         offered: parameters that are passed on to models whose task takes them.
+        refuse: told in a line what is wrong with an image, which then has no answer.
 
     Raises:
-        DataError: there is no model, or a file is missing or no image; names it.
+        DataError: there is no model.
         ConfigurationError: the model's task takes no such input, or needs one.
     """
-    from florence.loading import content_of, load
+    if not files:  # nothing that would be worth loading torch
+        return []
+    from florence.loading import load
     from florence.models.opening import read_card
-    from florencectl.inference import decoded
+    from florencectl.inference import pictures_of
 
-    task = model_task_named(read_card(model_uri).task)
+    task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
-    model = load(model_uri)
+    model = load(model_uri, device=device, s3=s3)
     names = {parameter.name for parameter in task.inputs.parameters}
-    parameters = {
-        name: value for name, value in {**(offered or {}), **given}.items() if name in names
-    }
+    parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
 
-    def answers_to(some: Sequence[Path]) -> list[dict[str, Any]]:
-        rows = [{"image": decoded(path, content_of(path)), **columns} for path in some]
-        return model.predictor.predict(rows, parameters)
+    def answers_to(some: Sequence[str]) -> list[Answer]:
+        pictures = list(pictures_of(some, s3, refuse))
+        rows = [{"image": image, **columns} for _, image in pictures]
+        answers = model.predictor.predict(rows, parameters) if rows else []
+        return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
 
-    parts = (images[at : at + IMAGES_AT_ONCE] for at in range(0, len(images), IMAGES_AT_ONCE))
+    parts = in_parts(files, IMAGES_AT_ONCE)
     return [answer for part in parts for answer in answers_to(part)]
 
 
-def table_of(
-    images: list[Path], answers: list[dict[str, Any]], top: int
-) -> tuple[list[str], list[list[Any]]]:
+def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: the best labels where there are labels, else what each answer holds."""
-    if all("probabilities" in answer for answer in answers):
+    if all("probabilities" in answer for _, answer in answers):
         rows = [
-            [path, name, f"{probability:.4f}"]
-            for path, answer in zip(images, answers, strict=True)
-            for name, probability in list(answer["probabilities"].items())[:top]
+            [name, label, f"{probability:.4f}"]
+            for name, answer in answers
+            for label, probability in list(answer["probabilities"].items())[:top]
         ]
         return ["image", "label", "probability"], rows
-    columns = list(dict.fromkeys(name for answer in answers for name in answer))
+    columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
     return ["image", *columns], [
-        [path, *(answer.get(name, "") for name in columns)]
-        for path, answer in zip(images, answers, strict=True)
+        [name, *(answer.get(column, "") for column in columns)] for name, answer in answers
     ]
 
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from florence_jobs.tracking.events import Event
+from florence_jobs.tracking.job_run import PARENT, JobRun
+from florence_jobs.tracking.logged_models import MOST_METRICS, LoggedModels, folder_of
 from florence_jobs.tracking.server import check_uri, redacted, silence_mlflow
 
-MOST_METRICS = 1000
 MOST_TAGS = 100
-"""MLflow's limits per batch."""
+"""MLflow's limit per batch."""
 
-LONGEST_MODEL_PARAMETER = 500
+DEFAULT_EXPERIMENT = "0"
+"""MLflow makes it in every new store, for runs that name none; ours all do."""
+
+TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages show experiments without it as those of chat bots."""
 
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
@@ -54,7 +58,13 @@ class RunTarget:
     attempt: int
     name: str
     """What the pages show."""
+    job_name: str | None = None
+    """What they call the run that holds those of all stages of the job; none makes no such run."""
     run_id: str | None = None
+    renewed: bool = False
+    """Whether runs of that job and stage are those of an earlier job of the same name."""
+    started: int | None = None
+    """When the stage began, in Unix milliseconds; none is when the run is made."""
     tags: Mapping[str, str] | None = None
 
 
@@ -67,6 +77,8 @@ class MlflowRun:
         self._client: Any = None
         self._experiment_id = ""
         self._parameters: dict[str, str] = {}
+        self._job: JobRun | None = None
+        self._models: Any = None
         self.run_id: str | None = None
 
     def open(self) -> str:
@@ -76,15 +88,22 @@ class MlflowRun:
         with _translated():
             self._client = self._connect()
             self._experiment_id = self._experiment()
-            run = self._named_run() or self._found_run() or self._new_run()
-            if run.info.status != "RUNNING":
-                self._client.update_run(run.info.run_id, status="RUNNING")
-            self._experiment_id = run.info.experiment_id
-            self._parameters = dict(run.data.params)
+            run = self._named_run() or self._found_run()
+            if run is not None:
+                self._experiment_id = run.info.experiment_id
             tags = {**(self._target.tags or {}), "florence.attempt": str(self._target.attempt)}
-            self._client.log_batch(run.info.run_id, tags=_tags(tags))
-            self.run_id = run.info.run_id
-        return str(run.info.run_id)
+            if self._target.job_name is not None:
+                self._job = self._job_run(self._target.job_name)
+                tags[PARENT] = self._job.open()
+            run = run or self._new_run()
+            run_id = str(run.info.run_id)
+            if run.info.status != "RUNNING":
+                self._client.update_run(run_id, status="RUNNING")
+            self._parameters = dict(run.data.params)
+            self._client.log_batch(run_id, tags=_tags(tags))
+            self._models = LoggedModels(self._client, self._target.uri, self._experiment_id, run_id)
+            self.run_id = run_id
+        return run_id
 
     def send(self, event: Event) -> None:
         """Record one event other than metrics.
@@ -116,17 +135,26 @@ class MlflowRun:
         silence_mlflow()
         from mlflow import MlflowClient
 
-        if self._target.uri.startswith("sqlite:///"):
-            database = Path(self._target.uri.removeprefix("sqlite:///").split("?")[0])
+        database = _file_of(self._target.uri)
+        fresh = database is not None and not database.exists()
+        if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=self._target.uri)
+        client = MlflowClient(tracking_uri=self._target.uri)
+        if fresh:  # empty for ever, and its artifacts would go to the working directory
+            with contextlib.suppress(Exception):
+                client.delete_experiment(DEFAULT_EXPERIMENT)
+        return client
 
     def _experiment(self) -> str:
         name = self._target.experiment
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(name, self._artifact_location()))
+                return str(
+                    self._client.create_experiment(
+                        name, self._artifact_location(), tags=TRAINING_PAGES
+                    )
+                )
             except Exception:
                 # Another job may have made it in between; if not, the error stands.
                 experiment = self._client.get_experiment_by_name(name)
@@ -138,11 +166,11 @@ class MlflowRun:
 
     def _artifact_location(self) -> str | None:
         """For SQLite a folder beside the file: MLflow's own default is the working directory."""
-        if not self._target.uri.startswith("sqlite:///"):
+        database = _file_of(self._target.uri)
+        if database is None:
             return None
-        database = Path(self._target.uri.removeprefix("sqlite:///").split("?")[0]).absolute()
         folder = re.sub(r"[^\w.-]", "_", self._target.experiment)
-        return (database.parent / "mlflow-artifacts" / folder).as_uri()
+        return (database.absolute().parent / "mlflow-artifacts" / folder).as_uri()
 
     def _named_run(self) -> Any | None:
         from mlflow.exceptions import MlflowException
@@ -157,6 +185,8 @@ class MlflowRun:
             return None
 
     def _found_run(self) -> Any | None:
+        if self._target.renewed:
+            return None
         job, stage = (_quoted(text) for text in (self._target.job, self._target.stage))
         runs = self._client.search_runs(
             [self._experiment_id],
@@ -168,7 +198,25 @@ class MlflowRun:
 
     def _new_run(self) -> Any:
         tags = {"florence.job": self._target.job, "florence.stage": self._target.stage}
-        return self._client.create_run(self._experiment_id, tags=tags, run_name=self._target.name)
+        return self._client.create_run(
+            self._experiment_id,
+            start_time=self._target.started,
+            tags=tags,
+            run_name=self._target.name,
+        )
+
+    def _job_run(self, name: str) -> JobRun:
+        target = self._target
+        return JobRun(
+            self._client,
+            self._experiment_id,
+            job=target.job,
+            stage=target.stage,
+            name=name,
+            renewed=target.renewed,
+            started=milliseconds() if target.started is None else target.started,
+            tags=target.tags or {},
+        )
 
     def _send_parameters(self, event: Event) -> None:
         """New parameters as such; changed ones as tags, because a parameter cannot change."""
@@ -212,87 +260,25 @@ class MlflowRun:
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
 
     def _send_artifact(self, event: Event) -> None:
-        with _folder_of(event.files) as folder:
+        with folder_of(event.files) as folder:
             self._client.log_artifacts(self.run_id, str(folder))
         if tags := event.data.get("tags"):
             self._set_tags(tags)
 
     def _send_linked_model(self, event: Event) -> None:
-        """The final model where its files are too large to copy: MLflow knows where they lie."""
-        import mlflow
-
-        data = event.data
-        if self._has_model(data):
-            return
-        mlflow.set_tracking_uri(self._target.uri)
-        model = mlflow.create_external_model(
-            name=data["name"],
-            source_run_id=self.run_id,
-            tags=data["tags"],
-            params=_short(data["parameters"]),
-            experiment_id=self._experiment_id,
-        )
-        self._describe(model.model_id, data)
+        self._models.link(event.data)
 
     def _send_model(self, event: Event) -> None:
-        """The final model as one that ``mlflow models serve`` answers with."""
-        from mlflow.models import Model
+        self._models.copy(event)
 
-        from florence_jobs.served_model import write_served_model
-
-        if self._has_model(event.data):
-            return
-        model = self._client.create_logged_model(
-            self._experiment_id,
-            name=event.data["name"],
-            source_run_id=self.run_id,
-            tags=event.data["tags"],
-            params=_short(event.data["parameters"]),
-        )
-        try:
-            with tempfile.TemporaryDirectory() as folder, _folder_of(event.files) as files:
-                path = Path(folder) / "served"
-                description = Model(
-                    artifact_path=model.artifact_location,
-                    model_uuid=model.model_id,
-                    run_id=self.run_id,
-                    model_id=model.model_id,
-                )
-                write_served_model(path, files, description)
-                self._client.log_model_artifacts(model.model_id, str(path))
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self._client.finalize_logged_model(model.model_id, "FAILED")
-            raise
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._describe(model.model_id, event.data)
-
-    def _has_model(self, data: Mapping[str, Any]) -> bool:
-        """Whether this attempt recorded that model before: a replay must not make a second one."""
-        found = self._client.search_logged_models(
-            [self._experiment_id],
-            f"source_run_id = '{self.run_id}' and name = '{_quoted(data['name'])}'",
-        )
-        attempt = data["tags"].get("florence.attempt")
-        return any(m.status == "READY" and m.tags.get("florence.attempt") == attempt for m in found)
-
-    def _describe(self, model_id: str, data: Mapping[str, Any]) -> None:
-        """Link a model to the run, and say how good it is."""
-        from mlflow.entities import LoggedModelOutput, Metric
-
-        step, time = data["step"], data["time"]
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=step)])
-        metrics = [
-            Metric(name, value, time, step, model_id=model_id, run_id=self.run_id)
-            for name, value in data["metrics"].items()
-        ]
-        if metrics:
-            self._client.log_batch(self.run_id, metrics=metrics[:MOST_METRICS])
+    def _send_model_metrics(self, event: Event) -> None:
+        self._models.measured(event.data)
 
     def _send_finish(self, event: Event) -> None:
-        self._client.set_terminated(
-            self.run_id, status=event.data["status"], end_time=event.data["time"]
-        )
+        data = event.data
+        self._client.set_terminated(self.run_id, status=data["status"], end_time=data["time"])
+        if self._job is not None:
+            self._job.close(data["time"], data["metrics"], data["problem"])
 
 
 @contextlib.contextmanager
@@ -308,27 +294,17 @@ def _translated() -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _folder_of(files: Mapping[str, bytes]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as temporary:
-        # The folder's own name shows up in a served model: data/files.
-        folder = Path(temporary) / "files"
-        for name, content in files.items():
-            path = folder / PurePosixPath(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        yield folder
-
-
 def _tags(tags: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
     return [RunTag(key[:250], str(value)[:8000]) for key, value in tags.items()]
 
 
-def _short(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Parameters of a model, whose values MLflow limits."""
-    return {name: value[:LONGEST_MODEL_PARAMETER] for name, value in parameters.items()}
+def _file_of(uri: str) -> Path | None:
+    """The file of a SQLite store."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").split("?")[0])
 
 
 def _quoted(text: str) -> str:

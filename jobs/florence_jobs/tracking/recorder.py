@@ -1,4 +1,4 @@
-"""What a stage records: rank 0's goes to MLflow, that of other ranks nowhere.
+"""What a stage records, on its way to MLflow.
 
 Every method of :class:`Tracker` puts something into a queue and returns. A background thread
 imports MLflow, finds or makes the run, and delivers. What cannot be delivered goes to a file and is
@@ -13,22 +13,12 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from florence.distributed.world import World
-from florence.home import florence_home
-from florence.stages.context import Recorder
-from florence_jobs.system_metrics import SystemSampler
 from florence_jobs.tracking.delivery import Delivery, RunSink, one_line
 from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, split_finite
-from florence_jobs.tracking.mlflow_run import (
-    MOST_MODEL_BYTES,
-    MlflowRun,
-    RunTarget,
-    milliseconds,
-)
+from florence_jobs.tracking.mlflow_run import MOST_MODEL_BYTES, milliseconds
 from florence_jobs.tracking.server import redacted
-from florence_operator.api.stage import StagePlan
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +26,17 @@ QUEUE_CAPACITY = 20_000
 """Metric events that wait for a server: a day at one logged step every four seconds."""
 
 
-class ClosableRecorder(Recorder, Protocol):
-    """A recorder that must be closed at the end."""
-
-    def close(self, status: str) -> None:
-        """Deliver what waits, within a time limit; status is FINISHED, FAILED or KILLED."""
-
-
-class NullTracker:
-    """Records nothing: ranks other than 0, and runs that are not tracked."""
-
-    run_id: str | None = None
-
-    def parameters(self, parameters: Mapping[str, Any]) -> None: ...
-
-    def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None: ...
-
-    def metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
-
-    def picture(self, name: str, png: bytes) -> None: ...
-
-    def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def model(self, files: Mapping[str, bytes], uri: str) -> None: ...
-
-    def close(self, status: str) -> None: ...
-
-
 class Tracker:
-    """Rank 0's recorder. No method blocks on a network or raises."""
+    """Rank 0's recorder. No method blocks on a network or raises.
+
+    Args:
+        sink: the run.
+        spill: where records wait that could not be delivered.
+        attempt: of the stage, from 1.
+        where: what messages call the server.
+        model_name: of the final model in MLflow's pages.
+        planned: the settings of a stage that fails before it says which ones it uses.
+    """
 
     def __init__(
         self,
@@ -75,6 +45,8 @@ class Tracker:
         *,
         attempt: int,
         where: str,
+        model_name: str = "model",
+        planned: Mapping[str, Any] | None = None,
         interval_s: float = 5.0,
         close_timeout_s: float = 60.0,
         capacity: int = QUEUE_CAPACITY,
@@ -84,6 +56,9 @@ class Tracker:
     ) -> None:
         self._sink = sink
         self._attempt = attempt
+        self._model_name = model_name
+        self._planned = planned or {}
+        self._dataset: dict[str, str] | None = None
         self._close_timeout = close_timeout_s
         self._clock = clock_ms
         self._step = 0
@@ -117,6 +92,7 @@ class Tracker:
     def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None:
         """Record which data was read, by digest."""
         name = redacted(uri).rstrip("/").rsplit("/", 1)[-1] or uri
+        self._dataset = {"name": name[:500], "digest": fingerprint[:36]}
         self._put(
             "dataset", uri=uri, name=name, fingerprint=fingerprint, samples=samples, context=context
         )
@@ -162,12 +138,13 @@ class Tracker:
         It carries the run's parameters and the newest value of each of its metrics.
         """
         data = {
-            "name": "model",
+            "name": self._model_name,
             "step": self._step,
             "time": self._clock(),
             "tags": {"florence.uri": redacted(uri), "florence.attempt": str(self._attempt)},
             "parameters": dict(self._parameters),
             "metrics": dict(self._newest),
+            "dataset": self._dataset,
         }
         size = sum(map(len, files.values()))
         if size > MOST_MODEL_BYTES:
@@ -176,9 +153,24 @@ class Tracker:
         else:
             self._queue.put(Event("model", data, dict(files)))
 
-    def close(self, status: str, timeout_s: float | None = None) -> None:
+    def evaluated(self, uri: str, metrics: Mapping[str, float]) -> None:
+        """Add what was measured of a model to it, where MLflow knows it."""
+        finite, _ = split_finite(metrics)
+        self._put(
+            "model_metrics", uri=redacted(uri), step=self._step, time=self._clock(), metrics=finite
+        )
+
+    def close(
+        self, status: str, problem: str | None = None, *, timeout_s: float | None = None
+    ) -> None:
         """Deliver what waits and end the run as FINISHED, FAILED or KILLED; never raises."""
-        self._put("finish", status=status, time=self._clock())
+        if self._planned and not self._parameters:
+            self.parameters(self._planned)
+        if problem is not None:
+            problem = f"attempt {self._attempt}: {redacted(problem)}"
+            self.tags({"florence.problem": problem, "mlflow.note.content": problem})
+        metrics = dict(self._newest)
+        self._put("finish", status=status, time=self._clock(), metrics=metrics, problem=problem)
         limit = self._close_timeout if timeout_s is None else timeout_s
         # A stage that ended well has no one waiting to kill it, and its model is being uploaded.
         self._delivery.close(max(limit, 120.0) if status == "FINISHED" and not timeout_s else limit)
@@ -198,48 +190,6 @@ class Tracker:
             self._sampler = None
             return None
         return Event("metrics", {"step": self._step, "time": now, "values": values})
-
-
-def make_recorder(plan: StagePlan, world: World) -> ClosableRecorder:
-    """The recorder of this process: MLflow on rank 0 of a tracked plan, nothing elsewhere.
-
-    Raises:
-        ConfigurationError: the plan's ``tracking.mlflowUri`` is no address MLflow tracks to.
-    """
-    tracking = plan.tracking
-    if world.rank != 0 or tracking is None or tracking.mlflow_uri is None:
-        return NullTracker()
-    job = plan.uid or f"{plan.namespace}/{plan.job}"
-    target = RunTarget(
-        uri=tracking.mlflow_uri,
-        experiment=tracking.experiment,
-        job=job,
-        stage=plan.stage,
-        attempt=plan.attempt,
-        name=f"{plan.job}/{plan.stage}",
-        run_id=tracking.run_id,
-        tags={
-            "florence.name": plan.job,
-            "florence.namespace": plan.namespace,
-            "florence.kind": plan.kind,
-            "florence.output": redacted(plan.output),
-        },
-    )
-    file = re.sub(r"[^\w.-]", "_", f"{job}-{plan.stage}") + ".jsonl"
-    tracker = Tracker(
-        MlflowRun(target),
-        Spill(florence_home() / "tracking" / file),
-        attempt=plan.attempt,
-        where=redacted(tracking.mlflow_uri),
-        close_timeout_s=min(60.0, max(2.0, plan.grace_seconds / 3)),
-        sampler=SystemSampler(),
-    )
-    document = json.dumps(plan.wire(), indent=2)
-    tracker.artifact(
-        f"plan/attempt-{plan.attempt}.json",
-        document.replace(tracking.mlflow_uri, redacted(tracking.mlflow_uri)).encode(),
-    )
-    return tracker
 
 
 def _path(name: str) -> str:

@@ -33,6 +33,7 @@ class PlanTracking(Settings):
 
     mlflow_uri: str | None = setting(None, description="MLflow tracking URI; none tracks nothing")
     experiment: str = setting(description="MLflow experiment")
+    tensorboard: bool = setting(False, description="whether TensorBoard logs are written too")
     run_id: str | None = setting(
         None, description="run to continue; none finds it by job and stage, or makes it"
     )
@@ -99,7 +100,7 @@ def plan_of(
         mlflow_uri: tracking server; none tracks nothing.
     """
     source = job.spec.model_source(stage)
-    experiment = job.spec.tracking.experiment or job.metadata.name
+    tracking = job.spec.tracking
     return StagePlan(
         job=job.metadata.name,
         namespace=job.namespace,
@@ -115,7 +116,13 @@ def plan_of(
         ),
         output=uri_of(stage.name),
         storage=job.spec.artifacts.s3,
-        tracking=PlanTracking(mlflow_uri=mlflow_uri, experiment=experiment) if mlflow_uri else None,
+        tracking=PlanTracking(
+            mlflow_uri=mlflow_uri,
+            experiment=tracking.experiment,
+            tensorboard=tracking.tensorboard,
+        )
+        if mlflow_uri or tracking.tensorboard
+        else None,
         progress=progress,
         grace_seconds=grace_seconds,
     )

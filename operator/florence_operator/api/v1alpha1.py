@@ -67,7 +67,16 @@ class Tracking(Settings):
         description="MLflow tracking server; a local run's default is a SQLite file in its "
         "home folder",
     )
-    experiment: str | None = setting(None, description="MLflow experiment; default: the job's name")
+    experiment: str = setting(
+        "florence",
+        description="MLflow experiment: jobs of one experiment are compared in one table",
+        min_length=1,
+    )
+    tensorboard: bool = setting(
+        False,
+        description="also write TensorBoard logs, under tensorboard/ of each stage's artifacts; "
+        "into S3 when a stage ends",
+    )
     credentials_secret: str | None = setting(
         None,
         description="Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "

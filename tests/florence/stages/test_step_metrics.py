@@ -64,14 +64,14 @@ def test_before_a_rate_is_known_everything_else_is_told() -> None:
     fresh = ThroughputMeter(lambda: 0.0)
     assert of(fresh, result(logit_scale=14.0, loss_sum=72.0)) == {
         "train/loss": 3.0,
-        "train/gradient_norm": 7.5,
-        "train/learning_rate": 0.01,
+        "gradient_norm": 7.5,
+        "learning_rate": 0.01,
         "train/logit_scale": 14.0,
         "train/loss_sum": 72.0,
-        "train/samples": 80.0,
-        "train/skipped_steps": 2.0,
-        "train/bad_samples": 5.0,
-        "train/attempt": 3.0,
+        "samples": 80.0,
+        "system/skipped_steps": 2.0,
+        "system/bad_samples": 5.0,
+        "system/attempt": 3.0,
     }
 
 
@@ -83,10 +83,10 @@ def test_rates_and_utilisation_follow_from_the_clock() -> None:
     use = Utilisation(flops_per_sample=1e9, executed_over_useful=1.25, peak=64e9)
     metrics = of(metered(0.5, 0.1), result(), use)
     assert metrics["train/samples_per_second"] == pytest.approx(16.0)
-    assert metrics["train/data_wait_fraction"] == pytest.approx(0.2)
-    assert metrics["train/mfu"] == pytest.approx(0.25)
-    assert metrics["train/hfu"] == pytest.approx(0.25 * 1.25)
-    assert "train/mfu" not in of(metered(0.5, 0.1), result())
+    assert metrics["system/data_wait_fraction"] == pytest.approx(0.2)
+    assert metrics["mfu"] == pytest.approx(0.25)
+    assert metrics["hfu"] == pytest.approx(0.25 * 1.25)
+    assert "mfu" not in of(metered(0.5, 0.1), result())
 
 
 def test_every_metric_is_a_plain_number() -> None:

@@ -147,10 +147,10 @@ def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) 
     assert isinstance(recorder, Recording)
     assert sorted(recorder.values) == [1, 2, 3, 4, 5, 6]
     assert recorder.checkpoints == [2, 4, 6]
-    assert recorder.values[6]["train/samples"] == 96
+    assert recorder.values[6]["samples"] == 96
     for name in ("loss_mean", "loss_sum", "positives_per_row", "logit_scale", "gradient_norm"):
         assert f"train/{name}" in recorder.values[6]
-    assert 0 <= recorder.values[6]["train/data_wait_fraction"] <= 1
+    assert 0 <= recorder.values[6]["system/data_wait_fraction"] <= 1
     assert recorder.given["dataset"] == (shards, 1400)
     assert set(recorder.files) == {"model.safetensors", "config.json"}
     phases = list(dict.fromkeys(progress.phase for progress in seen))

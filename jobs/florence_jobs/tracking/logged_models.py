@@ -1,0 +1,148 @@
+"""Trained models in MLflow: what a run left, how good it is, and what it was measured to do."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from florence_jobs.tracking.events import Event
+
+MOST_METRICS = 1000
+"""MLflow's limit per batch."""
+
+LONGEST_MODEL_PARAMETER = 500
+
+TRAINING = "train/"
+"""Metrics of that prefix were measured on the data that the model was trained on."""
+
+
+class LoggedModels:
+    """Records models of one run, each with its metrics, parameters and data."""
+
+    def __init__(self, client: Any, tracking_uri: str, experiment_id: str, run_id: str) -> None:
+        self._client, self._tracking_uri = client, tracking_uri
+        self._experiment, self._run = experiment_id, run_id
+
+    def link(self, data: Mapping[str, Any]) -> None:
+        """Record a model whose files are too large to copy: MLflow knows where they lie."""
+        import mlflow
+
+        if self._has_model(data):
+            return
+        mlflow.set_tracking_uri(self._tracking_uri)
+        model = mlflow.create_external_model(
+            name=data["name"],
+            source_run_id=self._run,
+            tags=data["tags"],
+            params=_short(data["parameters"]),
+            experiment_id=self._experiment,
+        )
+        self._describe(model.model_id, data)
+
+    def copy(self, event: Event) -> None:
+        """Record a model with its files, as one that ``mlflow models serve`` answers with."""
+        from mlflow.models import Model
+
+        from florence_jobs.served_model import write_served_model
+
+        if self._has_model(event.data):
+            return
+        model = self._client.create_logged_model(
+            self._experiment,
+            name=event.data["name"],
+            source_run_id=self._run,
+            tags=event.data["tags"],
+            params=_short(event.data["parameters"]),
+        )
+        try:
+            with tempfile.TemporaryDirectory() as folder, folder_of(event.files) as files:
+                path = Path(folder) / "served"
+                description = Model(
+                    artifact_path=model.artifact_location,
+                    model_uuid=model.model_id,
+                    run_id=self._run,
+                    model_id=model.model_id,
+                )
+                write_served_model(path, files, description)
+                self._client.log_model_artifacts(model.model_id, str(path))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._describe(model.model_id, event.data)
+
+    def measured(self, data: Mapping[str, Any]) -> None:
+        """Add what this run measured of a model that another run left, if it is known here."""
+        from mlflow.entities import LoggedModelInput
+
+        uri = data["uri"].replace("'", "")
+        found = self._client.search_logged_models(
+            [self._experiment],
+            f"tags.`florence.uri` = '{uri}'",
+            order_by=[{"field_name": "creation_time", "ascending": False}],
+        )
+        ready = [model for model in found if model.status == "READY"]
+        if ready:
+            model_id = ready[0].model_id
+            self._client.log_inputs(self._run, models=[LoggedModelInput(model_id)])
+            self._log_metrics(model_id, data)
+
+    def _has_model(self, data: Mapping[str, Any]) -> bool:
+        """Whether this attempt recorded that model before: a replay must not make a second one."""
+        name = data["name"].replace("'", "")
+        found = self._client.search_logged_models(
+            [self._experiment], f"source_run_id = '{self._run}' and name = '{name}'"
+        )
+        attempt = data["tags"].get("florence.attempt")
+        return any(m.status == "READY" and m.tags.get("florence.attempt") == attempt for m in found)
+
+    def _describe(self, model_id: str, data: Mapping[str, Any]) -> None:
+        """Link a model to the run, and say how good it is."""
+        from mlflow.entities import LoggedModelOutput
+
+        self._client.log_outputs(self._run, [LoggedModelOutput(model_id, step=data["step"])])
+        self._log_metrics(model_id, data)
+
+    def _log_metrics(self, model_id: str, data: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        dataset = data.get("dataset") or {}
+
+        def metric(name: str, value: float) -> Any:
+            of = dataset if name.startswith(TRAINING) else {}
+            return Metric(
+                name,
+                value,
+                data["time"],
+                data["step"],
+                model_id=model_id,
+                run_id=self._run,
+                dataset_name=of.get("name"),
+                dataset_digest=of.get("digest"),
+            )
+
+        metrics = [metric(name, value) for name, value in data["metrics"].items()]
+        if metrics:
+            self._client.log_batch(self._run, metrics=metrics[:MOST_METRICS])
+
+
+@contextlib.contextmanager
+def folder_of(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A temporary folder that holds these files."""
+    with tempfile.TemporaryDirectory() as temporary:
+        # The folder's own name shows up in a served model: data/files.
+        folder = Path(temporary) / "files"
+        for name, content in files.items():
+            path = folder / PurePosixPath(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield folder
+
+
+def _short(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of a model, whose values MLflow limits."""
+    return {name: value[:LONGEST_MODEL_PARAMETER] for name, value in parameters.items()}
