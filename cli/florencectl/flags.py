@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args
 
 import typer
-import yaml
 from pydantic.fields import FieldInfo
 
 from florence.config import Settings
+from florence.config.yaml_document import DocumentError, read_yaml
 from florence.errors import ConfigurationError
 
 _PLAIN = (str, int, float, bool)
@@ -87,9 +87,9 @@ def assign(assignments: Sequence[str]) -> dict[str, Any]:
                 f"--set {assignment}: write it as field=value or group.field=value"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigurationError(f"--set {assignment}: the value is not valid YAML") from None
+            value = read_yaml(text)
+        except DocumentError as error:
+            raise ConfigurationError(f"--set {path}=…: the value {error}") from None
         *groups, name = path.split(".")
         inner = settings
         for group in groups:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticKnownError, to_jsonable_python
 
 
 class Settings(BaseModel):
@@ -24,6 +32,21 @@ class Settings(BaseModel):
         populate_by_name=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's ``true``, ``yes`` and ``on`` are no number 1, though Python's ``True`` is."""
+        if isinstance(value, list | tuple):
+            for each in value:
+                cls._is_no_boolean_for_a_number(each, info)
+        elif isinstance(value, bool) and info.field_name is not None:
+            kinds = _plain_types(cls.model_fields[info.field_name].annotation)
+            if bool not in kinds:
+                for number, problem in ((int, "int_type"), (float, "float_type")):
+                    if number in kinds:
+                        raise PydanticKnownError(problem)
+        return value
 
     def wire(self, *, defaults: bool = True) -> dict[str, Any]:
         """The settings as JSON values under their camelCase names.
@@ -127,3 +150,11 @@ def resume_fingerprint(settings: Settings) -> dict[str, Any]:
 def _fields(settings: Settings) -> Iterator[tuple[str, FieldInfo, Any]]:
     for name, field in type(settings).model_fields.items():
         yield field.alias or name, field, getattr(settings, name)
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """``int`` and ``None`` of ``tuple[int, ...] | None``; a settings model is one of its own."""
+    arguments = get_args(annotation)
+    if not arguments:
+        return {annotation}
+    return set().union(*(_plain_types(argument) for argument in arguments))

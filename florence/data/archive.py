@@ -116,12 +116,18 @@ class StoredFile(io.RawIOBase):
 
 
 class Archive:
-    """A tar in a storage, read from front to back once: its samples, and what is wrong with it."""
+    """A tar in a storage, read from front to back once: its samples, and what is wrong with it.
+
+    Attributes:
+        problems: everything that cannot be used.
+        damage: the one of them that ended the reading early, so that nobody knows what is lost.
+    """
 
     def __init__(self, storage: Storage, shard: str, size: int) -> None:
         self.shard = shard
         self.size = size
         self.problems: list[Problem] = []
+        self.damage: Problem | None = None
         self._file = io.BufferedReader(StoredFile(storage, shard, size), _READ_AHEAD)
 
     def samples(self) -> Iterator[RawSample]:
@@ -165,31 +171,35 @@ class Archive:
         """Remember something that cannot be used."""
         self.problems.append(Problem(self.shard, printable(member), reason))
 
+    def _end(self, member: str, reason: str) -> None:
+        self.note(member, reason)
+        self.damage = self.problems[-1]
+
     def _members(self) -> Iterator[Member]:
         try:
             archive = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 (closes nothing)
         except _DAMAGE as error:
-            self.note("", f"is not an uncompressed tar: {error}")
+            self._end("", f"is not an uncompressed tar: {error}")
             return
         while True:
             try:
                 info = archive.next()
             except _DAMAGE as error:
-                self.note("", f"is damaged at byte {archive.offset}: {error}")
+                self._end("", f"is damaged at byte {archive.offset}: {error}")
                 return
             archive.members.clear()  # type: ignore[attr-defined]  # else they are all kept
             if info is None:
                 break
             if info.size < 0:  # base 256 can say that, and tarfile would go back for ever
-                self.note(info.name, f"is damaged: its size is {info.size}")
+                self._end(info.name, f"is damaged: its size is {info.size}")
                 return
             if not info.isfile():
                 continue
             if info.offset_data + info.size > self.size:
-                self.note(info.name, f"is cut off: the shard ends at byte {self.size}")
+                self._end(info.name, f"is cut off: the shard ends at byte {self.size}")
                 return
             yield Member(info.name, info.offset_data, info.size)
         # tarfile takes a damaged header for the end; the real end is a block of zeros.
         self._file.seek(archive.offset)
         if self._file.read(tarfile.BLOCKSIZE).strip(b"\0") or archive.offset >= self.size:
-            self.note("", f"is cut off or damaged at byte {archive.offset}")
+            self._end("", f"is cut off or damaged at byte {archive.offset}")

@@ -4,8 +4,8 @@ File: one line of JSON, then ``count`` records of :data:`RECORD`, then the keys 
 With it a sample is one ranged read, labels need no pass over the data, and a damaged or exchanged
 shard is noticed: the header has the shard's size and every record a CRC of its media and text.
 
-Version 1 joined the keys by newlines and knew no clips; it is still read. An image's record differs
-in ``media_type`` only, which was zero.
+Version 1 joined the keys by newlines and knew no clips. An image's record differs in ``media_type``
+only, which was zero. Version 2 did not say whether the shard is damaged. Both are still read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from florence.data.archive import (
     Member,
     Problem,
     RawSample,
+    printable,
+    split_name,
 )
 from florence.errors import DataError
 from florence.storage import Entry, Storage
@@ -35,7 +37,7 @@ from florence.text.normalisation import text_label, word_count
 from florence.text.tokenizer import encode
 
 FORMAT = "florence-index"
-VERSION = 2
+VERSION = 3
 SUFFIX = ".idx"
 NO_CLASS = -1
 # The code is the place in this list. Append only: codes are in files.
@@ -83,6 +85,8 @@ class ShardIndex:
     keys: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
     version: int = VERSION
+    damage: str | None = None
+    """Why the shard ends early, if it does: it has lost samples, nobody knows how many."""
 
     @property
     def is_video(self) -> NDArray[np.bool_]:
@@ -92,8 +96,8 @@ class ShardIndex:
     def digest(self) -> str:
         """BLAKE2b over where and what every sample is; it does not change when files are copied.
 
-        Nor when version 1's index of the same images is replaced by version 2's, so that a run that
-        began with the one resumes with the other.
+        Nor when an earlier version's index of the same images is replaced by this one's, so that a
+        run that began with the one resumes with the other.
         """
         records = self.records.copy()
         records["media_type"][~self.is_video] = 0
@@ -110,6 +114,7 @@ class ShardIndex:
             "shardSize": self.size,
             "shardModified": self.modified,
             "count": len(self.records),
+            "damage": self.damage,
             "problems": [[p.member, p.reason] for p in self.problems],
         }
         return b"".join(
@@ -136,7 +141,14 @@ class ShardIndex:
             raise _unreadable(url, error) from error
         problems = tuple(Problem(shard, member, why) for member, why in header.problems)
         return ShardIndex(
-            shard, header.size, header.modified, records, keys, problems, header.version
+            shard,
+            header.size,
+            header.modified,
+            records,
+            keys,
+            problems,
+            header.version,
+            header.damage,
         )
 
 
@@ -149,6 +161,7 @@ class Header:
     modified: float
     count: int
     problems: tuple[tuple[str, str], ...]
+    damage: str | None
     length: int
 
 
@@ -163,12 +176,15 @@ def read_header(data: bytes, url: str) -> Header:
         header = json.loads(data[:end])
         if header["format"] != FORMAT or header["version"] not in _KEYS_OF:
             raise ValueError(f"{header['format']} version {header['version']}")
+        problems = tuple((str(member), str(reason)) for member, reason in header["problems"])
+        damage = header["damage"] if header["version"] >= 3 else _damage_of_version_2(problems)
         return Header(
             version=header["version"],
             size=int(header["shardSize"]),
             modified=float(header["shardModified"]),
             count=int(header["count"]),
-            problems=tuple((str(member), str(reason)) for member, reason in header["problems"]),
+            problems=problems,
+            damage=None if damage is None else str(damage),
             length=end + 1,
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -179,6 +195,15 @@ def _unreadable(url: str, error: Exception) -> DataError:
     return DataError(
         f"{url} is not an index this version reads ({error}): run 'florencectl data index' again"
     )
+
+
+def _damage_of_version_2(problems: Sequence[tuple[str, str]]) -> str | None:
+    ends = ("is cut off", "is damaged", "is not an uncompressed tar")
+    return next((_damage(m, why) for m, why in problems if why.startswith(ends)), None)
+
+
+def _damage(member: str, reason: str) -> str:
+    return f"{member} {reason}".lstrip()
 
 
 def _keys_of_version_1(data: bytes) -> tuple[str, ...]:
@@ -192,7 +217,7 @@ def _keys_of_version_2(data: bytes) -> tuple[str, ...]:
     return tuple(keys)
 
 
-_KEYS_OF = {1: _keys_of_version_1, 2: _keys_of_version_2}
+_KEYS_OF = {1: _keys_of_version_1, 2: _keys_of_version_2, 3: _keys_of_version_2}
 
 
 def build_index(
@@ -213,14 +238,32 @@ def build_index(
         if record is not None:
             records.append(record)
             keys.append(sample.key)
+    found = np.array(records, RECORD)
+    _note_odd_ones(archive, found, keys)
+    damage = archive.damage
     return ShardIndex(
         entry.key,
         entry.size,
         entry.modified,
-        np.array(records, RECORD),
+        found,
         tuple(keys),
         tuple(archive.problems),
+        damage=None if damage is None else _damage(damage.member, damage.reason),
     )
+
+
+def _note_odd_ones(archive: Archive, records: NDArray[Any], keys: Sequence[str]) -> None:
+    """Name the samples that lack what others of the shard have: a stage would leave them out."""
+    told = {split_name(problem.member)[0] for problem in archive.problems}
+    if (records["words"] > 0).any():
+        for row in np.flatnonzero(records["words"] == 0):
+            if keys[row] not in told:
+                archive.note(keys[row], "the sample has no text, as others of the shard have")
+    if (records["class_index"] >= 0).any():
+        for row in np.flatnonzero(records["text_source"] == TEXT_CLASS):
+            archive.note(
+                f"{keys[row]}.cls", "holds a name, where others of the shard have class numbers"
+            )
 
 
 def _record(
@@ -236,7 +279,14 @@ def _record(
     source, text_member, text = _text(archive, sample, meta, class_name)
     words = word_count(text)
     if not words:
+        _note_no_text(archive, sample, source)
         source, text_member, text = TEXT_NONE, None, ""
+    elif class_name and source != TEXT_CLASS and not _is_integer(class_name):
+        archive.note(
+            sample.members["cls"].name,
+            f"holds '{printable(class_name[:40])}', which nothing reads beside a text: "
+            "a class is a number",
+        )
     used = [m for m in (media, text_member, described) if m is not None]
     start = min(m.offset for m in used)
     length = max(m.offset + m.size for m in used) - start
@@ -267,6 +317,16 @@ def _record(
         text_label(query) if isinstance(query, str) and word_count(query) else 0,
         _crc(archive, media, text_member),
     )
+
+
+def _note_no_text(archive: Archive, sample: RawSample, source: int) -> None:
+    """Name a text that is empty, and a sample of which nothing says what it shows."""
+    if source == TEXT_MEMBER:
+        archive.note(sample.members["txt"].name, "is an empty text")
+    elif source == TEXT_CAPTION:
+        archive.note(sample.members["json"].name, "has an empty caption")
+    elif not sample.members.keys() & {"txt", "json", "cls"}:
+        archive.note(sample.key, "the sample has no text, class or .json: nothing describes it")
 
 
 def _known_media() -> str:
@@ -326,7 +386,10 @@ def _class_name(archive: Archive, sample: RawSample) -> str:
     if member is None:
         return ""
     try:
-        return _content(archive, member, MOST_CLASS_BYTES).decode().strip()
+        name = _content(archive, member, MOST_CLASS_BYTES).decode().strip()
+        if not name:
+            archive.note(member.name, "is empty: a class is a number, or a name")
+        return name
     except UnicodeDecodeError as error:
         archive.note(member.name, f"is not UTF-8: {error.reason} at byte {error.start}")
     except ValueError as error:

@@ -10,22 +10,33 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+
+import numpy as np
 
 from florence.config.storage import S3Settings
 from florence.data.archive import Problem
 from florence.data.images import decode
 from florence.data.index import SUFFIX, VERSION, ShardIndex, build_index
 from florence.data.locations import list_shards, locate
-from florence.data.manifest import NAME, ShardSummary, manifest_bytes, read_index
+from florence.data.manifest import (
+    CLASSES,
+    NAME,
+    ShardSummary,
+    manifest_bytes,
+    read_class_names,
+    read_index,
+)
 from florence.data.statistics import ShardCounts, Statistics, Tally
 from florence.errors import DataError, TransientError
-from florence.storage import Entry, MissingKeyError, open_storage
+from florence.storage import Entry, MissingKeyError, Storage, open_storage
 
 MOST_PROBLEMS = 100_000
 """Problems that are listed; all are counted. A list of more is a data set to be made anew."""
+_SPARSE, _FEW_CLASSES = 10, 100
+"""Unnamed class numbers this many times beyond what occurs, or beyond few classes, are mistakes."""
 _AHEAD = 4
 
 
@@ -77,9 +88,10 @@ def index_data(
     """
     root, only = locate(uri)
     storage = open_storage(root, s3)
-    found, summaries = _read_all(
-        uri, list_shards(storage, only), partial(_index_shard, root, s3, force), workers, on_shard
-    )
+    names = read_class_names(storage)
+    shards = list_shards(storage, only)
+    task = partial(_index_shard, root, s3, force, names)
+    found, summaries = _read_all(uri, shards, task, workers, on_shard, named=names is not None)
     if only is None:  # one shard is not the folder's manifest
         storage.write(NAME, manifest_bytes(found.statistics, summaries))
     return found
@@ -99,8 +111,11 @@ def check_data(
         TransientError: as :func:`index_data`.
     """
     root, only = locate(uri)
-    shards = list_shards(open_storage(root, s3), only)
-    return _read_all(uri, shards, partial(_check_shard, root, s3), workers, on_shard)[0]
+    storage = open_storage(root, s3)
+    names = read_class_names(storage)
+    shards = list_shards(storage, only)
+    task = partial(_check_shard, root, s3, names)
+    return _read_all(uri, shards, task, workers, on_shard, named=names is not None)[0]
 
 
 def _read_all(
@@ -109,16 +124,32 @@ def _read_all(
     task: Callable[[Entry], _Read],
     workers: int,
     on_shard: Progress,
+    *,
+    named: bool,
 ) -> tuple[Indexed, list[ShardSummary]]:
     summaries: list[ShardSummary] = []
     problems: list[Problem] = []
+    highest, shard_of_highest = -1, ""
     with Tally() as tally:
         for read in _in_order(task, shards, workers):
             summaries.append(read.summary)
             problems += read.problems[: MOST_PROBLEMS - len(problems)]
             tally.add(read.counts, len(read.problems))
+            if read.counts.classes.max(initial=-1) > highest:
+                highest, shard_of_highest = int(read.counts.classes.max()), read.summary.name
             on_shard(len(summaries), len(shards), read.summary.name)
-        return Indexed(uri, tally.statistics(), tuple(problems)), summaries
+        statistics = tally.statistics()
+    if not named and highest >= _SPARSE * max(statistics.classes, _FEW_CLASSES):
+        problems.append(
+            Problem(
+                shard_of_highest,
+                "",
+                f"has the class number {highest}, and of {statistics.classes} classes in all: "
+                f"correct it, or name all classes in {CLASSES}",
+            )
+        )
+        statistics = replace(statistics, problems=statistics.problems + 1)
+    return Indexed(uri, statistics, tuple(problems)), summaries
 
 
 def _in_order(
@@ -147,34 +178,52 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _index_shard(root: str, s3: S3Settings | None, force: bool, entry: Entry) -> _Read:
+def _index_shard(
+    root: str, s3: S3Settings | None, force: bool, names: Sequence[str] | None, entry: Entry
+) -> _Read:
     storage = open_storage(root, s3)
     if not force:
         try:
             known = read_index(storage, entry)
         except DataError:
             known = None  # it is damaged
-        # Version 1 is good enough for training, but knew no clips.
+        # Earlier versions are good enough for training, but knew no clips or fewer problems.
         current = known is not None and known.version == VERSION
         if known is not None and current and known.modified == entry.modified:
-            return _Read.of(known)
+            return _Read.of(known, *_nameless(known, names))
     index = build_index(storage, entry)
     storage.write(entry.key + SUFFIX, index.to_bytes())
-    return _Read.of(index)
+    return _Read.of(index, *_nameless(index, names))
 
 
-def _check_shard(root: str, s3: S3Settings | None, entry: Entry) -> _Read:
+def _check_shard(
+    root: str, s3: S3Settings | None, names: Sequence[str] | None, entry: Entry
+) -> _Read:
     storage = open_storage(root, s3)
     index = build_index(storage, entry, on_image=decode)
+    return _Read.of(index, *_nameless(index, names), *_stale(storage, entry, index))
+
+
+def _nameless(index: ShardIndex, names: Sequence[str] | None) -> Iterator[Problem]:
+    """Samples whose class number has no name among those of ``classes.json``."""
+    if names is None:
+        return
+    for row in np.flatnonzero(index.records["class_index"] >= len(names)):
+        number = index.records["class_index"][row]
+        reason = f"is {number}, but {CLASSES} names the classes 0 to {len(names) - 1}"
+        yield Problem(index.shard, f"{index.keys[row]}.cls", reason)
+
+
+def _stale(storage: Storage, entry: Entry, index: ShardIndex) -> Iterator[Problem]:
+    """That the index beside a shard is not the shard's, if there is one."""
     try:
         known = storage.read(entry.key + SUFFIX)
-    except MissingKeyError:
-        return _Read.of(index)
-    try:
         beside = ShardIndex.from_bytes(known, entry.key, storage.url(entry.key + SUFFIX))
+    except MissingKeyError:
+        return
     except DataError as error:
-        return _Read.of(index, Problem(entry.key, "", str(error)))
+        yield Problem(entry.key, "", str(error))
+        return
     if beside.digest() != index.digest():
         reason = "has changed since it was indexed: run 'florencectl data index' again"
-        return _Read.of(index, Problem(entry.key, "", reason))
-    return _Read.of(index)
+        yield Problem(entry.key, "", reason)

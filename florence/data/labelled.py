@@ -124,6 +124,7 @@ class LabelledImages:
         shards = ShardSet.open(
             uri, s3, need=Need.CLASS, share=share, allow_unindexed=allow_unindexed
         )
+        shards.check_whole()
         labels, names = shards.class_indices(), shards.class_names
         if names is not None and labels.max() >= len(names):
             raise DataError(
@@ -208,6 +209,7 @@ class CaptionedImages:
             DataError: no shards, or a sample is broken; names it.
         """
         shards = ShardSet.open(uri, s3, share=share, allow_unindexed=allow_unindexed)
+        shards.check_whole()
         return cls(ShardImages(shards), share(partial(_captions, shards)))
 
     @classmethod

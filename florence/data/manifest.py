@@ -36,6 +36,8 @@ class ShardSummary:
     word_counts: tuple[int, ...]
     index_digest: str
     clips: int = 0
+    damage: str | None = None
+    """Why the shard ends early, if it does."""
 
     @staticmethod
     def of(index: ShardIndex) -> ShardSummary:
@@ -50,6 +52,7 @@ class ShardSummary:
             word_counts=tuple(np.bincount(words, minlength=WORD_BINS + 1).tolist()),
             index_digest=index.digest(),
             clips=len(index.records) - len(images),
+            damage=index.damage,
         )
 
     def wire(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class ShardSummary:
             "labelled": self.labelled,
             "wordCounts": list(self.word_counts),
             "indexDigest": self.index_digest,
+            "damage": self.damage,
         }
 
 
@@ -74,6 +78,8 @@ def manifest_bytes(statistics: Statistics, summaries: Iterable[ShardSummary]) ->
 
 def read_manifest(storage: Storage) -> dict[str, ShardSummary] | None:
     """What ``manifest.json`` lists by shard; None without one, or when it is another version's.
+
+    Shards of which it does not say whether they are damaged, though they may be, are left out.
 
     Raises:
         DataError: it is damaged.
@@ -90,9 +96,12 @@ def read_manifest(storage: Storage) -> dict[str, ShardSummary] | None:
                 labelled=shard["labelled"],
                 word_counts=tuple(shard["wordCounts"]),
                 index_digest=shard["indexDigest"],
-                clips=shard.get("clips", 0),  # manifests were written before clips were known
+                # Manifests were written before clips and damage were known.
+                clips=shard.get("clips", 0),
+                damage=shard.get("damage"),
             )
             for shard in document["shards"]
+            if "damage" in shard or not document["statistics"]["problems"]
         }
     except MissingKeyError:
         return None

@@ -32,6 +32,7 @@ class MultiLabelImages:
     def open(cls, uri: str, s3: S3Settings | None = None, **opening: Any) -> Self:
         """The shards at a URI. Raises :class:`DataError` when there are none."""
         shards = ShardSet.open(uri, s3, need=Need.IMAGE, **opening)
+        shards.check_whole()
         return cls(ShardImages(shards), read_class_names(shards.storage))
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ over the whole window, each in another shard.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,7 @@ from florence.data.workers import Buffer, WorkerPool
 from florence.errors import DataError
 from florence.text.normalisation import hash_key
 
+_LOG = logging.getLogger(__name__)
 SPARES = 100
 
 ItemT = TypeVar("ItemT")
@@ -188,6 +190,9 @@ class ShardStream(Generic[ItemT, BatchT]):
         batch_size: samples of a step over all ranks.
         loader: how samples are read; ``shuffle_window`` is part of the order.
         device: where batches go.
+
+    Raises:
+        DataError: more of the shards are cut off than ``loader.max_bad_fraction``.
     """
 
     def __init__(
@@ -206,6 +211,15 @@ class ShardStream(Generic[ItemT, BatchT]):
         self.loader = loader
         self.device = torch.device(device)
         self.order = Order(len(shards), seed, loader.shuffle_window)
+        shards.check_whole(loader.max_bad_fraction)
+        if batch_size > len(shards):
+            _LOG.warning(
+                "batchSize %d is more than the %d samples of %s: every step sees some of them "
+                "more than once",
+                batch_size,
+                len(shards),
+                shards.uri,
+            )
 
     @property
     def uri(self) -> str:

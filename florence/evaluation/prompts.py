@@ -7,10 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from florence.config.evaluations import PROMPT_SETS, Metric
 from florence.config.storage import S3Settings
+from florence.config.yaml_document import MOST_BYTES, DocumentError, read_yaml
 from florence.errors import ConfigurationError
 from florence.storage import open_storage
 from florence.text.templates import BUILTIN, GAP
@@ -57,25 +56,25 @@ def load_prompts(source: str, s3: S3Settings | None = None) -> Prompts:
             content = (resources.files("florence.evaluation") / "prompt_sets").joinpath(
                 f"{source}.yaml"
             )
-            document = yaml.safe_load(content.read_text("utf-8"))
+            document = read_yaml(content.read_bytes())
         else:
-            document = yaml.safe_load(_read(source, s3))
+            document = read_yaml(_read(source, s3))
     except OSError as error:
         raise ConfigurationError(
             f"prompts: cannot read '{source}': {error.strerror or error}; "
             f"give the path of a YAML file, or one of {', '.join(PROMPT_SETS)}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigurationError(f"prompts: '{source}' is not YAML: {line}") from error
+    except DocumentError as error:
+        raise ConfigurationError(f"prompts: '{source}' {error}") from error
     return parse_prompts(document, source)
 
 
-def _read(source: str, s3: S3Settings | None) -> str:
+def _read(source: str, s3: S3Settings | None) -> bytes:
     if not source.startswith("s3://"):
-        return Path(source).read_text("utf-8")
+        with Path(source).open("rb") as file:
+            return file.read(MOST_BYTES + 1)
     folder, _, name = source.rpartition("/")
-    return open_storage(folder, s3).read(name).decode()
+    return open_storage(folder, s3).read_range(name, 0, MOST_BYTES + 1)
 
 
 def parse_prompts(document: Any, source: str) -> Prompts:

@@ -10,6 +10,8 @@ from florence.errors import ConfigurationError, DataError
 from florence.storage import open_storage
 
 GAP = "{}"
+MOST_BYTES = 1 << 20
+"""Of a file of templates."""
 
 # The 80 prompts that CLIP publishes for ImageNet (openai/CLIP, notebooks; Radford et al. 2021).
 IMAGENET = (
@@ -131,7 +133,10 @@ def load_templates(
     if name in BUILTIN:
         return BUILTIN[name]
     try:
-        lines = _content(name, s3).decode().splitlines()
+        content = _content(name, s3)
+        if len(content) > MOST_BYTES:
+            raise DataError(f"it is more than {MOST_BYTES:,} bytes long")
+        lines = content.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError, DataError) as error:
         raise ConfigurationError(
             f"{field}: '{name}' is neither a built-in list ({', '.join(BUILTIN)}) "
@@ -154,9 +159,10 @@ def load_templates(
 
 def _content(name: str, s3: S3Settings | None) -> bytes:
     if not name.startswith("s3://"):
-        return Path(name).read_bytes()
+        with Path(name).open("rb") as lines:
+            return lines.read(MOST_BYTES + 1)
     folder, _, file = name.rpartition("/")
-    return open_storage(folder, s3).read(file)
+    return open_storage(folder, s3).read_range(file, 0, MOST_BYTES + 1)
 
 
 def render(template: str, text: str) -> str:

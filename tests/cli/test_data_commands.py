@@ -34,7 +34,7 @@ def test_check_names_what_is_broken_and_exits_with_3(tmp_path: Path) -> None:
         result = run("check", str(tmp_path), "-o", output, "--workers", "1")
         assert result.exit_code == 3
         assert str(tmp_path) in result.stderr
-        assert "2 broken members" in result.stderr
+        assert "2 problems in 1 shards" in result.stderr
         if output == "table":
             assert "a.tar" in result.stdout
             assert "00001.png" in result.stdout
@@ -45,6 +45,27 @@ def test_check_names_what_is_broken_and_exits_with_3(tmp_path: Path) -> None:
     write_samples(tmp_path / "a.tar", [sample(0)])
     result = run("check", str(tmp_path), "--workers", "1")
     assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["index", "check"])
+@pytest.mark.parametrize("damage", ["cut off", "no tar", "an empty text"])
+def test_what_is_wrong_is_named_and_exits_with_3(
+    tmp_path: Path, command: str, damage: str
+) -> None:
+    write_shards(tmp_path, 8, 4)
+    shard = tmp_path / "00001.tar"
+    if damage == "an empty text":
+        write_samples(shard, [sample(4), sample(5, txt=b"")])
+    else:
+        data = shard.read_bytes()
+        shard.write_bytes(data[: len(data) // 2] if damage == "cut off" else b"x" * 2000)
+    for again in range(2):
+        result = run(command, str(tmp_path), "-o", "json", "--workers", "1")
+        assert result.exit_code == 3, again
+        assert f"{tmp_path}: 1 problem in 2 shards" in result.stderr
+        (problem,) = json.loads(result.stdout)["problems"]
+        assert problem["shard"] == "00001.tar"
+        assert {"no tar": "not an uncompressed tar"}.get(damage, damage) in problem["reason"]
 
 
 @pytest.mark.parametrize("command", ["index", "check"])

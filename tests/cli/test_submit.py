@@ -288,14 +288,37 @@ def test_every_wrong_field_of_a_file_is_told_on_a_line_of_its_own(tmp_path: Path
         ]
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "", "a: 1\n---\nb: 2", "\x00"])
-def test_a_file_that_holds_no_job_is_told(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML at line 1"),
+        ("- 1\n- 2", "holds a list and no FlorenceJob, a mapping with apiVersion, kind, metadata"),
+        ("job", "holds a str and no FlorenceJob"),
+        ("", "is empty: write a FlorenceJob"),
+        ("a: 1\n---\nb: 2", "holds 2 YAML documents: give each FlorenceJob a file of its own"),
+        ("\x00", "is not valid YAML"),
+        ("kind: a\nspec: {}\nspec: {}", "has the key 'spec' twice, again at line 3"),
+        ("[" * 100_000, "is nested more than 64 deep"),
+        ("a: 1\n" * 9_000_000, "is more than 1,048,576 bytes long"),
+    ],
+)
+def test_a_file_that_holds_no_job_is_told(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(text)
-    result = invoke("submit", "-f", str(path), "--local")
+    for command_line in (["submit", "--local"], ["plan"]):
+        result = invoke(*command_line, "-f", str(path))
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"florencectl: {path}: {message}")
+
+
+@pytest.mark.parametrize("given", ["file", "--set"])
+def test_a_boolean_is_no_number_of_steps(tmp_path: Path, given: str) -> None:
+    path = write(tmp_path / "job.yaml", job(steps=True if given == "file" else 3))
+    change = [] if given == "file" else ["--set", "mixed.steps=yes"]
+    result = invoke("submit", "-f", path, "--local", *change)
     assert result.exit_code == 2
-    assert str(path) in result.stderr
-    assert "Traceback" not in result.stderr
+    assert "spec.stages[0].pretrain.steps: must be a whole number, not True" in result.stderr
 
 
 def command(home: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -80,6 +80,7 @@ def index(
     """Write a byte index beside each shard and a manifest, and print what the data holds."""
     from florence.data.builtin import resolve
     from florence.data.indexing import index_data
+    from florence.errors import DataError
 
     found = index_data(
         resolve(uri),
@@ -91,8 +92,10 @@ def index(
     _print(found, output)
     if found.problems:
         _note_problems(found)
-        count = found.statistics.problems
-        note(f"{count} problems; 'florencectl data check' also decodes the images")
+        raise DataError(
+            f"{_count(found)}: replace or remove them and run this again; all else is indexed "
+            "('florencectl data check' also decodes the images)"
+        )
 
 
 @app.command()
@@ -122,11 +125,14 @@ def check(
     else:
         _print(found, output)
     if found.problems:
-        count, shards = found.statistics.problems, found.statistics.shards
         raise DataError(
-            f"{uri}: {count} broken members in {shards} shards: "
-            "replace or remove them, then run 'florencectl data index' again"
+            f"{_count(found)}: replace or remove them, then run 'florencectl data index' again"
         )
+
+
+def _count(found: Indexed) -> str:
+    count, shards = found.statistics.problems, found.statistics.shards
+    return f"{found.uri}: {count} problem{'s' * (count > 1)} in {shards} shards"
 
 
 def _print(found: Indexed, output: DocumentFormat) -> None:

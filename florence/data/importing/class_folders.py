@@ -1,4 +1,4 @@
-"""Class folders: ``SOURCE/<class>/…/image.jpg``, numbered in the order of the folders' names."""
+"""Class folders: ``SOURCE/<class>/…/image.jpg``, numbered by the list of classes or by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from florence.config.storage import S3Settings
 from florence.data.archive import IMAGE_EXTENSIONS
-from florence.data.importing.rows import Row, Source, StoredBytes, fingerprint, read_class_names
+from florence.data.importing.rows import Row, Source, StoredBytes, fingerprint, read_named_folders
 from florence.data.importing.settings import ClassFolders
 from florence.errors import ConfigurationError, DataError
 from florence.storage import Entry, Storage, open_storage
@@ -34,7 +34,7 @@ def open_class_folders(
 
     Raises:
         DataError: a source has no sub-folder with images.
-        ConfigurationError: ``classes`` does not name every folder.
+        ConfigurationError: ``classes`` does not name the folders; the message has those of both.
     """
     found: list[tuple[Storage, list[Entry]]] = []
     for uri in sources:
@@ -47,13 +47,12 @@ def open_class_folders(
             )
         found.append((storage, entries))
     folders = sorted({entry.key.partition("/")[0] for _, entries in found for entry in entries})
-    names = read_class_names(settings.classes, s3) if settings.classes else tuple(folders)
-    if len(names) != len(folders):
-        raise ConfigurationError(
-            f"classes: {settings.classes} has {len(names)} names for {len(folders)} folders: "
-            "name every folder, in their order"
-        )
-    number = {folder: index for index, folder in enumerate(folders)}
+    numbered = tuple((folder, folder) for folder in folders)
+    if settings.classes:
+        numbered = read_named_folders(settings.classes, s3)
+        _refuse_others(settings.classes, [folder for folder, _ in numbered], folders)
+    number = {folder: index for index, (folder, _) in enumerate(numbered)}
+    names = tuple(name for _, name in numbered)
 
     def rows() -> Iterator[Row]:
         for storage, entries in found:
@@ -70,3 +69,19 @@ def open_class_folders(
     identity = [[fingerprint(entries) for _, entries in found], names]
     name = sources[0].rstrip("/").rpartition("/")[2]
     return Source(name=name, identity=identity, rows=rows, class_names=names)
+
+
+def _refuse_others(uri: str, listed: Sequence[str], folders: Sequence[str]) -> None:
+    extra = [name for name in listed if name not in folders]
+    missing = [name for name in folders if name not in listed]
+    if extra or missing:
+        raise ConfigurationError(
+            f"classes: {uri} names {len(listed)} folders and there are {len(folders)}; only the "
+            f"file has {_shown(extra)}, only the data has {_shown(missing)}: list every folder, "
+            'with another name as a JSON object {"folder": "name"}'
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{name}'" for name in names[:5]) + more or "nothing"

@@ -144,24 +144,41 @@ def read_class_names(uri: str, s3: S3Settings | None) -> tuple[str, ...]:
     Raises:
         ConfigurationError: neither; names the file.
     """
+    return tuple(name for _, name in read_named_folders(uri, s3))
+
+
+def read_named_folders(uri: str, s3: S3Settings | None) -> tuple[tuple[str, str], ...]:
+    """Folders with their classes' names, by number, from a JSON object of folders and names.
+
+    A list, JSON or a text with one per line, is of folders that are called as their classes.
+
+    Raises:
+        ConfigurationError: none of these; names the file.
+    """
     import json
 
     folder, name = split_uri(uri)
     try:
         content = open_storage(folder, s3).read(name).decode("utf-8-sig")
         if name.endswith(".json"):
-            names = json.loads(content)
+            names = json.loads(content, object_pairs_hook=list)
         else:
             names = [line.strip() for line in content.splitlines() if line.strip()]
     except MissingKeyError:
         raise ConfigurationError(f"classes: {uri} does not exist: check the path") from None
     except ValueError as error:
         raise ConfigurationError(f"classes: {uri} cannot be read: {error}") from error
-    if not (isinstance(names, list) and names and all(isinstance(n, str) and n for n in names)):
+    pairs = [(each, each) if isinstance(each, str) else each for each in names or ()]
+    if not pairs or not all(
+        isinstance(pair, tuple) and all(isinstance(n, str) and n for n in pair) for pair in pairs
+    ):
         raise ConfigurationError(
             f"classes: {uri} is no list of names: write a JSON list, or a name on each line"
         )
-    if len(set(names)) != len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ConfigurationError(f"classes: {uri} has '{twice}' more than once: make names unique")
-    return tuple(names)
+    for part in zip(*pairs, strict=True):
+        if len(set(part)) != len(part):
+            twice = next(n for n in part if part.count(n) > 1)
+            raise ConfigurationError(
+                f"classes: {uri} has '{twice}' more than once: make names unique"
+            )
+    return tuple(pairs)

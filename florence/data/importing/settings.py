@@ -56,8 +56,9 @@ class ClassFolders(ImportSettings):
 
     classes: str | None = setting(
         None,
-        description="file with the classes' names in the order of the sorted folders, as a JSON "
-        "list or one per line; default: the folders' names",
+        description="file with the folders in the order of the class numbers, as a JSON list or "
+        "one per line; or a JSON object {folder: name}, where classes have other names; default: "
+        "the sorted folders",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from florence.config.yaml_document import MOST_BYTES, DocumentError, read_documents
 from florence.errors import ConfigurationError
 from florence_operator.api.v1alpha1 import FlorenceJob, Metadata
 
@@ -20,23 +21,28 @@ def load_job(path: Path) -> FlorenceJob:
         pydantic.ValidationError: a field is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            documents = read_documents(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "broken"
-        raise ConfigurationError(f"{path}: not valid YAML{line}: {problem}") from None
-    if len(documents) != 1 or not isinstance(documents[0], dict):
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except DocumentError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    if not documents:
+        raise ConfigurationError(f"{path}: is empty: write a FlorenceJob")
+    if len(documents) > 1:
         raise ConfigurationError(
-            f"{path}: holds {len(documents)} documents; expected one FlorenceJob"
+            f"{path}: holds {len(documents)} YAML documents: give each FlorenceJob a file of its own"
         )
-    return FlorenceJob.model_validate(documents[0])
+    (document,) = documents
+    if not isinstance(document, dict):
+        found = "a list" if isinstance(document, list) else f"a {type(document).__name__}"
+        raise ConfigurationError(
+            f"{path}: holds {found} and no FlorenceJob, a mapping with apiVersion, kind, metadata "
+            "and spec"
+        )
+    return FlorenceJob.model_validate(document)
 
 
 def from_cluster(document: Mapping[str, Any]) -> FlorenceJob:

@@ -54,7 +54,7 @@ def test_an_index_survives_its_file_and_damage_is_noticed(tmp_path: Path) -> Non
     again = ShardIndex.from_bytes(data, "00000.tar", "url")
     assert np.array_equal(again.records, index.records)
     assert (again.keys, again.size, again.shard) == (index.keys, index.size, "00000.tar")
-    damaged = [b"", b"{}\n", data[:40], data[: -RECORD.itemsize], data.replace(b'": 2,', b'": 9,')]
+    damaged = [b"", b"{}\n", data[:40], data[: -RECORD.itemsize], data.replace(b'": 3,', b'": 9,')]
     for cut in damaged:
         with pytest.raises(DataError, match="url is not an index"):
             ShardIndex.from_bytes(cut, "00000.tar", "url")

@@ -8,10 +8,17 @@ import torch
 
 from florence.data.images import decode
 from florence.data.labelled import CaptionedImages, LabelledImages, image_batches
+from florence.data.multi_label import MultiLabelImages
 from florence.data.transforms import eval_transform
 from florence.errors import DataError
 from florence.storage import Storage
-from tests.florence.data.making import WORDS, picture, sample, write_samples, write_shards
+from tests.florence.data.making import (
+    WORDS,
+    picture,
+    sample,
+    write_samples,
+    write_shards,
+)
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 VIEW = {"resolution": 16, "mean": MEAN, "std": STD}
@@ -80,6 +87,23 @@ def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path, workers: int) 
         with pytest.raises(DataError, match=f"{name}: broken image") as failure:
             list(images.batches(**VIEW, batch_size=2, workers=workers))
         assert str(tmp_path) in str(failure.value)
+
+
+def test_shards_that_lost_samples_give_no_numbers(tmp_path: Path) -> None:
+    write_shards(tmp_path, 8, 4)
+    shard = tmp_path / "00001.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    for opened in (LabelledImages.open, CaptionedImages.from_shards, MultiLabelImages.open):
+        with pytest.raises(DataError, match=f"1 of 2 shards are cut off.*{shard}: .*data check"):
+            opened(str(tmp_path))
+
+
+def test_images_without_a_class_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_samples(tmp_path / "a.tar", [sample(0), sample(1, cls=b"seven"), sample(2, cls=None)])
+    assert len(LabelledImages.open(str(tmp_path))) == 1
+    assert "2 of 3 images have no class number (.cls) and are left out" in caplog.text
 
 
 def test_neither_shards_nor_classes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +286,69 @@ def test_broken_samples_are_replaced_alike_everywhere_and_told(broken, reference
     for step, batch in enumerate(whole):
         assert halves[0][step].keys + halves[1][step].keys == batch.keys
         assert halves[0][step].broken + halves[1][step].broken == batch.broken
+
+
+def cut_off(folder: Path, shards: int, *, indexed: bool) -> str:
+    """A data set whose second shard ends in its middle."""
+    write_shards(folder, 4 * shards, 4)
+    shard = folder / "00001.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
+    if indexed:
+        index_data(str(folder))
+    return str(shard)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("without", [[], ["manifest.json"]])
+def test_shards_that_are_cut_off_are_counted_and_named(
+    tmp_path: Path, indexed: bool, without: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = cut_off(tmp_path, 4, indexed=indexed)
+    for name in without:
+        (tmp_path / name).unlink(missing_ok=True)
+    found = rf"1 of 4 shards are cut off or damaged .*{shard}: .*is cut off"
+    with pytest.raises(DataError, match=rf"{found}.*maxBadFraction=0\.2 allows.*data check"):
+        stream_of(tmp_path, max_bad_fraction=0.2)
+    assert len(stream_of(tmp_path, max_bad_fraction=0.25)) < 16
+    assert re.search(found, caplog.text)
+
+
+def test_a_manifest_that_knew_no_damage_is_not_relied_on(tmp_path: Path) -> None:
+    cut_off(tmp_path, 4, indexed=True)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for shard in manifest["shards"]:
+        del shard["damage"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="1 of 4 shards are cut off"):
+        stream_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"no tar at all" * 1000, b""], ids=["other", "empty"])
+def test_a_file_that_is_no_tar_has_lost_samples_too(tmp_path: Path, content: bytes) -> None:
+    write_shards(tmp_path, 4, 4)
+    (tmp_path / "1.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"1 of 2 shards .*1\.tar: is not an uncompressed tar"):
+        stream_of(tmp_path, batch_size=2)
+
+
+def test_samples_that_are_left_out_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_samples(tmp_path / "0.tar", [sample(i, **({"txt": b""} if i else {})) for i in range(3)])
+    stream_of(tmp_path, batch_size=1)
+    assert "2 of 3 images have no text and are left out" in caplog.text
+
+
+def test_a_batch_that_is_larger_than_the_data_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shards(tmp_path, 4, 4)
+    stream_of(tmp_path, batch_size=4)
+    assert "batchSize" not in caplog.text
+    stream_of(tmp_path, batch_size=5)
+    assert f"batchSize 5 is more than the 4 samples of {tmp_path}" in caplog.text
 
 
 def test_a_shard_damaged_under_the_run_is_told_too(tmp_path: Path) -> None:

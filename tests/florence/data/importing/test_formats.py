@@ -80,22 +80,33 @@ def test_class_folders_are_numbered_by_name_over_all_sources(tmp_path: Path) -> 
 def test_class_folders_take_names_from_a_list(tmp_path: Path) -> None:
     for folder in ("n01", "n02"):
         write(tmp_path / "in" / folder / "0.png", picture(1))
-    (tmp_path / "names.json").write_text('["tench", "gold fish"]')
+    (tmp_path / "names.json").write_text('{"n02": "gold fish", "n01": "tench"}')
     imported(
         "class-folders",
         [tmp_path / "in"],
         tmp_path / "out",
         classes=str(tmp_path / "names.json"),
     )
-    assert [s.text for s in read_all(tmp_path / "out")] == ["tench", "gold fish"]
-    (tmp_path / "names.txt").write_text("tench\n")
-    with pytest.raises(ConfigurationError, match=r"names\.txt has 1 names for 2 folders"):
-        imported(
-            "class-folders",
-            [tmp_path / "in"],
-            tmp_path / "out2",
-            classes=str(tmp_path / "names.txt"),
-        )
+    found = {s.text: s.class_index for s in read_all(tmp_path / "out")}
+    assert found == {"gold fish": 0, "tench": 1}
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["gold fish", "tench"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("tench\nn02", "only the file has 'tench', only the data has 'n01'"),
+        ("n01", "only the file has nothing, only the data has 'n02'"),
+        ("n01\nn02\nn03", "names 3 folders and there are 2; only the file has 'n03'"),
+    ],
+)
+def test_folders_are_never_named_by_their_place(tmp_path: Path, listed: str, message: str) -> None:
+    for folder in ("n01", "n02"):
+        write(tmp_path / "in" / folder / "0.png", picture(1))
+    (tmp_path / "names.txt").write_text(listed)
+    given = {"classes": str(tmp_path / "names.txt")}
+    with pytest.raises(ConfigurationError, match=message):
+        imported("class-folders", [tmp_path / "in"], tmp_path / "out", **given)
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
