@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from florence.config import Training
+from florence.distributed.schedule import learning_rate
 from florence.errors import ConfigurationError, MissingExtraError
 from florence.home import florence_home
 from florence.kinds import MODEL_TASKS
@@ -20,6 +22,7 @@ from florencectl.detaching import run_detached
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
 from florencectl.program import local_command, program_to_type
+from florencectl.resubmission import resubmitted
 from florencectl.run_display import RunDisplay
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ def run_local(
     processes: int | None,
     output: DocumentFormat,
     detach: bool = False,
+    extend: bool = False,
 ) -> int:
     """Run, continue or just show the job, print its results, and return the exit code.
 
@@ -43,6 +47,7 @@ def run_local(
         processes: ranks at most.
         output: how the results are printed.
         detach: let it run on in the background and return.
+        extend: train finished stages longer that have more steps now.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -58,8 +63,9 @@ def run_local(
         _forget(records, job)
     known = records.current(job.namespace, job.metadata.name)
     if known is not None:
-        _refuse_other(known, job)
-        job = known
+        job = _again_with(records, known, job, extend)
+    elif extend:
+        raise ConfigurationError(f"--extend: job '{job.metadata.name}' has not run here yet")
     return go_on(records, job, processes=processes, output=output, detach=detach)
 
 
@@ -118,15 +124,42 @@ def _forget(records: Records, job: FlorenceJob) -> None:
     delete_job(known, records, artifacts=True)
 
 
-def _refuse_other(known: FlorenceJob, job: FlorenceJob) -> None:
-    if known.spec != job.spec:
-        name = job.metadata.name
-        delete = local_command("delete", job.namespace, name, "--artifacts")
-        raise ConfigurationError(
-            f"job '{name}' was run here with other settings: give this one "
-            "another name, run it with --again, or delete the old one with what it trained "
-            f"({delete})"
-        )
+def _again_with(
+    records: Records, known: FlorenceJob, job: FlorenceJob, extend: bool
+) -> FlorenceJob:
+    """The job over what is known of it here; tells what is kept, and what runs again."""
+    from florence_jobs.local.removal import delete_artifacts
+
+    again = resubmitted(known, job, extend=extend)
+    if known.status and known.spec != again.job.spec:
+        done = [
+            s.name for s in (again.job.status or known.status).stages if s.state is State.SUCCEEDED
+        ]
+        note(f"{job.metadata.name}: settings changed; kept: {', '.join(done) or 'nothing'}")
+    for name, steps in again.extended.items():
+        config = again.job.spec.stage(name).config
+        assert isinstance(config, Training)
+        note(f"{name}: {how_it_goes_on(config, steps)}")
+    for name in again.repeated:
+        note(f"{name}: runs again, since it starts from a stage that is trained longer")
+    if again.repeated:
+        with records.lock(job.namespace, job.metadata.name):
+            delete_artifacts(again.job, records.artifacts_uri, again.repeated)
+            records.save(again.job)
+    return again.job
+
+
+def how_it_goes_on(config: Training, steps: int) -> str:
+    """What a stage that had ``steps`` steps and has more now does to the learning rate."""
+    total = config.steps or steps
+    before = config.model_copy(update={"steps": steps}).optimizer
+    last = learning_rate(steps - 1, steps, before)
+    first, end = (learning_rate(step, total, config.optimizer) for step in (steps, total - 1))
+    return (
+        f"goes on from step {steps} to {total}; its {config.optimizer.schedule} schedule is that "
+        f"of {total} steps: the learning rate was {last:.3g} at its end, is {first:.3g} now and "
+        f"{end:.3g} at the last step"
+    )
 
 
 def _exit_code(job: FlorenceJob) -> int:

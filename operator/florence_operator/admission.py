@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from florence_operator.api.crd_rules import EDITABLE, RESIZABLE
+from florence_operator.api.changes import refused_changes
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.problems import problems, with_name
-from florence_operator.api.status import JobStatus, State
-from florence_operator.api.v1alpha1 import FlorenceJob, Stage
+from florence_operator.api.status import JobStatus
+from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.fitting import memory_findings
 from florence_operator.policy import policy_problems
 from florence_operator.settings import OperatorConfiguration
@@ -72,56 +72,13 @@ def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Val
         before = [] if _impossible_in(old) else _parsed(old)
         if isinstance(before, FlorenceJob):
             known = {*policy_problems(before, settings), *memory_findings(before).problems}
-            changes = list(changed(before, job))
+            changes = list(refused_changes(before, job))
     memory = memory_findings(job)
     found = [*policy_problems(job, settings), *memory.problems]
     found = changes + [problem for problem in found if problem not in known]
     if found:
         return Validation(False, tuple(found))
     return Validation(True, warnings=(*memory.warnings, *_untracked(job, settings)))
-
-
-def changed(before: FlorenceJob, after: FlorenceJob) -> Iterator[str]:
-    """What a change alters that has to stay: the CRD's transition rules, with the stage's name."""
-    if after.spec.run_policy.retry < before.spec.run_policy.retry:
-        yield "spec.runPolicy.retry: may only grow: each raise is one request"
-    status = before.status or JobStatus()
-    started = [stage for stage in before.spec.stages if status.stage(stage.name).attempts]
-    if not started:
-        return
-    again = "make a job under another name"
-    if after.spec.model != before.spec.model:
-        yield f"spec.model: cannot be changed once a stage has started: {again}"
-    if after.spec.artifacts.uri != before.spec.artifacts.uri:
-        yield f"spec.artifacts.uri: cannot be changed once a stage has started: {again}"
-    for old in started:
-        place = next(
-            ((i, stage) for i, stage in enumerate(after.spec.stages) if stage.name == old.name),
-            None,
-        )
-        if place is None:
-            yield f"spec.stages: '{old.name}' has started and cannot be removed or renamed"
-        else:
-            yield from _stage_changed(
-                f"spec.stages[{place[0]}]", old, place[1], status.stage(old.name).state
-            )
-
-
-def _stage_changed(field: str, old: Stage, new: Stage, state: State) -> Iterator[str]:
-    instead = "add a stage, or make another job"
-    if new.depends_on != old.depends_on:
-        yield f"{field}.dependsOn: cannot be changed once the stage has started: {instead}"
-    if state not in EDITABLE:
-        again = f"cannot be changed once the stage has started, unless it has failed: {instead}"
-        if new.initial_model != old.initial_model:
-            yield f"{field}.initialModel: {again}"
-        if new.kind is not old.kind or new.config != old.config:
-            yield f"{field}.{new.kind.name}: {again}"
-    if new.resources != old.resources and state not in RESIZABLE:
-        yield (
-            f"{field}.resources: cannot be changed while the stage is at work: set "
-            "spec.runPolicy.suspend first, or wait until it has failed"
-        )
 
 
 def _untracked(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:

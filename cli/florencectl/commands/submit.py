@@ -50,6 +50,14 @@ DryRun = Annotated[
         "cluster check it.",
     ),
 ]
+Extend = Annotated[
+    bool,
+    typer.Option(
+        "--extend",
+        help="Train finished stages of a local job longer that have more steps now: each goes "
+        "on from its last checkpoint, and what started from it runs again.",
+    ),
+]
 Wait = Annotated[
     bool,
     typer.Option("--wait", "--follow", help="Show stages and progress until the job ends."),
@@ -66,6 +74,7 @@ class How:
     again: bool
     processes: int | None
     detach: bool
+    extend: bool
     dry_run: str | None
     wait: bool
     output: Format
@@ -91,6 +100,7 @@ def submit(
     again: Again = False,
     processes: Processes = None,
     detach: Detach = False,
+    extend: Extend = False,
     dry_run: DryRun = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
@@ -111,6 +121,7 @@ def submit(
         again=again,
         processes=processes,
         detach=detach,
+        extend=extend,
         dry_run=dry_run,
         wait=wait,
         output=output,
@@ -167,6 +178,7 @@ def _submit_stage(
     again: Again = False,
     processes: Processes = None,
     detach: Detach = False,
+    extend: Extend = False,
     dry_run: DryRun = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
@@ -209,6 +221,7 @@ def _submit_stage(
         again=again,
         processes=processes,
         detach=detach,
+        extend=extend,
         dry_run=dry_run,
         wait=wait,
         output=output,
@@ -249,6 +262,7 @@ def _go(job: FlorenceJob, how: How) -> None:
         ("--again", how.again),
         ("--processes", how.processes),
         ("--detach", how.detach),
+        ("--extend", how.extend),
     ):
         if value:
             raise ConfigurationError(f"{option} is for runs on this machine: add --local")
@@ -294,5 +308,12 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         job = job.model_copy(update={"metadata": metadata})
     output = DocumentFormat(how.output.value)
     raise typer.Exit(
-        run_local(job, again=how.again, processes=how.processes, output=output, detach=how.detach)
+        run_local(
+            job,
+            again=how.again,
+            processes=how.processes,
+            output=output,
+            detach=how.detach,
+            extend=how.extend,
+        )
     )

@@ -9,14 +9,10 @@ from pydantic.alias_generators import to_camel
 
 from florence.config import Training
 from florence.kinds import KINDS
+from florence_operator.api.changes import EDITABLE, RESIZABLE
 from florence_operator.api.status import State
 
 Rule = dict[str, Any]
-
-# States of a stage that has attempts and yet no pods: the next attempt may get other resources.
-RESIZABLE = (State.PENDING, State.SUSPENDED, State.FAILED)
-# States of a stage that has attempts and may yet be corrected; 'retry' runs it as it is then.
-EDITABLE = (State.FAILED,)
 
 _KINDS = list(KINDS)
 _ORDINARY = "self.stages.filter(s, s.name == d).size() > 0"
