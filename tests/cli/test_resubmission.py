@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from florence.config import ChangedSettings
 from florence.errors import ConfigurationError
-from florence_operator.api import FlorenceJob, JobStatus, StageStatus, State
+from florence_operator.api import FlorenceJob, JobStatus, StageStatus, State, to_yaml
 from florence_operator.api.status import Attempt
 from florencectl.local_run import how_it_goes_on
 from florencectl.resubmission import resubmitted
@@ -112,6 +117,53 @@ def test_a_finished_stage_is_extended_and_what_started_from_it_runs_again() -> N
 def test_extending_is_more_steps_and_nothing_else(wanted: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="--extend: no finished stage has more steps"):
         resubmitted(ran(job(training("a")), a=DONE), job(wanted), extend=True)
+
+
+def submit(folder: Path, document: FlorenceJob, *options: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "job.yaml"
+    path.write_text(to_yaml(document.manifest()))
+    command = [sys.executable, "-m", "florencectl.main", "submit", "-f", str(path), "--local"]
+    return subprocess.run(
+        [*command, "--processes", "1", *options],
+        env={**os.environ, "FLORENCE_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_corrected_job_goes_on_and_a_finished_one_is_trained_longer(tmp_path: Path) -> None:
+    def wanted(steps: int, prompts: Path) -> FlorenceJob:
+        tiny = {"resolution": 16, "loader": {"workers": 0}, "text": {"templates": "digits"}}
+        a = training("a", data="builtin:digits/train", steps=steps, engine="torch", **tiny)
+        b = evaluation("b", "a", images="builtin:digits/test")
+        b["evaluate"]["zeroShot"][0]["prompts"] = str(prompts)
+        return job(a, b)
+
+    wrong, right = tmp_path / "wrong.json", tmp_path / "right.json"
+    wrong.write_text(json.dumps({"classes": ["zero", "one"], "templates": ["{}"]}))
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    right.write_text(json.dumps({"classes": digits, "templates": ["{}"]}))
+
+    failed = submit(tmp_path, wanted(3, wrong))
+    assert failed.returncode not in (0, 1), failed.stderr
+    corrected = submit(tmp_path, wanted(3, right))
+    assert corrected.returncode == 0, corrected.stderr
+    assert "settings changed; kept: a" in corrected.stderr
+    assert "a: starting" not in corrected.stderr
+    refused = submit(tmp_path, wanted(5, right))
+    assert refused.returncode == 2
+    assert "pretrain: cannot be changed" in refused.stderr
+    longer = submit(tmp_path, wanted(5, right), "--extend", "-o", "json")
+    assert longer.returncode == 0, longer.stderr
+    assert "a: goes on from step 3 to 5; its cosine schedule is that of 5 steps" in longer.stderr
+    assert "b: runs again, since it starts from a stage that is trained longer" in longer.stderr
+    stages = {stage["name"]: stage for stage in json.loads(longer.stdout)["status"]["stages"]}
+    assert stages["a"]["attempts"][-1]["restoredStep"] == 3
+    assert stages["a"]["metrics"]["steps"] == 5
+    assert len(stages["b"]["attempts"]) == 3
 
 
 def test_what_the_schedule_does_is_told() -> None:
