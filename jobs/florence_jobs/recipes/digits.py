@@ -39,7 +39,7 @@ from florence_operator.api.v1alpha1 import (
 
 RESOLUTION = 64
 # 1,400 scans are few: crops, tilts and drop path stand in for more.
-DIGITS_AUGMENTATION = Augmentation(scale_min=0.7, rotation=10)
+DIGITS_AUGMENTATION = Augmentation(scale_min=0.7, rotation=15)
 
 DIGITS_HEADER = """\
 # The main job on one machine: train a two-tower model on scanned digits, then classify held-out
@@ -80,7 +80,7 @@ def digits() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="mixed", resources=cores, pretrain=_digits_stage(400, 1e-3, 40)),
+                Stage(name="mixed", resources=cores, pretrain=_digits_stage(500, 1e-3, 40)),
                 Stage(
                     name="clean",
                     depends_on=("mixed",),
