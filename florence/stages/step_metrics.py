@@ -81,8 +81,8 @@ class StepMetrics:
     ) -> dict[str, float]:
         """Metrics after ``done`` steps. Collective: the objective's are averaged over ranks.
 
-        MLflow's pages show ``train/`` first and ``system/`` last. ``gradient_norm`` is that before
-        clipping.
+        ``gradient_norm`` is that before clipping. MLflow's pages group by prefix: ``train/`` and
+        ``validation/`` come first, then names without one, and ``system/`` last.
         """
         metrics = {
             "train/loss": result.loss,
@@ -107,4 +107,4 @@ class StepMetrics:
             return {}
         values = torch.stack([value.float().reshape(()) for value in result.metrics.values()])
         means = self._world.all_reduce_mean(values).tolist()
-        return {f"train/{name}": mean for name, mean in zip(result.metrics, means, strict=True)}
+        return dict(zip(result.metrics, means, strict=True))

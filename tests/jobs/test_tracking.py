@@ -107,6 +107,8 @@ def test_a_server_that_hangs_never_blocks_training(sink: MemorySink, tmp_path: P
     # The next attempt on this machine delivers it.
     later = MemorySink()
     make(later, tmp_path, attempt=2).close("FINISHED")
+    sink.gate.set()
+    tracker._delivery._thread.join(60)
     assert later.steps() == list(range(4000, 5000))
     assert later.of("artifact")[0].files == {"pictures/digits/confusion.png": b"png"}
     assert [e.data["status"] for e in later.of("finish")] == ["FINISHED"]

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,19 @@ def test_a_job_that_begins_anew_has_runs_of_its_own(
     assert anew.info.run_id != first.info.run_id
     assert parent(anew) == parent(then) != parent(first)
     assert {run.data.tags["mlflow.source.type"] for run in (first, anew)} == {"LOCAL"}
+
+
+def test_a_run_that_began_in_an_experiment_of_its_job_goes_on_there(
+    store: str, client: Any
+) -> None:
+    before = RunTarget(
+        uri=store, experiment="own", job="own-uid", stage="mixed", attempt=1, name="own/mixed"
+    )
+    began = MlflowRun(before).open()
+    later = MlflowRun(replace(before, experiment="tests", attempt=2, job_name="own"))
+    assert later.open() == began
+    parent = client.get_run(began).data.tags["mlflow.parentRunId"]
+    assert client.get_run(parent).info.experiment_id == client.get_run(began).info.experiment_id
 
 
 def test_a_job_runs_as_long_as_one_of_its_stages(store: str, client: Any) -> None:

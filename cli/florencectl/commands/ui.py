@@ -2,55 +2,125 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
-from florence.errors import ConfigurationError, MissingExtraError
+from florence.errors import ConfigurationError, FlorenceError, MissingExtraError
+from florencectl.local_server import HOST, answer, is_up, require_free
 from florencectl.output import note
 
-HOST = "127.0.0.1"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes of its own, for chat bots
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_SECONDS_TO_END = 10.0
 
 
 def ui(
     port: Annotated[
         int, typer.Option(help="Port of the pages.", min=1, max=65535, show_default=True)
     ] = 5000,
+    browser: Annotated[
+        bool | None,
+        typer.Option(
+            "--browser/--no-browser",
+            help="Open the pages in a browser; default: where this machine has a screen.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the metrics of the runs on this machine until interrupted."""
     if find_spec("mlflow") is None:
         raise MissingExtraError("mlflow", "train")
     from florence.home import florence_home
 
-    database = florence_home() / "mlflow.db"
-    if not database.is_file():
+    home = florence_home()
+    if not (home / "mlflow.db").is_file():
         raise ConfigurationError(
-            f"{database}: no runs yet; run a job with 'florencectl submit -f JOB.yaml --local' "
-            "first, or set FLORENCE_HOME"
+            f"{home}/mlflow.db: no runs yet; run a job with 'florencectl submit -f JOB.yaml "
+            "--local' first, or set FLORENCE_HOME"
         )
-    if not is_free(port):
-        raise ConfigurationError(f"port {port} is taken: choose another one with --port")
-    note(f"MLflow on http://{HOST}:{port} (Ctrl-C stops it)")
-    command = server_command(database, port)
-    # In place of this process, so that whoever stops it stops the server.
-    os.execv(command[0], command)
+    require_free(port)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end like Ctrl-C, and the server too
+        signal.signal(number, signal.default_int_handler)
+    note("starting MLflow; Ctrl-C stops it")
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryFile() as log:
+        serve(server_command(home / "mlflow.db", port), port, log, home, browser=browser)
 
 
-def is_free(port: int) -> bool:
-    """Whether nothing on this machine listens on the port."""
-    with socket.socket() as probe:
-        # As the server does: a port whose last connection just ended is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+def serve(
+    command: list[str], port: int, log: IO[bytes], home: Path, *, browser: bool | None
+) -> None:
+    """Run the server, say where its pages are once there are any, and stay until it ends.
+
+    Raises:
+        FlorenceError: it ended by itself; with its last line.
+    """
+    # A session of its own: Ctrl-C reaches this process alone, which ends the whole server.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={**_ENVIRONMENT, **os.environ},
+        start_new_session=True,
+    )
+    try:
+        while not is_up(f"http://{HOST}:{port}/health", wait=0.2):
+            if process.poll() is not None:
+                raise FlorenceError(f"MLflow did not start: {_last_line(log)}")
+        page = page_of_newest_run(f"http://{HOST}:{port}")
+        note(f"MLflow on {page}")
+        _tell_of_tensorboard(home / "artifacts")
+        if has_screen() if browser is None else browser:
+            import webbrowser
+
+            webbrowser.open(page)
+        process.wait()
+        raise FlorenceError(f"MLflow ended: {_last_line(log)}")
+    finally:
+        _end(process)
+
+
+def page_of_newest_run(server: str) -> str:
+    """The page with the training runs of the experiment that the newest run is in."""
+    api = f"{server}/api/2.0/mlflow"
+    found = answer(f"{api}/experiments/search", {"max_results": 1000})
+    experiments = [experiment["experiment_id"] for experiment in found.get("experiments", [])]
+    newest = answer(
+        f"{api}/runs/search",
+        {
+            "experiment_ids": experiments,
+            "max_results": 1,
+            "order_by": ["attributes.start_time DESC"],
+        },
+    )
+    runs = newest.get("runs", [])
+    if not runs:
+        return f"{server}/#/experiments"
+    experiment = runs[0]["info"]["experiment_id"]
+    # Without the type MLflow shows the pages that it has for chat bots.
+    return f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def has_screen() -> bool:
+    """Whether a browser that is opened here would be seen."""
+    if not sys.stderr.isatty():
+        return False
+    shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(shown) or sys.platform in ("darwin", "win32")
 
 
 def server_command(database: Path, port: int) -> list[str]:
@@ -60,5 +130,29 @@ def server_command(database: Path, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)),
         *("--workers", "1"),  # each takes seconds to start, and there is one reader
+        *("--uvicorn-opts", "--log-level warning --no-access-log"),
         *("--backend-store-uri", store, "--default-artifact-root", artifacts),
     ]
+
+
+def _tell_of_tensorboard(artifacts: Path) -> None:
+    if next(artifacts.glob("*/*/*/tensorboard"), None) is None:
+        return
+    program = shutil.which("tensorboard") and "tensorboard"
+    program = program or str(Path(sys.executable).with_name("tensorboard"))
+    note(f"TensorBoard: {shlex.quote(program)} --logdir {shlex.quote(str(artifacts))}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and whatever it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.wait(_SECONDS_TO_END)
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")

@@ -189,12 +189,18 @@ class MlflowRun:
             return None
         job, stage = (_quoted(text) for text in (self._target.job, self._target.stage))
         runs = self._client.search_runs(
-            [self._experiment_id],
+            [self._experiment_id, *self._own_experiment()],
             f"tags.`florence.job` = '{job}' and tags.`florence.stage` = '{stage}'",
             order_by=["attributes.start_time DESC"],
             max_results=1,
         )
         return runs[0] if runs else None
+
+    def _own_experiment(self) -> list[str]:
+        """The experiment of this job alone, if it began when every job had one."""
+        name = self._target.job_name
+        found = self._client.get_experiment_by_name(name) if name else None
+        return [found.experiment_id] if found and found.lifecycle_stage == "active" else []
 
     def _new_run(self) -> Any:
         tags = {"florence.job": self._target.job, "florence.stage": self._target.stage}

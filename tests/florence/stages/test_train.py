@@ -28,7 +28,7 @@ from florence.errors import (
 from florence.kinds import KINDS
 from florence.models.stored import read_stored
 from florence.stages.context import InputModel, StageContext, StageProgress, Stop
-from florence.stages.train import train
+from florence.stages.train import as_used, train
 from florence.storage import open_storage
 from florence.tasks.pretrain.settings import Pretrain
 from florence.text.templates import DIGITS
@@ -149,9 +149,18 @@ def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) 
     assert recorder.checkpoints == [2, 4, 6]
     assert recorder.values[6]["samples"] == 96
     for name in ("loss_mean", "loss_sum", "positives_per_row", "logit_scale", "gradient_norm"):
-        assert f"train/{name}" in recorder.values[6]
+        assert name in recorder.values[6]
     assert 0 <= recorder.values[6]["system/data_wait_fraction"] <= 1
     assert recorder.given["dataset"] == (shards, 1400)
+    # Settings as they take effect: a warm-up longer than the stage is a tenth of it.
+    assert recorder.given["stage"]["optimizer"]["warmupSteps"] == 2
+    assert (
+        as_used(settings(shards, steps=60, optimizer={"warmupSteps": 2000}), 60).wire()[
+            "optimizer"
+        ]["warmupSteps"]
+        == 6
+    )
+    assert as_used(settings(shards, steps=None, epochs=2), 175).steps == 175
     assert set(recorder.files) == {"model.safetensors", "config.json"}
     phases = list(dict.fromkeys(progress.phase for progress in seen))
     assert phases == ["start", "train", "checkpoint", "export"]

@@ -47,7 +47,7 @@ def test_a_stage_starts_from_the_artifacts_of_the_one_before() -> None:
     assert plans["clean"].output == "/home/artifacts/default/digits/clean"
     tracking = plans["clean"].tracking
     assert tracking is not None
-    assert (tracking.mlflow_uri, tracking.experiment) == ("sqlite:///m", "digits")
+    assert (tracking.mlflow_uri, tracking.experiment) == ("sqlite:///m", "florence")
 
 
 def test_what_the_job_says_wins_over_this_machines_defaults() -> None:

@@ -54,7 +54,7 @@ def test_class_names_become_texts(
     run(told, config)
     assert metrics(tmp_path / "run")["contrastive/top1"] == 1.0
     # Three classes in twelve rows: positives of each other by class.
-    assert told.recorder.values[1]["train/positives_per_row"] >= 4  # type: ignore[attr-defined]
+    assert told.recorder.values[1]["positives_per_row"] >= 4  # type: ignore[attr-defined]
     card = stored(tmp_path / "run").card
     assert card.task == "contrastive"
     assert card.templates == ("a {} picture", "something {}")
@@ -108,5 +108,5 @@ def test_labels_by_image_and_by_text_differ(captioned: str, tmp_path: Path) -> N
         told = context(tmp_path / label)
         run(told, config)
         values = told.recorder.values[1]  # type: ignore[attr-defined]
-        positives[label] = values["train/positives_per_row"]
+        positives[label] = values["positives_per_row"]
     assert positives == {"image": 1.0, "text": 3.0}
