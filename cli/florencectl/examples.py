@@ -27,10 +27,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "submit evaluate --from runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
     ),
+    "sweep": (
+        "sweep -f job.yaml --local --set optimizer.lr=1e-4,3e-4 --set seed=0..2",
+        "sweep -f job.yaml --set mixed.batchSize=1024,4096 --wait --metric eval/imagenet/top1",
+    ),
     "get": ("get", "get digits -o yaml --local", "get -A -l team=vision", "get -w"),
     "describe": ("describe digits",),
     "why": ("why digits",),
     "logs": ("logs digits -f", "logs digits --stage mixed --attempt 1 --rank 0 --tail 50"),
+    "stop": ("stop digits --local",),
     "wait": ("wait digits", "wait digits --for running --timeout 10m"),
     "suspend": ("suspend digits",),
     "resume": ("resume digits",),

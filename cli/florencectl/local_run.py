@@ -23,7 +23,7 @@ from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
 from florencectl.program import local_command, program_to_type
 from florencectl.resubmission import resubmitted
-from florencectl.run_display import RunDisplay
+from florencectl.run_display import RunDisplay, shown
 
 if TYPE_CHECKING:
     from florence_jobs.local import Records
@@ -78,33 +78,70 @@ def go_on(
     detach: bool,
 ) -> int:
     """Run what is left of a job, as :func:`run_local` does."""
-    from florence_jobs.local import LocalRunner, StoppedByUserError
-    from florence_jobs.local.preflight import refuse_unusable
-    from florence_jobs.local.records import WORKING_DIRECTORY
-
     name = job.metadata.name
     if job.status and job.status.phase is State.SUCCEEDED:
         note(f"{name}: already finished; --again runs it once more")
         _tell(job, output)
         return 0
-    records.refuse_owned(job.namespace, name)
+    job = _ready(records, job)
+    if detach:
+        return run_detached(records, job, processes)
+    code, job = run_to_the_end(records, job, processes)
+    if code == 0:
+        _tell(job, output)
+    return code
+
+
+def _ready(records: Records, job: FlorenceJob) -> FlorenceJob:
+    """The job with where it was submitted; refuses what cannot run here."""
+    from florence_jobs.local.preflight import refuse_unusable
+    from florence_jobs.local.records import WORKING_DIRECTORY
+
+    records.refuse_owned(job.namespace, job.metadata.name)
     refuse_unusable(job, records.artifacts_uri)
     annotations = {**job.metadata.annotations, WORKING_DIRECTORY: os.getcwd()}
     metadata = job.metadata.model_copy(update={"annotations": annotations})
-    job = job.model_copy(update={"metadata": metadata})
-    if detach:
-        return run_detached(records, job, processes)
+    return job.model_copy(update={"metadata": metadata})
+
+
+def run_to_the_end(
+    records: Records, job: FlorenceJob, processes: int | None
+) -> tuple[int, FlorenceJob]:
+    """Run what is left of a job; the exit code, and the job with its status."""
+    from florence_jobs.local import LocalRunner, StoppedByUserError
+
     runner = LocalRunner(records, RunDisplay(), processes=processes or available_devices())
     try:
         job = runner.run(job)
     except StoppedByUserError as stopped:
         asked = stopped.signal or signal.SIGTERM
-        return INTERRUPTED if asked is signal.SIGINT else 128 + asked
+        return (INTERRUPTED if asked is signal.SIGINT else 128 + asked), job
     if job.status is None or job.status.phase is not State.SUCCEEDED:
+        name = job.metadata.name
         note(f"{name}: failed; '{local_command('logs', job.namespace, name)}' prints the log")
-        return _exit_code(job)
-    _tell(job, output)
-    return 0
+        return _exit_code(job), job
+    return 0, job
+
+
+def run_variant(job: FlorenceJob, processes: int | None) -> tuple[int, FlorenceJob]:
+    """Run one of several jobs, or what is left of it, and print no results.
+
+    Returns:
+        The exit code, and the job with its status.
+
+    Raises:
+        ConfigurationError: another job of that name exists, or this one is being run.
+    """
+    from florence_jobs.local import Records
+
+    records = Records(florence_home())
+    known = records.current(job.namespace, job.metadata.name)
+    if known is not None:
+        job = _again_with(records, known, job, extend=False)
+        if job.status and job.status.phase is State.SUCCEEDED:
+            note(f"{job.metadata.name}: already finished")
+            return 0, job
+    return run_to_the_end(records, _ready(records, job), processes)
 
 
 def available_devices(environment: Mapping[str, str] = os.environ) -> int:
@@ -221,13 +258,3 @@ def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
         if value is not None:
             words += [f"--{given.name.replace('_', '-')}", shlex.quote(value)]
     return " ".join([program_to_type(), *words])
-
-
-_FRACTIONS = ("top1", "top5", "meanPerClass", "mAP", "R@", "accuracy", "shot", "baseline")
-"""In the names of results that are fractions of 1."""
-
-
-def shown(result: str, value: float) -> str:
-    """Fractions as percentages, everything else with four digits."""
-    fraction = any(word in result for word in _FRACTIONS)
-    return f"{100 * value:.2f} %" if fraction else f"{value:.4g}"

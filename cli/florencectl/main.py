@@ -23,6 +23,7 @@ from florencectl.program import program_name
 # the command; it is imported when the command is used: help and completion never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("florencectl.commands.submit", "Run a job on a cluster, or on this machine."),
+    "sweep": ("florencectl.commands.sweep", "Run a job with many values of its settings."),
     "get": ("florencectl.commands.runs", "List jobs, or show some."),
     "describe": ("florencectl.commands.stories", "Tell a job's whole story."),
     "why": ("florencectl.commands.stories", "Why a job waits, stalls or failed, in a paragraph."),

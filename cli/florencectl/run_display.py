@@ -113,3 +113,13 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{m:02d}m"
     return f"{m}m{s:02d}s" if minutes else f"{s}s"
+
+
+_FRACTIONS = ("top1", "top5", "meanPerClass", "mAP", "R@", "accuracy", "shot", "baseline")
+"""In the names of results that are fractions of 1."""
+
+
+def shown(result: str, value: float) -> str:
+    """Fractions as percentages, everything else with four digits."""
+    fraction = any(word in result for word in _FRACTIONS)
+    return f"{100 * value:.2f} %" if fraction else f"{value:.4g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError
+from florence_operator.api.stage import SWEEP_LABEL, SWEEP_VALUES
 from florencectl.completing import setting_paths
 from florencectl.job_file import changed
+from florencectl.run_display import shown
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
 
-SWEEP_LABEL = "florence.dev/sweep"
 MOST = 1_000
+_NO_RESULTS = ("steps", "logitScale")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
@@ -65,9 +68,13 @@ def variants(job: FlorenceJob, assignments: Sequence[str]) -> list[Variant]:
         values = dict(zip(axes, chosen, strict=True))
         each = [f"{to}={value}" for path, value in values.items() for to in reached[path]]
         variant = changed(job, [*each, f"name={job.metadata.name}-{number}"])
-        labels = {**variant.metadata.labels, SWEEP_LABEL: job.metadata.name}
-        metadata = variant.metadata.model_copy(update={"labels": labels})
         varying = {path: value for path, value in values.items() if len(axes[path]) > 1}
+        metadata = variant.metadata.model_copy(
+            update={
+                "labels": {**variant.metadata.labels, SWEEP_LABEL: job.metadata.name},
+                "annotations": {**variant.metadata.annotations, SWEEP_VALUES: json.dumps(varying)},
+            }
+        )
         found.append(Variant(variant.model_copy(update={"metadata": metadata}), varying))
     return found
 
@@ -116,3 +123,70 @@ def paths_of(job: FlorenceJob, path: str) -> list[str]:
         stages = ", ".join(stage.name for stage in job.spec.stages)
         raise ConfigurationError(f"--set {path}: no field of the stages {stages}, nor of model")
     return found
+
+
+def results_of(job: FlorenceJob) -> dict[str, float]:
+    """What a job's stages measured, by ``stage/result``; what only says how long is left out."""
+    stages = job.status.stages if job.status else ()
+    return {
+        f"{stage.name}/{result}": value
+        for stage in stages
+        for result, value in stage.metrics.items()
+        if result not in _NO_RESULTS
+    }
+
+
+def metric_to_sort_by(jobs: Sequence[FlorenceJob], wanted: str | None) -> str | None:
+    """The result that says which job is the best: the one asked for, or the last stage's first.
+
+    Raises:
+        ConfigurationError: no job has the result that was asked for; names those there are.
+    """
+    every = dict.fromkeys(name for job in jobs for name in results_of(job))
+    if wanted is not None:
+        if wanted not in every:
+            there = ", ".join(every) or "none"
+            raise ConfigurationError(f"--metric {wanted}: no such result; there: {there}")
+        return wanted
+    for job in jobs:
+        for stage in reversed(job.status.stages if job.status else ()):
+            name = next((n for n in stage.metrics if n not in _NO_RESULTS), None)
+            if name is not None:
+                return f"{stage.name}/{name}"
+    return None
+
+
+def results_table(
+    found: Sequence[Variant], jobs: Sequence[FlorenceJob], metric: str | None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each job, its values, its state and the result, the best first."""
+    chosen = metric_to_sort_by(jobs, metric)
+    varying = list(found[0].values)
+    by_name = {variant.job.metadata.name: variant for variant in found}
+    ranked = sorted(
+        jobs, key=lambda job: results_of(job).get(chosen or "", float("-inf")), reverse=True
+    )
+    rows = []
+    for job in ranked:
+        value = results_of(job).get(chosen or "")
+        state = job.status.phase.value if job.status else "Pending"
+        values = by_name[job.metadata.name].values
+        rows.append(
+            [
+                job.metadata.name,
+                *(values[path] for path in varying),
+                state,
+                "" if value is None or chosen is None else shown(chosen, value),
+            ]
+        )
+    return ["name", *varying, "state", chosen or "result"], rows
+
+
+def best_of(jobs: Sequence[FlorenceJob], metric: str | None) -> tuple[str, str, str] | None:
+    """The best job's name, the result and its value, where there is any."""
+    chosen = metric_to_sort_by(jobs, metric)
+    with_result = [job for job in jobs if chosen in results_of(job)]
+    if chosen is None or not with_result:
+        return None
+    best = max(with_result, key=lambda job: results_of(job)[chosen])
+    return best.metadata.name, chosen, shown(chosen, results_of(best)[chosen])

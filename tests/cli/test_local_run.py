@@ -9,7 +9,8 @@ import pytest
 from florence.kinds import MODEL_TASKS
 from florence.tasks.inputs import Column, Inputs, Parameter
 from florence_jobs.local.outcome import Example
-from florencectl.local_run import command_to_use, shown
+from florencectl.local_run import command_to_use
+from florencectl.run_display import shown
 
 EXAMPLE = Example("/runs/a b/example.png", ("zero", "a one"), "digits")
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from florence.errors import ConfigurationError
 from florence_operator.api import FlorenceJob, load_job
-from florencectl.sweeping import SWEEP_LABEL, values_of, variants
+from florence_operator.api.stage import SWEEP_LABEL
+from florencectl.sweeping import values_of, variants
 
 SAMPLE = Path(__file__).parents[2] / "jobs" / "samples" / "digits.yaml"
 
@@ -76,3 +82,49 @@ def test_a_range_has_both_ends(first: int, more: int) -> None:
 def test_a_list_is_one_value() -> None:
     assert values_of("[0.5, 0.9]") == ["[0.5, 0.9]"]
     assert values_of("1e-4, 3e-4") == ["1e-4", "3e-4"]
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_here_one_job_after_another_and_goes_on(tmp_path: Path) -> None:
+    tiny = {
+        **{"data": "builtin:digits/train", "batchSize": 8, "steps": 2, "resolution": 16},
+        **{"loader": {"workers": 0}, "text": {"templates": "digits"}, "engine": "torch"},
+        "evaluation": {
+            "zeroShot": [{"name": "held", "data": "builtin:digits/test", "prompts": "digits"}]
+        },
+    }
+    document = {
+        "apiVersion": "florence.dev/v1alpha1",
+        "kind": "FlorenceJob",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "model": {"preset": "coswin-nano"},
+            "stages": [{"name": "a", "pretrain": tiny}],
+        },
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(document))
+
+    def sweep(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "florencectl.main", "sweep", "-f", str(path), "--local"]
+        return subprocess.run(
+            [*command, "--processes", "1", "--set", "seed=0..1", *options],
+            env={**os.environ, "FLORENCE_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            timeout=550,
+            check=False,
+        )
+
+    first = sweep("-o", "json")
+    assert first.returncode == 0, first.stderr
+    jobs = json.loads(first.stdout)
+    found = {j["metadata"]["name"]: j["status"]["stages"][0]["metrics"]["held/top1"] for j in jobs}
+    assert list(found) == ["tiny-0", "tiny-1"]
+    again = sweep()
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("already finished") == 2
+    rows = [line.split() for line in again.stdout.splitlines()]
+    assert rows[0] == ["NAME", "SEED", "STATE", "A/HELD/TOP1"]
+    assert rows[1][0] == max(found, key=lambda name: found[name])
+    assert sweep("--metric", "a/none").returncode == 2

@@ -31,6 +31,7 @@ from florence_jobs.tracking import (  # noqa: E402
     server,
 )
 from florence_jobs.tracking.events import Event, Spill  # noqa: E402
+from florence_jobs.tracking.job_run import sweep_run  # noqa: E402
 from florence_jobs.tracking.mlflow_run import (  # noqa: E402
     MlflowRun,
     RejectedError,
@@ -526,3 +527,52 @@ def test_mlflow_writes_nothing_to_the_log(
     tracker.close("FINISHED")
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("mlflow").getEffectiveLevel() == logging.WARNING
+
+
+def test_the_jobs_of_a_sweep_are_nested_in_one_run(store: str, client: Any, tmp_path: Path) -> None:
+    runs = []
+    for number, rate in enumerate(("1e-4", "3e-4")):
+        member = target(
+            store,
+            f"u-{number}",
+            job_name=f"digits-{number}",
+            sweep="default/digits",
+            varied={"optimizer.lr": rate},
+        )
+        spill = Spill(tmp_path / f"{number}.jsonl")
+        tracker = Tracker(MlflowRun(member), spill, attempt=1, where=store, interval_s=0.05)
+        tracker.metrics(1, {"loss": 1.0})
+        tracker.close("FINISHED")
+        runs.append(client.get_run(tracker.run_id))
+    jobs = [client.get_run(run.data.tags["mlflow.parentRunId"]) for run in runs]
+    assert [job.data.params for job in jobs] == [{"optimizer.lr": "1e-4"}, {"optimizer.lr": "3e-4"}]
+    parents = {job.data.tags["mlflow.parentRunId"] for job in jobs}
+    assert len(parents) == 1
+    sweep = client.get_run(parents.pop())
+    assert (sweep.info.run_name, sweep.info.status) == ("digits", "FINISHED")
+
+
+def test_two_jobs_that_begin_at_once_share_the_sweeps_run(store: str, client: Any) -> None:
+    experiment = client.create_experiment("at-once")
+
+    class Late:
+        """Sees the sweep's run of the other job only after making one of its own."""
+
+        def __init__(self) -> None:
+            self.made = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def search_runs(self, *arguments: Any, **named: Any) -> Any:
+            return client.search_runs(*arguments, **named) if self.made else []
+
+        def create_run(self, *arguments: Any, **named: Any) -> Any:
+            self.made = True
+            return client.create_run(*arguments, **named)
+
+    first = sweep_run(client, experiment, "default/s", 0)
+    second = sweep_run(Late(), experiment, "default/s", 0)
+    left = [run.info.run_id for run in client.search_runs([experiment])]
+    assert second in left
+    assert sweep_run(client, experiment, "default/s", 0) == second == min(first, second)

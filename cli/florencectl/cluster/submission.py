@@ -10,9 +10,9 @@ from florence.errors import ConfigurationError
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.following import follow
 from florencectl.cluster.jobs import RESOURCE_NAME, create_job, status_of, without_noise
-from florencectl.local_run import shown
 from florencectl.output import Format, note, print_document, print_table
 from florencectl.program import program_name
+from florencectl.run_display import shown
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob

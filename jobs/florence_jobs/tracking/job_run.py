@@ -22,6 +22,8 @@ class JobRun:
         renewed: whether runs of that job and stage are those of an earlier job of the same name.
         started: when this stage began, in Unix milliseconds.
         tags: of a new run.
+        sweep: what identifies the sweep that the job is of; its run is nested in the sweep's.
+        varied: the settings that vary in it, and the job's values: parameters of a new run.
     """
 
     def __init__(
@@ -35,20 +37,21 @@ class JobRun:
         renewed: bool,
         started: int,
         tags: Mapping[str, str],
+        sweep: str | None = None,
+        varied: Mapping[str, str] | None = None,
     ) -> None:
         self._client, self._experiment = client, experiment_id
         self._job, self._stage, self._name = job, stage, name
         self._renewed, self._started = renewed, started
         self._tags = {**tags, "florence.job": job, _JOB_RUN: "true"}
+        self._sweep, self._varied = sweep, varied or {}
         self.run_id = ""
 
     def open(self) -> str:
         """Find the job's run, or make it, and mark it as running; its id."""
         found = self._newest()
         if found is None or (self._renewed and self._has_stage(found.info.run_id)):
-            found = self._client.create_run(
-                self._experiment, start_time=self._started, tags=self._tags, run_name=self._name
-            )
+            found = self._new()
         elif found.info.status != "RUNNING":
             self._client.update_run(found.info.run_id, status="RUNNING")
         self.run_id = str(found.info.run_id)
@@ -79,6 +82,20 @@ class JobRun:
         state = next((s for s in ("FAILED", "KILLED") if s in states), "FINISHED")
         self._client.set_terminated(self.run_id, status=state, end_time=ended)
 
+    def _new(self) -> Any:
+        from mlflow.entities import Param
+
+        tags = dict(self._tags)
+        if self._sweep is not None:
+            tags[PARENT] = sweep_run(self._client, self._experiment, self._sweep, self._started)
+        run = self._client.create_run(
+            self._experiment, start_time=self._started, tags=tags, run_name=self._name
+        )
+        parameters = [Param(name, value[:6000]) for name, value in self._varied.items()]
+        if parameters:
+            self._client.log_batch(run.info.run_id, params=parameters)
+        return run
+
     def _newest(self) -> Any | None:
         job = self._job.replace("'", "")
         runs = self._client.search_runs(
@@ -96,3 +113,34 @@ class JobRun:
         return any(
             run.data.tags.get("florence.stage") == self._stage for run in self._stages(run_id)
         )
+
+
+def sweep_run(client: Any, experiment_id: str, sweep: str, started: int) -> str:
+    """The run that those of a sweep's jobs are nested in: found, or made; its id.
+
+    Jobs that begin at once may each make one: the first stays, the others go. It is finished
+    from the beginning, since no process outlives all jobs of a sweep to say so.
+
+    Args:
+        sweep: what identifies it.
+        started: Unix milliseconds.
+    """
+    tag = "florence.sweep"
+
+    def those() -> list[str]:
+        wanted = f"tags.`{tag}` = '{sweep.replace(chr(39), '')}'"
+        runs = client.search_runs([experiment_id], wanted)
+        runs = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        return [str(run.info.run_id) for run in runs]
+
+    if not (found := those()):
+        name = sweep.rpartition("/")[2]
+        made = client.create_run(
+            experiment_id, start_time=started, tags={tag: sweep}, run_name=name
+        )
+        client.set_terminated(made.info.run_id, status="FINISHED", end_time=started)
+        found = those()
+        for extra in found[1:]:
+            if extra == made.info.run_id:
+                client.delete_run(extra)
+    return found[0]

@@ -72,6 +72,8 @@ def _target(plan: StagePlan, tracking: PlanTracking, uri: str) -> RunTarget:
         name=f"{plan.job}/{plan.stage}",
         job_name=plan.job,
         run_id=tracking.run_id,
+        sweep=f"{plan.namespace}/{tracking.sweep.name}" if tracking.sweep else None,
+        varied=tracking.sweep.values if tracking.sweep else {},
         # Jobs of this machine have no uid: a first attempt is that of a job that begins anew.
         renewed=not plan.uid and plan.attempt == 1,
         started=milliseconds(),

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class RunTarget:
     job_name: str | None = None
     """What they call the run that holds those of all stages of the job; none makes no such run."""
     run_id: str | None = None
+    sweep: str | None = None
+    """What identifies the sweep that the job is of."""
+    varied: Mapping[str, str] = field(default_factory=dict)
+    """The settings that vary in it, and the job's values."""
     renewed: bool = False
     """Whether runs of that job and stage are those of an earlier job of the same name."""
     started: int | None = None
@@ -222,6 +226,8 @@ class MlflowRun:
             renewed=target.renewed,
             started=milliseconds() if target.started is None else target.started,
             tags=target.tags or {},
+            sweep=target.sweep,
+            varied=target.varied,
         )
 
     def _send_parameters(self, event: Event) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class TensorBoardRecorder:
             self._temporary = tempfile.TemporaryDirectory(prefix="florence-tensorboard-")
             folder = Path(self._temporary.name)
         self._folder = folder
-        self._writer: Any = SummaryWriter(str(folder), flush_secs=30)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), flush_secs=30)
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
         """Settings as a text."""
@@ -55,7 +56,7 @@ class TensorBoardRecorder:
         self._step = step
         for name, value in metrics.items():
             if math.isfinite(value):
-                self._write(lambda writer, n=name, v=value: writer.add_scalar(n, v, step))
+                self._write(methodcaller("add_scalar", name, value, step))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Tables are in MLflow and in the artifacts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,6 +15,10 @@ from florence.kinds import KINDS
 from florence_operator.api.v1alpha1 import FlorenceJob, Stage
 
 SCHEMA_VERSION = 1
+SWEEP_LABEL = "florence.dev/sweep"
+"""Label of the jobs of a sweep: its name."""
+SWEEP_VALUES = "florence.dev/sweep-values"
+"""Annotation of such a job: the settings that vary, and its values, as JSON."""
 GRACE_SECONDS = 30.0
 
 
@@ -28,12 +33,20 @@ class Inputs(Settings):
     )
 
 
+class SweepMember(Settings):
+    """What a job of a sweep is among the others."""
+
+    name: str = setting(description="name of the sweep")
+    values: dict[str, str] = setting({}, description="settings that vary, and this job's values")
+
+
 class PlanTracking(Settings):
     """Where the stage's metrics go."""
 
     mlflow_uri: str | None = setting(None, description="MLflow tracking URI; none tracks nothing")
     experiment: str = setting(description="MLflow experiment")
     tensorboard: bool = setting(False, description="whether TensorBoard logs are written too")
+    sweep: SweepMember | None = setting(None, description="the sweep that the job is of")
     run_id: str | None = setting(
         None, description="run to continue; none finds it by job and stage, or makes it"
     )
@@ -120,12 +133,24 @@ def plan_of(
             mlflow_uri=mlflow_uri,
             experiment=tracking.experiment,
             tensorboard=tracking.tensorboard,
+            sweep=_sweep_of(job),
         )
         if mlflow_uri or tracking.tensorboard
         else None,
         progress=progress,
         grace_seconds=grace_seconds,
     )
+
+
+def _sweep_of(job: FlorenceJob) -> SweepMember | None:
+    name = job.metadata.labels.get(SWEEP_LABEL)
+    if name is None:
+        return None
+    try:
+        values = json.loads(job.metadata.annotations.get(SWEEP_VALUES, "{}"))
+        return SweepMember(name=name, values=values)
+    except ValueError:  # somebody else's annotation: the values are for people only
+        return SweepMember(name=name)
 
 
 class Removal(Settings):
