@@ -77,7 +77,7 @@ class StoppedError(FlorenceError):
 class MissingExtraError(FlorenceError):
     """A command needs packages that an extra of the distribution installs."""
 
-    exit_code = ConfigurationError.exit_code
+    exit_code = 1
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra

@@ -21,6 +21,7 @@ from florence.errors import (
     ConfigurationError,
     FlorenceError,
     LostPeersError,
+    MissingExtraError,
     NoSpaceError,
     StoppedError,
     TransientError,
@@ -70,6 +71,9 @@ def main(arguments: list[str]) -> int:
         log.info("%s", traceback.format_exc().rstrip())  # where it waited, for whoever looks closer
         log.error("%s (%s); try again", LOST_PEERS, error)
         return error.exit_code
+    except MissingExtraError as error:  # the settings ask for what is not installed here
+        log.error("%s", error)
+        return ConfigurationError.exit_code
     except FlorenceError as error:
         log.error("%s", error)
         return error.exit_code

@@ -81,10 +81,20 @@ def test_without_a_cluster_the_machines_jobs_are_meant_and_that_is_said(
     assert CliRunner().invoke(app, [*command, "--local", "--context", "c"]).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["why", "wait", "doctor", "describe"])
-def test_commands_of_clusters_say_that_there_is_none(command: str) -> None:
-    arguments = [command] if command == "doctor" else [command, "x"]
-    result = CliRunner().invoke(app, arguments)
+@pytest.mark.parametrize("command", ["stop", "suspend", "resume", "retry", "why", "wait"])
+def test_without_a_cluster_jobs_of_this_machine_are_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
+    result = CliRunner().invoke(app, [command, "x"])
+    assert result.exit_code == 3
+    assert "no cluster configured (no kubeconfig): jobs of this machine" in result.stderr
+    assert "job 'x' was not found on this machine" in result.stderr
+    assert CliRunner().invoke(app, [command, "x", "--local", "--context", "c"]).exit_code == 2
+
+
+def test_commands_of_clusters_say_that_there_is_none() -> None:
+    result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 2
     assert "kubeconfig" in result.stderr
     assert "Traceback" not in result.stderr

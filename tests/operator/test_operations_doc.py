@@ -31,7 +31,7 @@ PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 KUBECTL = shutil.which("kubectl")
 
 # The modules whose words end up in status and events.
-DECIDING = ("schedule", "transitions", "failures", "status", "view")
+DECIDING = ("schedule", "transitions", "failures", "api/retrying", "status", "view")
 # Words in them that are not said but read: of Kubernetes, the Training Operator and Kueue.
 READ = {
     *("PyTorchJob", "ConfigMap", "FlorenceJob", "Pending", "Succeeded", "Failed", "Running"),

@@ -22,7 +22,7 @@ _FIX_AND_APPLY = (
 _RETRY = "'{program} retry {job}' runs it again from its last checkpoint"
 
 MEANINGS: dict[Cause, Meaning] = {
-    Cause.INVALID_CONFIGURATION: Meaning("found its settings to be wrong", _FIX_AND_APPLY),
+    Cause.INVALID_CONFIGURATION: Meaning("could not run with its settings", _FIX_AND_APPLY),
     Cause.UNUSABLE_DATA: Meaning(
         "could not use its data", "repair the data or its URI; " + _RETRY + " after that"
     ),

@@ -72,7 +72,8 @@ def end_processes(folder: Path, *, grace: float, stop: StopSignals | None = None
     left = stage_processes(folder)
     _send(left, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while left := stage_processes(folder):
+    # Those that are dying have no command line any more, but may still hold a GPU's memory.
+    while left := [p for p in {*left, *stage_processes(folder)} if _is_alive(p)]:
         if time.monotonic() >= deadline or (stop is not None and stop.at_once):
             _send(left, signal.SIGKILL)
         if time.monotonic() >= deadline + _LONGEST_DEATH:
@@ -140,6 +141,15 @@ def _ended(
     if code >= 0:
         return Ended(code)
     return Ended(128 - code, killed("the launcher of its ranks", -code))
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:

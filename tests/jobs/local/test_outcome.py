@@ -3,36 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from florence_jobs.local.outcome import example_of, failure_line_of, may_retry, results_of
+from florence_jobs.local.outcome import example_of, failure_line_of, results_of
 from florence_jobs.recipes.digits import digits
-from florence_operator.api.failure import cause_of_exit
-from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Artifacts, Retries
-
-
-def attempts(*codes: int) -> list[Attempt]:
-    return [Attempt(number=i + 1, cause=cause_of_exit(code)) for i, code in enumerate(codes)]
-
-
-@pytest.mark.parametrize(
-    ("codes", "again"),
-    [
-        ((75,), True),
-        ((75, 137, 75), False),
-        ((1,), True),
-        ((1, 1), False),
-        ((1, 75, 75), True),
-        ((75, 75, 1), True),
-        ((2,), False),
-        ((3,), False),
-        ((4,), False),
-        ((143,), False),
-    ],
-)
-def test_each_cause_has_a_budget_of_its_own(codes: tuple[int, ...], again: bool) -> None:
-    assert may_retry(attempts(*codes), Retries(infrastructure=2, application=1)) is again
+from florence_operator.api.v1alpha1 import Artifacts
 
 
 def test_the_message_is_the_last_error_of_the_rank_that_failed_first(tmp_path: Path) -> None:

@@ -3,7 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence_jobs.local.plans import build_plan, local_processes, stage_uri
+from florence_jobs.local.plans import (
+    build_plan,
+    grace,
+    keeps_checkpoints,
+    local_processes,
+    stage_uri,
+)
 from florence_jobs.recipes.digits import digits
 from florence_jobs.recipes.florence import florence_h
 from florence_operator.api import Stage
@@ -61,3 +67,10 @@ def test_what_the_job_says_wins_over_this_machines_defaults() -> None:
     assert plan.storage.endpoint == "http://minio:9000"
     assert plan.tracking is not None
     assert plan.tracking.mlflow_uri == "http://mlflow:5000"
+
+
+def test_what_keeps_nothing_has_little_time_to_stop() -> None:
+    stages = {stage.name: stage for stage in digits().spec.stages}
+    assert keeps_checkpoints(stages["mixed"])
+    assert not keeps_checkpoints(stages["zero-shot"])
+    assert grace(stages["zero-shot"]) < grace(stages["mixed"])

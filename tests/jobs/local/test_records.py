@@ -49,8 +49,15 @@ def test_two_processes_never_run_one_job(tmp_path: Path) -> None:
     held, release = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, held, release))
     other.start()
+    records = Records(tmp_path)
+    running = digits().model_copy(update={"status": JobStatus(phase=State.RUNNING)})
+    records.save(running)
     try:
         assert held.wait(60)
+        assert records.owner("default", "digits") == other.pid
+        assert records.current("default", "digits") == running
+        with pytest.raises(ConfigurationError, match=rf"another process .*\({other.pid}\)"):
+            records.refuse_owned("default", "digits")
         with (
             pytest.raises(ConfigurationError, match="another process"),
             Records(tmp_path).lock("default", "digits"),
@@ -59,8 +66,15 @@ def test_two_processes_never_run_one_job(tmp_path: Path) -> None:
     finally:
         release.set()
         other.join()
+    assert records.owner("default", "digits") is None
+    records.refuse_owned("default", "digits")
+    found = records.current("default", "digits")
+    assert found is not None
+    assert found.status is not None
+    assert found.status.phase is State.FAILED
+    assert records.load("default", "digits") == running
     with Records(tmp_path).lock("default", "digits"):
-        pass
+        assert records.owner("default", "digits") == os.getpid()
 
 
 def test_a_home_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
