@@ -49,9 +49,7 @@ def test_check_names_what_is_broken_and_exits_with_3(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["index", "check"])
 @pytest.mark.parametrize("damage", ["cut off", "no tar", "an empty text"])
-def test_what_is_wrong_is_named_and_exits_with_3(
-    tmp_path: Path, command: str, damage: str
-) -> None:
+def test_what_is_wrong_is_named_and_exits_with_3(tmp_path: Path, command: str, damage: str) -> None:
     write_shards(tmp_path, 8, 4)
     shard = tmp_path / "00001.tar"
     if damage == "an empty text":

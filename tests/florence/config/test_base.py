@@ -62,5 +62,7 @@ def test_no_number_of_any_kind_takes_a_boolean(kind: str) -> None:
         if field.annotation in (int, float, int | None, float | None):
             with pytest.raises(ValidationError) as refused:
                 KINDS[kind].settings.model_validate({name: True})
-            types = {e["type"] for e in refused.value.errors() if e["loc"] in ((name,), (field.alias,))}
+            types = {
+                e["type"] for e in refused.value.errors() if e["loc"] in ((name,), (field.alias,))
+            }
             assert types & {"int_type", "float_type"}, name

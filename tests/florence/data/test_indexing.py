@@ -148,7 +148,9 @@ def broken_shards(folder: Path) -> dict[str, str]:
     write_shards(folder / "cut", 4, 4)
     tar = (folder / "cut/00000.tar").read_bytes()
     (folder / "cut/00000.tar").write_bytes(tar[: len(tar) // 3])
-    write_tar(folder / "header.tar", [("a.png", picture(0)), ("a.txt", b"a"), ("b.png", picture(1))])
+    write_tar(
+        folder / "header.tar", [("a.png", picture(0)), ("a.txt", b"a"), ("b.png", picture(1))]
+    )
     tar = bytearray((folder / "header.tar").read_bytes())
     second = tar.index(b"b.png")
     tar[second : second + 3] = b"\xff\xff\xff"

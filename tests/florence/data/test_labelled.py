@@ -98,9 +98,7 @@ def test_shards_that_lost_samples_give_no_numbers(tmp_path: Path) -> None:
             opened(str(tmp_path))
 
 
-def test_images_without_a_class_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_images_without_a_class_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_samples(tmp_path / "a.tar", [sample(0), sample(1, cls=b"seven"), sample(2, cls=None)])
     assert len(LabelledImages.open(str(tmp_path))) == 1
     assert "2 of 3 images have no class number (.cls) and are left out" in caplog.text
