@@ -1,16 +1,14 @@
-"""What is cheap to know about a job's data before the job starts: one look, and never torch."""
+"""What is odd about a job's data, and cheap to see before it starts: one look, and never torch."""
 
 from __future__ import annotations
 
 import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence.config import Training
-from florence.config.base import locations
-from florence.errors import DataError, FlorenceError
+from florence.errors import FlorenceError
 from florencectl.output import note
 
 if TYPE_CHECKING:
@@ -22,32 +20,18 @@ LONGEST_LOOK = 0.4
 """Seconds after which a look at the data is given up: submitting never waits for storage."""
 
 
-def refuse_missing(job: FlorenceJob) -> None:
-    """Refuse files and folders that a run on this machine would not find.
+def warn_of_data(job: FlorenceJob, *, seconds: float | None = None) -> None:
+    """Warn of what is odd about training data, where this machine can see it within a moment.
 
-    Raises:
-        DataError: a stage names one that does not exist; the message has the field.
-    """
-    for index, stage in enumerate(job.spec.stages):
-        for field, uri in locations(stage):
-            path = uri.removeprefix("file://")
-            if "://" in path or path.startswith("builtin:"):
-                continue
-            if not Path(path).exists():
-                raise DataError(
-                    f"spec.stages[{index}].{field}: {path}: no such file or folder: check the path"
-                )
-
-
-def warn_of_unindexed(job: FlorenceJob, *, seconds: float | None = None) -> None:
-    """Warn of training data without an index, where this machine can see it within a moment.
+    That is shards without an index, and batches that are larger than the data.
 
     Args:
         seconds: how long the look may take; default: :data:`LONGEST_LOOK`.
     """
     if importlib.util.find_spec("numpy") is None:  # the train extra
         return
-    fields = dict(training_data(job))
+    stages = list(training_data(job))
+    fields = {settings.data: f"{path}.data" for path, settings in reversed(stages)}
     states = looked_at(
         list(fields), job.spec.artifacts.s3, LONGEST_LOOK if seconds is None else seconds
     )
@@ -58,13 +42,21 @@ def warn_of_unindexed(job: FlorenceJob, *, seconds: float | None = None) -> None
                 "have no current index, and are read whole before training starts: run "
                 f"'florencectl data index {state.uri}' once"
             )
+    samples = {state.uri: state.samples for state in states}
+    for path, settings in stages:
+        count = samples.get(settings.data)
+        if count is not None and settings.trains_in_steps and settings.batch_size > count:
+            note(
+                f"{path}.batchSize: {settings.batch_size} is more than the {count} samples of "
+                f"{settings.data}: every step sees some of them more than once"
+            )
 
 
-def training_data(job: FlorenceJob) -> Iterator[tuple[str, str]]:
-    """The data sets of the job's training stages, each with a field that names it."""
-    for index, stage in reversed(list(enumerate(job.spec.stages))):
+def training_data(job: FlorenceJob) -> Iterator[tuple[str, Training]]:
+    """The settings of the job's training stages, each with its path."""
+    for index, stage in enumerate(job.spec.stages):
         if isinstance(stage.config, Training):
-            yield stage.config.data, f"spec.stages[{index}].{stage.kind.name}.data"
+            yield f"spec.stages[{index}].{stage.kind.name}", stage.config
 
 
 def looked_at(uris: Sequence[str], s3: S3Settings, seconds: float) -> list[DataState]:

@@ -20,6 +20,7 @@ class InvalidJobError(ConfigurationError):
     """A job with wrong fields; the message has a line for each."""
 
     def __init__(self, findings: list[str]) -> None:
+        self.findings = findings
         super().__init__("\n".join(findings))
 
 

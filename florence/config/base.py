@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, get_args
 
 from pydantic import (
@@ -43,9 +45,10 @@ class Settings(BaseModel):
         elif isinstance(value, bool) and info.field_name is not None:
             kinds = _plain_types(cls.model_fields[info.field_name].annotation)
             if bool not in kinds:
-                for number, problem in ((int, "int_type"), (float, "float_type")):
-                    if number in kinds:
-                        raise PydanticKnownError(problem)
+                if int in kinds:
+                    raise PydanticKnownError("int_type")
+                if float in kinds:
+                    raise PydanticKnownError("float_type")
         return value
 
     def wire(self, *, defaults: bool = True) -> dict[str, Any]:
@@ -87,10 +90,20 @@ def setting(
     return Field(default, description=description, json_schema_extra=extra or None, **constraints)
 
 
+class Holds(StrEnum):
+    """What is found where a location leads to: whoever starts a stage may look before it does."""
+
+    DATA = "data"
+    PROMPTS = "prompts"
+    TEMPLATES = "templates"
+    MODEL = "model"
+
+
 def location(
     default: Any = ...,
     *,
     description: str,
+    holds: Holds | None = None,
     names: Sequence[str] = (),
     affects_result: bool = True,
     **constraints: Any,
@@ -98,9 +111,10 @@ def location(
     """A field that holds the URI or path of something that the stage reads.
 
     Args:
+        holds: what must be there, where that can be told at a glance.
         names: what the field takes beside URIs, such as the names of built-in lists.
     """
-    extra: dict[str, JsonValue] = {"location": list(names)}
+    extra: dict[str, JsonValue] = {"location": list(names), "holds": holds}
     if not affects_result:
         extra["affectsResult"] = False
     return Field(default, description=description, json_schema_extra=extra, **constraints)
@@ -112,24 +126,53 @@ def settings_group(kind: type[Settings], *, description: str, affects_result: bo
     return Field(default_factory=kind, description=description, json_schema_extra=extra)
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A URI or path in settings.
+
+    Attributes:
+        field: the path of its field, such as ``text.templates``.
+        uri: as the user gave it.
+        holds: what must be there, if that is known.
+        owner: the group of settings that has the field.
+    """
+
+    field: str
+    uri: str
+    holds: Holds | None
+    owner: Settings
+
+
 def locations(settings: Settings) -> Iterator[tuple[str, str]]:
     """The URIs and paths in ``settings``, each with its field's path such as ``text.templates``.
 
     Names of built-in things are left out.
     """
+    yield from ((found.field, found.uri) for found in located(settings))
+
+
+def located(settings: Settings) -> Iterator[Location]:
+    """The same with all that is known of them."""
     for wire_name, field, value in _fields(settings):
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         names = extra.get("location")
         if isinstance(names, list):
             values = value if isinstance(value, tuple) else (value,)
-            yield from ((wire_name, v) for v in values if isinstance(v, str) and v not in names)
+            holds = extra.get("holds")
+            for each in values:
+                if isinstance(each, str) and each not in names:
+                    kind = holds if isinstance(holds, Holds) else None
+                    yield Location(wire_name, each, kind, settings)
         elif isinstance(value, Settings):
-            yield from ((f"{wire_name}.{path}", uri) for path, uri in locations(value))
+            yield from (_below(wire_name, found) for found in located(value))
         elif isinstance(value, tuple):
             for index, inner in enumerate(value):
                 if isinstance(inner, Settings):
-                    field_path = f"{wire_name}[{index}]"
-                    yield from ((f"{field_path}.{path}", uri) for path, uri in locations(inner))
+                    yield from (_below(f"{wire_name}[{index}]", found) for found in located(inner))
+
+
+def _below(path: str, found: Location) -> Location:
+    return replace(found, field=f"{path}.{found.field}")
 
 
 def resume_fingerprint(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from florence.config.base import Settings, location, setting
+from florence.config.base import Holds, Settings, location, setting
 
 
 class TextIdentity(StrEnum):
@@ -113,6 +113,7 @@ class Text(Settings):
     )
     templates: str = location(
         "imagenet",
+        holds=Holds.TEMPLATES,
         description="templates for short texts: 'imagenet' (80), 'digits', 'none', or the path or "
         "s3:// URI of a text file with one per line, {} where the text goes",
         names=("imagenet", "digits", "none"),

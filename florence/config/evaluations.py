@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from florence.config.base import Settings, location, setting
+from florence.config.base import Holds, Settings, location, setting
 
 PROMPT_SETS = (
     "aircraft",
@@ -63,18 +63,20 @@ class EvaluationSettings(Settings):
     name: str = setting(
         description="name of the result", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
     )
-    data: str = location(description="URI of the data", min_length=1)
+    data: str = location(description="URI of the data", holds=Holds.DATA, min_length=1)
 
 
 class ZeroShot(EvaluationSettings):
     """Zero-shot classification of labelled images with prompt ensembling."""
 
     data: str = location(
+        holds=Holds.DATA,
         description="URI of labelled shards (.cls members, or 'labels' in the json for mAP11), or "
         "of a folder with one sub-folder per class",
         min_length=1,
     )
     prompts: str = location(
+        holds=Holds.PROMPTS,
         description=f"class names and templates: one of {', '.join(PROMPT_SETS)}, or the path or "
         "s3:// URI of a YAML file with lists 'classes' and 'templates'",
         names=PROMPT_SETS,
@@ -89,7 +91,9 @@ class ZeroShot(EvaluationSettings):
         Baseline.NONE, description="classifier trained on baselineData's pixels for comparison"
     )
     baseline_data: str | None = location(
-        None, description="URI of the labelled training images of the baseline"
+        None,
+        holds=Holds.DATA,
+        description="URI of the labelled training images of the baseline",
     )
 
     @model_validator(mode="after")
@@ -103,6 +107,7 @@ class Retrieval(EvaluationSettings):
     """Image-to-text and text-to-image retrieval, R@1, R@5 and R@10 both ways."""
 
     data: str = location(
+        holds=Holds.DATA,
         description="URI of the shards, of the Karpathy json, or of the folder of images with "
         ".txt files",
         min_length=1,
@@ -130,12 +135,14 @@ class Classification(EvaluationSettings):
     """Classification of labelled images by a model that has a head."""
 
     data: str = location(
+        holds=Holds.DATA,
         description="URI of labelled shards (.cls members, or 'labels' in the json for mAP11), or "
         "of a folder with one sub-folder per class",
         min_length=1,
     )
     labels: str | None = location(
         None,
+        holds=Holds.PROMPTS,
         description="class names in the order of the head's outputs: like zeroShot.prompts. "
         "Default: those in the model's card",
         names=PROMPT_SETS,

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from florence.config.base import Settings, location, setting, settings_group
+from florence.config.base import Holds, Settings, location, setting, settings_group
 from florence.config.data import Augmentation, Loader
 from florence.config.evaluate import Evaluate
 from florence.config.precision import Precision
@@ -141,6 +141,7 @@ class Training(StageSettings):
     """What every training stage sets."""
 
     data: str = location(
+        holds=Holds.DATA,
         description="URI of WebDataset shards: a folder, s3://bucket/prefix, or "
         "builtin:digits/train",
         affects_result=False,  # the fingerprint of the samples stands for it

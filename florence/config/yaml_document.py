@@ -66,7 +66,7 @@ def _refuse_beyond_bounds(text: str) -> None:
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and nodes before
     nodes = 0
     for event in yaml.parse(text, Loader=_SAFE_LOADER):
-        line = event.start_mark.line + 1
+        line = 1 + (event.start_mark.line if event.start_mark else 0)
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, nodes))
             nodes += 1
@@ -79,7 +79,7 @@ def _refuse_beyond_bounds(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise DocumentError(f"holds itself: *{event.anchor} at line {line}")
-            nodes += sizes.get(event.anchor, 1)
+            nodes += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             nodes += 1
             if event.anchor is not None:

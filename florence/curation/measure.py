@@ -19,7 +19,7 @@ from florence.curation.perceptual_hash import perceptual_hash
 from florence.curation.settings import Curation
 from florence.data.archive import Archive, RawSample
 from florence.data.images import BrokenImageError, load_image, open_image
-from florence.data.index import parse_json
+from florence.data.members import parse_json
 from florence.storage import Entry, MissingKeyError, Storage
 from florence.text.normalisation import text_label, word_count
 

@@ -28,8 +28,17 @@ from florence.data.archive import (
     Member,
     Problem,
     RawSample,
-    printable,
     split_name,
+)
+from florence.data.members import (
+    TEXT_CLASS,
+    TEXT_NONE,
+    class_index_of,
+    class_name_of,
+    json_of,
+    note_no_text,
+    note_unread_class,
+    text_of,
 )
 from florence.errors import DataError
 from florence.storage import Entry, Storage
@@ -39,17 +48,9 @@ from florence.text.tokenizer import encode
 FORMAT = "florence-index"
 VERSION = 3
 SUFFIX = ".idx"
-NO_CLASS = -1
 # The code is the place in this list. Append only: codes are in files.
 MEDIA_TYPES = ("image", *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
 FIRST_VIDEO = MEDIA_TYPES.index(VIDEO_EXTENSIONS[0])
-MOST_TEXT_BYTES = 16 << 20
-"""Of a text or JSON member: each is held and parsed whole."""
-MOST_CLASS_BYTES = 16 << 10
-"""Of a ``.cls``, which holds a number or a name."""
-_CLASS_DIGITS = 20
-TEXT_NONE, TEXT_MEMBER, TEXT_CAPTION, TEXT_CLASS = range(4)
-
 RECORD = np.dtype(
     [
         ("offset", "<u8"),  # of the run of bytes that holds media, text and json
@@ -256,11 +257,11 @@ def _note_odd_ones(archive: Archive, records: NDArray[Any], keys: Sequence[str])
     """Name the samples that lack what others of the shard have: a stage would leave them out."""
     told = {split_name(problem.member)[0] for problem in archive.problems}
     if (records["words"] > 0).any():
-        for row in np.flatnonzero(records["words"] == 0):
+        for row in np.flatnonzero(records["words"] == 0).tolist():
             if keys[row] not in told:
                 archive.note(keys[row], "the sample has no text, as others of the shard have")
     if (records["class_index"] >= 0).any():
-        for row in np.flatnonzero(records["text_source"] == TEXT_CLASS):
+        for row in np.flatnonzero(records["text_source"] == TEXT_CLASS).tolist():
             archive.note(
                 f"{keys[row]}.cls", "holds a name, where others of the shard have class numbers"
             )
@@ -274,19 +275,15 @@ def _record(
         archive.note(sample.key, f"the sample has no image or clip ({_known_media()})")
         return None
     media, described = sample.members[media_type], sample.members.get("json")
-    meta = _json(archive, described) if described else {}
-    class_name = _class_name(archive, sample)
-    source, text_member, text = _text(archive, sample, meta, class_name)
+    meta = json_of(archive, described) if described else {}
+    class_name = class_name_of(archive, sample)
+    source, text_member, text = text_of(archive, sample, meta, class_name)
     words = word_count(text)
     if not words:
-        _note_no_text(archive, sample, source)
+        note_no_text(archive, sample, source)
         source, text_member, text = TEXT_NONE, None, ""
-    elif class_name and source != TEXT_CLASS and not _is_integer(class_name):
-        archive.note(
-            sample.members["cls"].name,
-            f"holds '{printable(class_name[:40])}', which nothing reads beside a text: "
-            "a class is a number",
-        )
+    elif source != TEXT_CLASS:
+        note_unread_class(archive, sample, class_name)
     used = [m for m in (media, text_member, described) if m is not None]
     start = min(m.offset for m in used)
     length = max(m.offset + m.size for m in used) - start
@@ -311,22 +308,12 @@ def _record(
         0,
         words,
         len(encode(text)),
-        _class_index(archive, sample, class_name),
+        class_index_of(archive, sample, class_name),
         text_label(text, TextIdentity.CANONICAL),
         text_label(text, TextIdentity.EXACT),
         text_label(query) if isinstance(query, str) and word_count(query) else 0,
         _crc(archive, media, text_member),
     )
-
-
-def _note_no_text(archive: Archive, sample: RawSample, source: int) -> None:
-    """Name a text that is empty, and a sample of which nothing says what it shows."""
-    if source == TEXT_MEMBER:
-        archive.note(sample.members["txt"].name, "is an empty text")
-    elif source == TEXT_CAPTION:
-        archive.note(sample.members["json"].name, "has an empty caption")
-    elif not sample.members.keys() & {"txt", "json", "cls"}:
-        archive.note(sample.key, "the sample has no text, class or .json: nothing describes it")
 
 
 def _known_media() -> str:
@@ -343,83 +330,3 @@ def _crc(archive: Archive, *members: Member | None) -> int:
         for chunk in archive.chunks(member) if member else ():
             crc = zlib.crc32(chunk, crc)
     return crc
-
-
-def _content(archive: Archive, member: Member, most: int) -> bytes:
-    """A small member's bytes. Raises ``ValueError`` when it is no small one."""
-    if member.size > most:
-        raise ValueError(f"is {member.size} bytes long: at most {most} are read")
-    return archive.read(member)
-
-
-def _json(archive: Archive, member: Member) -> dict[str, Any]:
-    try:
-        return parse_json(_content(archive, member, MOST_TEXT_BYTES))
-    except ValueError as error:
-        archive.note(member.name, str(error))
-        return {}
-
-
-def _text(
-    archive: Archive, sample: RawSample, meta: dict[str, Any], class_name: str
-) -> tuple[int, Member | None, str]:
-    """The first that is there: .txt, the json's caption, a class name in .cls."""
-    if "txt" in sample.members:
-        member = sample.members["txt"]
-        try:
-            return TEXT_MEMBER, member, _content(archive, member, MOST_TEXT_BYTES).decode()
-        except UnicodeDecodeError as error:
-            archive.note(member.name, f"is not UTF-8: {error.reason} at byte {error.start}")
-        except ValueError as error:
-            archive.note(member.name, str(error))
-        return TEXT_NONE, None, ""
-    if isinstance(meta.get("caption"), str):
-        return TEXT_CAPTION, sample.members["json"], meta["caption"]
-    if class_name and not _is_integer(class_name):
-        return TEXT_CLASS, sample.members["cls"], class_name
-    return TEXT_NONE, None, ""
-
-
-def _class_name(archive: Archive, sample: RawSample) -> str:
-    """What ``.cls`` holds, a number or a name; empty without one that can be used."""
-    member = sample.members.get("cls")
-    if member is None:
-        return ""
-    try:
-        name = _content(archive, member, MOST_CLASS_BYTES).decode().strip()
-        if not name:
-            archive.note(member.name, "is empty: a class is a number, or a name")
-        return name
-    except UnicodeDecodeError as error:
-        archive.note(member.name, f"is not UTF-8: {error.reason} at byte {error.start}")
-    except ValueError as error:
-        archive.note(member.name, str(error))
-    return ""
-
-
-def _class_index(archive: Archive, sample: RawSample, class_name: str) -> int:
-    if not _is_integer(class_name):
-        return NO_CLASS  # a class name, which is a text
-    # Before it is converted: Python refuses thousands of digits.
-    if len(class_name) <= _CLASS_DIGITS and 0 <= (index := int(class_name)) < 1 << 31:
-        return index
-    shown = class_name if len(class_name) <= 2 * _CLASS_DIGITS else f"{len(class_name)} digits"
-    archive.note(
-        sample.members["cls"].name, f"holds {shown}: a class is a number from 0 to 2147483647"
-    )
-    return NO_CLASS
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
-
-
-def parse_json(data: bytes) -> dict[str, Any]:
-    """A sample's JSON member. Raises ``ValueError`` unless it is an object in UTF-8."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")
-    return value

@@ -19,6 +19,7 @@ from florence.config.storage import S3Settings
 from florence.data.archive import IMAGE_EXTENSIONS
 from florence.data.builtin import resolve
 from florence.data.images import BrokenImageError, decode
+from florence.data.left_out import check_whole
 from florence.data.manifest import CLASSES
 from florence.data.opening import Share, alone
 from florence.data.shards import BrokenSampleError, Need, ShardSet
@@ -124,7 +125,7 @@ class LabelledImages:
         shards = ShardSet.open(
             uri, s3, need=Need.CLASS, share=share, allow_unindexed=allow_unindexed
         )
-        shards.check_whole()
+        check_whole(shards)
         labels, names = shards.class_indices(), shards.class_names
         if names is not None and labels.max() >= len(names):
             raise DataError(
@@ -209,7 +210,7 @@ class CaptionedImages:
             DataError: no shards, or a sample is broken; names it.
         """
         shards = ShardSet.open(uri, s3, share=share, allow_unindexed=allow_unindexed)
-        shards.check_whole()
+        check_whole(shards)
         return cls(ShardImages(shards), share(partial(_captions, shards)))
 
     @classmethod

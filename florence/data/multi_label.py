@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from florence.config.storage import S3Settings
 from florence.data.labelled import ShardImages
+from florence.data.left_out import check_whole
 from florence.data.manifest import read_class_names
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.errors import DataError
@@ -32,7 +33,7 @@ class MultiLabelImages:
     def open(cls, uri: str, s3: S3Settings | None = None, **opening: Any) -> Self:
         """The shards at a URI. Raises :class:`DataError` when there are none."""
         shards = ShardSet.open(uri, s3, need=Need.IMAGE, **opening)
-        shards.check_whole()
+        check_whole(shards)
         return cls(ShardImages(shards), read_class_names(shards.storage))
 
     def __len__(self) -> int:

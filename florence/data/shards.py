@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 import zlib
 from collections.abc import Callable
@@ -20,21 +19,15 @@ from numpy.typing import NDArray
 from florence.config import CaptionLabel, Text, TextIdentity
 from florence.config.storage import S3Settings
 from florence.data.builtin import resolve
-from florence.data.index import (
-    MEDIA_TYPES,
-    TEXT_CAPTION,
-    TEXT_NONE,
-    ShardIndex,
-    parse_json,
-)
+from florence.data.index import MEDIA_TYPES, ShardIndex
 from florence.data.locations import locate
 from florence.data.manifest import WORD_BINS, ShardSummary, read_index
+from florence.data.members import TEXT_CAPTION, TEXT_NONE, parse_json
 from florence.data.opening import Share, alone, open_shards
 from florence.errors import DataError
 from florence.storage import Entry, Storage, open_storage
 from florence.text.normalisation import is_short
 
-_LOG = logging.getLogger(__name__)
 INDEX_BYTES = 256 << 20
 """What the open indexes of a process may take: enough for the 128 shards that a window touches."""
 
@@ -227,51 +220,6 @@ class ShardSet:
             digest.update(f"{summary.name} {summary.index_digest}\n".encode())
         digest.update(f"{self.need} {self.exclude_short} {self.text.short_words}".encode())
         return digest.hexdigest()
-
-    def check_whole(self, max_bad_fraction: float = 0.0) -> None:
-        """Say what of the shards is not in the set though nobody left it out, or refuse them.
-
-        Nobody knows how much a shard that is cut off has lost: it counts as broken whole.
-
-        Args:
-            max_bad_fraction: of the shards that may be damaged.
-
-        Raises:
-            DataError: more of them are; names one and its damage.
-        """
-        damaged = [summary for summary in self.summaries if summary.damage is not None]
-        if damaged:
-            first, shards = damaged[0], len(self.summaries)
-            found = (
-                f"{self.uri}: {len(damaged)} of {shards} shards are cut off or damaged and have "
-                f"lost samples ({self.storage.url(first.name)}: {first.damage})"
-            )
-            advice = f"copy or write them again; 'florencectl data check {self.uri}' names them all"
-            if len(damaged) > max_bad_fraction * shards:
-                limit = f"loader.maxBadFraction={max_bad_fraction:g} allows"
-                excess = f", more than {limit}" if max_bad_fraction else ""
-                raise DataError(f"{found}{excess}: {advice}")
-            _LOG.warning("%s: %s", found, advice)
-        self._tell_left_out()
-
-    def _tell_left_out(self) -> None:
-        images = sum(summary.images for summary in self.summaries)
-        if self.need is Need.TEXT:
-            left_out, lack = sum(s.word_counts[0] for s in self.summaries), "text"
-        elif self.need is Need.CLASS:
-            left_out, lack = images - sum(s.labelled for s in self.summaries), "class number (.cls)"
-        else:
-            return
-        if left_out:
-            _LOG.warning(
-                "%s: %d of %d images have no %s and are left out: 'florencectl data check %s' "
-                "names those that should have one",
-                self.uri,
-                left_out,
-                images,
-                lack,
-                self.uri,
-            )
 
     def shard_of(self, i: int) -> str:
         """The shard that sample ``i`` is in, as people know it."""

@@ -28,6 +28,7 @@ from florence.data.arena import Arena
 from florence.data.batch import Batch, BrokenSample
 from florence.data.hashing import mix
 from florence.data.images import BrokenImageError
+from florence.data.left_out import check_whole
 from florence.data.order import Order
 from florence.data.readahead import ReadAhead
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
@@ -211,7 +212,7 @@ class ShardStream(Generic[ItemT, BatchT]):
         self.loader = loader
         self.device = torch.device(device)
         self.order = Order(len(shards), seed, loader.shuffle_window)
-        shards.check_whole(loader.max_bad_fraction)
+        check_whole(shards, loader.max_bad_fraction)
         if batch_size > len(shards):
             _LOG.warning(
                 "batchSize %d is more than the %d samples of %s: every step sees some of them "

@@ -37,6 +37,19 @@ def open_storage(uri: str, s3: S3Settings | None = None) -> Storage:
     )
 
 
+def check_uri(uri: str) -> None:
+    """Refuse a URI that :func:`open_storage` could not open, without the S3 client.
+
+    Raises:
+        ConfigurationError: it leads to no storage.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme == "s3":
+        _bucket_and_prefix(rest)
+    else:
+        open_storage(uri)
+
+
 def _folder_of(uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:

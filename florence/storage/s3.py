@@ -122,6 +122,13 @@ class S3Storage:
                         entries.append(Entry(key, item["Size"], modified))
         return sorted(entries)
 
+    def is_empty(self) -> bool:
+        """Whether nothing is stored under the prefix, by one request."""
+        root = f"{self.prefix}/" if self.prefix else ""
+        with self._errors(""):
+            page = self._s3().list_objects_v2(Bucket=self.bucket, Prefix=root, MaxKeys=1)
+            return not page.get("KeyCount")
+
     def delete(self, key: str) -> None:
         with self._errors(key):
             self._s3().delete_object(**self._object(key))

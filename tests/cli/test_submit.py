@@ -145,6 +145,7 @@ def warnings(job_path: str, monkeypatch: pytest.MonkeyPatch, *, seconds: float =
     """What submitting to nowhere says on stderr before it has to give up."""
     monkeypatch.setattr(checking_data, "LONGEST_LOOK", seconds)
     monkeypatch.setattr("florencectl.local_run.run_local", lambda *_, **__: 0)
+    monkeypatch.setenv("FLORENCE_HOME", str(Path(job_path).parent / "home"))
     result = invoke("submit", "-f", job_path, "--local")
     assert result.exit_code == 0, result.stderr
     stderr: str = result.stderr
@@ -155,7 +156,7 @@ def test_training_data_without_an_index_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = unindexed(tmp_path / "shards")
-    path = write(tmp_path / "job.yaml", job(data=shards))
+    path = write(tmp_path / "job.yaml", job(data=shards, batchSize=4))
     line = (
         f"spec.stages[0].pretrain.data: 2 of 2 shards of {shards} have no current index, and are "
         f"read whole before training starts: run 'florencectl data index {shards}' once\n"
@@ -166,13 +167,14 @@ def test_training_data_without_an_index_is_warned_of(
     assert warnings(path, monkeypatch) == ""
 
 
-def test_data_that_cannot_be_reached_is_not_spoken_of(
+def test_a_batch_larger_than_the_data_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = job(data="s3://bucket/x")
-    document["spec"]["artifacts"] = {"endpoint": "http://127.0.0.1:9", "uri": "s3://bucket/runs"}
-    path = write(tmp_path / "job.yaml", document)
-    assert warnings(path, monkeypatch) == ""
+    write_shards(tmp_path / "shards", 4, 2)
+    assert invoke("data", "index", str(tmp_path / "shards"), "--workers", "1").exit_code == 0
+    for batch_size, said in ((4, ""), (5, "every step sees some of them more than once\n")):
+        document = job(data=str(tmp_path / "shards"), batchSize=batch_size)
+        assert warnings(write(tmp_path / "job.yaml", document), monkeypatch).endswith(said)
 
 
 def test_the_look_at_the_data_imports_no_torch(tmp_path: Path) -> None:
@@ -180,9 +182,9 @@ def test_the_look_at_the_data_imports_no_torch(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from florencectl.checking_data import warn_of_unindexed\n"
+        "from florencectl.checking_data import warn_of_data\n"
         "from florencectl.job_file import read_job\n"
-        f"warn_of_unindexed(read_job(Path({path!r})), seconds=60)\n"
+        f"warn_of_data(read_job(Path({path!r})), seconds=60)\n"
         "print({'torch', 'mlflow', 'sklearn', 'boto3'} & set(sys.modules))\n"
     )
     result = subprocess.run(
@@ -190,26 +192,6 @@ def test_the_look_at_the_data_imports_no_torch(tmp_path: Path) -> None:
     )
     assert result.stdout == "set()\n", result.stderr
     assert "have no current index" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"data": "/nowhere/shards"}, "spec.stages[0].pretrain.data: /nowhere/shards"),
-        (
-            {"text": {"templates": "/nowhere/t.txt"}},
-            "spec.stages[0].pretrain.text.templates: /nowhere/t.txt",
-        ),
-    ],
-)
-def test_what_a_local_run_would_not_find_is_refused_before_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], field: str
-) -> None:
-    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path / "home"))
-    result = invoke("submit", "-f", write(tmp_path / "job.yaml", job(**change)), "--local")
-    assert result.exit_code == 3
-    assert result.stderr == (f"florencectl: {field}: no such file or folder: check the path\n")
-    assert not (tmp_path / "home").exists()
 
 
 def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -> None:
@@ -224,7 +206,28 @@ def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -
     [
         (
             ["submit", "pretrain", "--local", "--steps", "1", "--batch-size", "1"],
-            "stages[0].pretrain.data: is required",
+            "stages[0].pretrain.data: is required: give --data",
+        ),
+        (
+            ["submit", "pretrain", "--local", "--data", "d", "--batch-size", "1"],
+            "stages[0].pretrain: give exactly one of steps and epochs: --steps or --epochs",
+        ),
+        (
+            ["submit", "evaluate", "--local"],
+            "stages[0].evaluate: give at least one of zeroShot, retrieval and classification",
+        ),
+        (
+            ["submit", "-f", "job.yaml", "pretrain", "--data", "d"],
+            "-f job.yaml and pretrain: a job is of a file or of flags: leave out one of them; "
+            "--set STAGE.FIELD=VALUE changes a field of the file's",
+        ),
+        (
+            ["submit", "--local", "pretrain", "--data", "d"],
+            "--local stands before pretrain: write it behind",
+        ),
+        (
+            ["submit", "--set", "steps=1", "pretrain", "--data", "d"],
+            "--set stands before pretrain: write it behind",
         ),
         (
             ["submit", "pretrain", "--data", "d", "--steps", "0", "--batch-size", "1"],
@@ -272,6 +275,16 @@ def test_wrong_use_is_one_line_with_the_field_and_exit_code_2(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_kind_without_flags_says_which_are_needed() -> None:
+    result = invoke("submit", "pretrain", "--local")
+    assert result.exit_code == 2
+    stage = "florencectl: spec.stages[0].pretrain"
+    assert result.stderr.splitlines() == [
+        f"{stage}.data: is required: give --data",
+        f"{stage}.batchSize: is required: give --batch-size",
+    ]
+
+
 def test_every_wrong_field_of_a_file_is_told_on_a_line_of_its_own(tmp_path: Path) -> None:
     document = job(steps=0, optimizer={"lr": -1})
     del document["spec"]["stages"][0]["pretrain"]["batchSize"]
@@ -292,11 +305,11 @@ def test_every_wrong_field_of_a_file_is_told_on_a_line_of_its_own(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is not valid YAML at line 1"),
+        ("a: [", "is not valid YAML at line 2"),
         ("- 1\n- 2", "holds a list and no FlorenceJob, a mapping with apiVersion, kind, metadata"),
         ("job", "holds a str and no FlorenceJob"),
         ("", "is empty: write a FlorenceJob"),
-        ("a: 1\n---\nb: 2", "holds 2 YAML documents: give each FlorenceJob a file of its own"),
+        ("a: 1\n---\nb: 2", "holds 2 YAML documents: give each FlorenceJob its own file"),
         ("\x00", "is not valid YAML"),
         ("kind: a\nspec: {}\nspec: {}", "has the key 'spec' twice, again at line 3"),
         ("[" * 100_000, "is nested more than 64 deep"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic.alias_generators import to_camel
 
 from florence.errors import ConfigurationError
 from florence.kinds import KINDS
@@ -19,10 +20,11 @@ from florencectl.completing import (
     models,
     presets,
 )
-from florencectl.flags import assign, merged, with_flags
-from florencectl.job_file import changed, job_of, read_job
+from florencectl.flags import assign, flags_of, merged, with_flags
+from florencectl.job_file import InvalidJobError, changed, job_of, read_job
 from florencectl.options import Context, Detach, Kubeconfig, Namespace, Processes
 from florencectl.output import DocumentFormat, Format, print_document
+from florencectl.program import program_to_type
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -110,6 +112,7 @@ def submit(
 ) -> None:
     """Run a job: from a file (-f), or from flags (submit KIND …)."""
     if call.invoked_subcommand is not None:
+        _refuse_options_before(call, file)
         return
     if file is None:
         raise ConfigurationError(
@@ -128,6 +131,24 @@ def submit(
     )
     job = read_job(file)
     _go(changed(job, assignments) if assignments else job, how)
+
+
+def _refuse_options_before(call: typer.Context, file: Path | None) -> None:
+    """Refuse options before the kind: they are this command's, which then does nothing."""
+    kind = call.invoked_subcommand
+    if file is not None:
+        raise ConfigurationError(
+            f"-f {file} and {kind}: a job is of a file or of flags: leave out one of them; "
+            "--set STAGE.FIELD=VALUE changes a field of the file's"
+        )
+    for parameter in call.command.params:
+        source = call.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            option = max(parameter.opts, key=len)
+            raise ConfigurationError(
+                f"{option} stands before {kind}: write it behind, as in "
+                f"{program_to_type()} submit {kind} {option} …"
+            )
 
 
 def _submit_stage(
@@ -192,21 +213,17 @@ def _submit_stage(
     stored = {"uri": artifacts, "endpoint": endpoint, "credentialsSecret": credentials_secret}
     resources = {"workers": workers, "gpusPerWorker": gpus, "cpu": cpu, "memory": memory}
     model = merged({"preset": preset}, settings.pop("model", {}))
+    stage = {
+        "name": stage_name(kind),
+        "initialModel": initial_model,
+        "resources": _given(resources),
+    }
     spec = {
         "image": image,
         "model": model,
         "artifacts": _given(stored),
         "tracking": _given({"mlflowUri": mlflow}),
-        "stages": [
-            _given(
-                {
-                    "name": stage_name(kind),
-                    "initialModel": initial_model,
-                    "resources": _given(resources),
-                    kind.name: merged(_given(fields), settings),
-                }
-            )
-        ],
+        "stages": [{**_given(stage), kind.name: merged(_given(fields), settings)}],
         "runPolicy": _given({"queue": queue}),
     }
     document = {
@@ -226,7 +243,22 @@ def _submit_stage(
         wait=wait,
         output=output,
     )
-    _go(job_of(document), how)
+    try:
+        job = job_of(document)
+    except InvalidJobError as error:
+        raise InvalidJobError([_with_flag(line, kind) for line in error.findings]) from None
+    _go(job, how)
+
+
+def _with_flag(finding: str, kind: Kind) -> str:
+    """A finding about a field that has to be given, with the flag that gives it."""
+    path = f"spec.stages[0].{kind.name}"
+    for flag in flags_of(kind.settings):
+        if finding == f"{path}.{to_camel(flag.name)}: is required":
+            return f"{finding}: give --{flag.name.replace('_', '-')}"
+    if finding == f"{path}: give exactly one of steps and epochs":
+        return f"{finding}: --steps or --epochs"
+    return finding
 
 
 def stage_name(kind: Kind) -> str:
@@ -271,10 +303,12 @@ def _go(job: FlorenceJob, how: How) -> None:
             "no cluster configured (no KUBECONFIG, no ~/.kube/config): add --local to run on "
             "this machine, or name a cluster with --kubeconfig (--dry-run prints the job)"
         )
-    from florencectl.checking_data import warn_of_unindexed
+    from florencectl.checking_data import warn_of_data
     from florencectl.cluster.submission import submit_job
+    from florencectl.preflight import check_uris
 
-    warn_of_unindexed(job)
+    check_uris(job)
+    warn_of_data(job)
     dry = how.dry_run == "server"
     raise typer.Exit(submit_job(how.place, job, how.output, server_dry_run=dry, wait=how.wait))
 
@@ -298,14 +332,18 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         raise ConfigurationError("--local excludes --context, --kubeconfig and --dry-run=server")
     if how.output in (Format.WIDE, Format.NAME):
         raise ConfigurationError(f"-o {how.output}: a local run prints table, json or yaml")
-    from florencectl.checking_data import refuse_missing, warn_of_unindexed
+    from florence.home import florence_home
+    from florencectl.checking_data import warn_of_data
     from florencectl.local_run import run_local
+    from florencectl.preflight import check_local
 
-    refuse_missing(job)
-    warn_of_unindexed(job)
     if how.place.namespace:
         metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
         job = job.model_copy(update={"metadata": metadata})
+    artifacts = (job.spec.artifacts.uri or str(florence_home() / "artifacts")).rstrip("/")
+    own = f"{artifacts}/{job.namespace}/{job.metadata.name}"
+    check_local(job, artifacts=artifacts, made_by_the_job=own)
+    warn_of_data(job)
     output = DocumentFormat(how.output.value)
     raise typer.Exit(
         run_local(

@@ -20,7 +20,7 @@ from florence.config import (
     Training,
     ZeroShot,
 )
-from florence.config.base import location, setting, settings_group
+from florence.config.base import Holds, location, setting, settings_group
 
 
 class Mode(StrEnum):
@@ -108,6 +108,7 @@ class LinearProbeSettings(Settings):
 
     search_data: str | None = location(
         None,
+        holds=Holds.DATA,
         description="URI of the images on which the L2 strength is chosen, beside data. Default: "
         "a part of data",
         min_length=1,
@@ -203,6 +204,7 @@ class Finetune(Training):
         "fewShot: many small tasks of few images; retrieval: images with captions"
     )
     data: str = location(
+        holds=Holds.DATA,
         description="URI of the training images: shards, a folder with one sub-folder per class, "
         "a csv file (image,label), or for retrieval a Karpathy json; builtin:digits/train",
         affects_result=False,  # the fingerprint of the samples stands for it
@@ -217,6 +219,7 @@ class Finetune(Training):
     )
     prompts: str | None = location(
         None,
+        holds=Holds.PROMPTS,
         description="class names in the order of the classes, with the templates that mode "
         f"contrastive puts them into: one of {', '.join(PROMPT_SETS)}, or a YAML file as for "
         "evaluate.zeroShot. Default in modes head and linearProbe: the data's own names",
@@ -225,6 +228,7 @@ class Finetune(Training):
     )
     validation: str | None = location(
         None,
+        holds=Holds.DATA,
         description="URI of held-out data of the same form on which the model is measured: by "
         "texts, by its head, or by retrieval, as the mode says",
         affects_result=False,

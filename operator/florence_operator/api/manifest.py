@@ -33,7 +33,7 @@ def load_job(path: Path) -> FlorenceJob:
         raise ConfigurationError(f"{path}: is empty: write a FlorenceJob")
     if len(documents) > 1:
         raise ConfigurationError(
-            f"{path}: holds {len(documents)} YAML documents: give each FlorenceJob a file of its own"
+            f"{path}: holds {len(documents)} YAML documents: give each FlorenceJob its own file"
         )
     (document,) = documents
     if not isinstance(document, dict):

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from florence.config import ModelConfig, StageSettings
-from florence.config.base import Settings, location, setting
+from florence.config.base import Holds, Settings, location, setting
 from florence.config.storage import S3Settings
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
@@ -113,6 +113,7 @@ class StageBase(Settings):
     )
     initial_model: str | None = location(
         None,
+        holds=Holds.MODEL,
         description="URI of a model, of any job or imported, that the stage starts from. "
         "Default: that of the stages it depends on",
     )
