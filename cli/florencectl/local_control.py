@@ -75,7 +75,6 @@ def resume_job(
         FlorenceError: it is over, or being run, or cannot run here.
     """
     from florence_jobs.local.records import WORKING_DIRECTORY
-    from florencectl.checking_data import refuse_missing
     from florencectl.local_run import go_on
 
     records = records_here()
@@ -91,7 +90,6 @@ def resume_job(
         if not Path(directory).is_dir():
             raise ConfigurationError(f"{directory}: the job was submitted there, and it is gone")
         os.chdir(directory)
-    refuse_missing(job)
     return go_on(records, job, processes=processes, output=DocumentFormat.TABLE, detach=detach)
 
 

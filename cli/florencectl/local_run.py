@@ -18,9 +18,11 @@ from florence.home import florence_home
 from florence.kinds import MODEL_TASKS
 from florence.tasks.inputs import Inputs, Type
 from florence_operator.api import FlorenceJob, State
+from florencectl.checking_data import warn_of_data
 from florencectl.detaching import run_detached
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
+from florencectl.preflight import check_local
 from florencectl.program import local_command, program_to_type
 from florencectl.resubmission import resubmitted
 from florencectl.run_display import RunDisplay, shown
@@ -94,11 +96,11 @@ def go_on(
 
 def _ready(records: Records, job: FlorenceJob) -> FlorenceJob:
     """The job with where it was submitted; refuses what cannot run here."""
-    from florence_jobs.local.preflight import refuse_unusable
     from florence_jobs.local.records import WORKING_DIRECTORY
 
     records.refuse_owned(job.namespace, job.metadata.name)
-    refuse_unusable(job, records.artifacts_uri)
+    check_local(job, artifacts=records.artifacts_uri)
+    warn_of_data(job)
     annotations = {**job.metadata.annotations, WORKING_DIRECTORY: os.getcwd()}
     metadata = job.metadata.model_copy(update={"annotations": annotations})
     return job.model_copy(update={"metadata": metadata})

@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from florence.errors import (
     MissingExtraError,
     TransientError,
 )
+from florence_operator.api import JobStatus, State
 from florencectl.output import note
 
 if TYPE_CHECKING:
@@ -61,15 +63,12 @@ def check_uris(job: FlorenceJob) -> None:
     _run(looks, 0)
 
 
-def check_local(
-    job: FlorenceJob, *, artifacts: str, made_by_the_job: str, seconds: float | None = None
-) -> None:
-    """Refuse what a run on this machine would fail over, whichever stage it is in.
+def check_local(job: FlorenceJob, *, artifacts: str, seconds: float | None = None) -> None:
+    """Refuse what a run on this machine would fail over, in any stage that is not done.
 
     Args:
         job: the job.
-        artifacts: URI that its artifacts go below.
-        made_by_the_job: URI below which its own stages write: what is there may come to be.
+        artifacts: URI that its artifacts go below where it does not say.
         seconds: how long services may take to answer; default: :data:`LONGEST_WAIT`.
 
     Raises:
@@ -80,6 +79,9 @@ def check_local(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, extra)
     check_uris(job)
+    artifacts = (job.spec.artifacts.uri or artifacts).rstrip("/")
+    # What the job's own stages write may come to be.
+    own = f"{artifacts}/{job.namespace}/{job.metadata.name}/"
     s3 = job.spec.artifacts.s3.model_copy(update={"attempts": 1})
     looks = [
         _Look(
@@ -89,7 +91,7 @@ def check_local(
             lambda where=where, found=found: _check_input(where, found, s3),  # type: ignore[misc]
         )
         for where, found in _locations(job)
-        if not f"{found.uri}/".startswith(f"{made_by_the_job}/")
+        if not f"{found.uri}/".startswith(own)
     ]
     remote = artifacts.startswith("s3://")
     looks.append(_Look("spec.artifacts.uri", artifacts, remote, lambda: _writable(artifacts, s3)))
@@ -104,7 +106,10 @@ def _packages(job: FlorenceJob) -> Iterator[tuple[str, str]]:
 
 
 def _locations(job: FlorenceJob) -> Iterator[tuple[str, Location]]:
+    status = job.status or JobStatus()
     for index, stage in enumerate(job.spec.stages):
+        if status.stage(stage.name).state is State.SUCCEEDED:
+            continue
         for found in located(stage):
             yield f"spec.stages[{index}].{found.field}", found
 
@@ -214,11 +219,10 @@ def _stored(uri: str, s3: S3Settings) -> None:
 def _writable(uri: str, s3: S3Settings) -> None:
     if uri.startswith("s3://"):
         from florence.storage import open_storage
-        from florence.storage.s3 import S3Storage
 
-        storage = open_storage(uri, s3)
-        assert isinstance(storage, S3Storage)
-        storage.is_empty()
+        storage, key = open_storage(uri, s3), f".florence-check-{uuid.uuid4().hex}"
+        storage.write(key, b"")
+        storage.delete(key)
         return
     path = Path(uri.removeprefix("file://")).expanduser().absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())

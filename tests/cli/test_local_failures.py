@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import os
 import resource
@@ -18,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from florence.errors import ConfigurationError, MissingExtraError, TransientError
-from florence_jobs.local.preflight import refuse_unusable
-from florence_operator.api import FlorenceJob
+from florence.errors import ConfigurationError, DataError, TransientError
+from florence_operator.api import FlorenceJob, JobStatus, StageStatus, State
+from florencectl.preflight import check_local
 from tests.cli.test_local_owner import Run, run, until
 from tests.cli.test_submit import command, finished, job, write
 
@@ -63,7 +62,7 @@ def refusing_server() -> Iterator[str]:
 
 def test_an_endpoint_where_nobody_answers_is_told_before_anything_starts() -> None:
     with pytest.raises(TransientError, match=r"did not answer .* the endpoint is right"):
-        refuse_unusable(stored(CLOSED), "/unused")
+        check_local(stored(CLOSED), artifacts="/unused", seconds=60)
 
 
 def test_wrong_credentials_are_told_before_anything_starts() -> None:
@@ -71,25 +70,16 @@ def test_wrong_credentials_are_told_before_anything_starts() -> None:
         refusing_server() as endpoint,
         pytest.raises(ConfigurationError, match="check AWS_ACCESS_KEY_ID"),
     ):
-        refuse_unusable(stored(endpoint), "/unused")
+        check_local(stored(endpoint), artifacts="/unused", seconds=60)
 
 
-def test_remote_data_that_cannot_be_reached_names_stage_and_field(tmp_path: Path) -> None:
-    document = job(data="s3://bucket/x")
-    document["spec"]["artifacts"] = {"endpoint": CLOSED, "uri": str(tmp_path)}
-    one = FlorenceJob.model_validate(document)
-    with pytest.raises(TransientError, match=r"stage 'mixed', pretrain\.data: s3://bucket"):
-        refuse_unusable(one, "/unused")
-    assert list(tmp_path.rglob("florence-check*")) == []
-
-
-def test_an_engine_that_is_not_installed_is_told_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    one = FlorenceJob.model_validate(job(engine="deepspeed"))
-    with pytest.raises(MissingExtraError, match=r"florence\[deepspeed\]"):
-        refuse_unusable(one, str(tmp_path))
+def test_what_is_done_is_not_looked_at(tmp_path: Path) -> None:
+    one = FlorenceJob.model_validate(job(data=str(tmp_path / "gone")))
+    with pytest.raises(DataError, match="gone"):
+        check_local(one, artifacts=str(tmp_path))
+    done = StageStatus(name=one.spec.stages[0].name, state=State.SUCCEEDED)
+    finished_one = one.model_copy(update={"status": JobStatus(stages=(done,))})
+    check_local(finished_one, artifacts=str(tmp_path))
 
 
 @pytest.mark.slow

@@ -144,10 +144,10 @@ def unindexed(folder: Path) -> str:
 def warnings(job_path: str, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 60) -> str:
     """What submitting to nowhere says on stderr before it has to give up."""
     monkeypatch.setattr(checking_data, "LONGEST_LOOK", seconds)
-    monkeypatch.setattr("florencectl.local_run.run_local", lambda *_, **__: 0)
+    monkeypatch.setattr("florencectl.local_run.run_to_the_end", lambda _, job, __: (1, job))
     monkeypatch.setenv("FLORENCE_HOME", str(Path(job_path).parent / "home"))
     result = invoke("submit", "-f", job_path, "--local")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
     stderr: str = result.stderr
     return stderr
 

@@ -332,18 +332,11 @@ def _run_here(job: FlorenceJob, how: How) -> None:
         raise ConfigurationError("--local excludes --context, --kubeconfig and --dry-run=server")
     if how.output in (Format.WIDE, Format.NAME):
         raise ConfigurationError(f"-o {how.output}: a local run prints table, json or yaml")
-    from florence.home import florence_home
-    from florencectl.checking_data import warn_of_data
     from florencectl.local_run import run_local
-    from florencectl.preflight import check_local
 
     if how.place.namespace:
         metadata = job.metadata.model_copy(update={"namespace": how.place.namespace})
         job = job.model_copy(update={"metadata": metadata})
-    artifacts = (job.spec.artifacts.uri or str(florence_home() / "artifacts")).rstrip("/")
-    own = f"{artifacts}/{job.namespace}/{job.metadata.name}"
-    check_local(job, artifacts=artifacts, made_by_the_job=own)
-    warn_of_data(job)
     output = DocumentFormat(how.output.value)
     raise typer.Exit(
         run_local(
