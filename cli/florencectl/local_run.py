@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from florence.errors import ConfigurationError, MissingExtraError
 from florence.home import florence_home
 from florence.kinds import MODEL_TASKS
-from florence.tasks.inputs import Inputs, Type
+from florence.tasks.inputs import Inputs, Type, line_of
 from florence_operator.api import FlorenceJob, State
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
@@ -118,7 +118,8 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
         task = MODEL_TASKS.get(job.spec.stage(made.name).model_task or "")
         if task is not None:
             example = example_of(job, str(florence_home() / "artifacts"))
-            note(f"use it:   {command_to_use(made.model, task.inputs, example)}")
+            endpoint = job.spec.artifacts.endpoint
+            note(f"use it:   {command_to_use(made.model, task.inputs, example, endpoint)}")
     note(f"look at it: {program_to_type()} ui")
 
 
@@ -131,14 +132,17 @@ _PLACEHOLDERS: dict[Type, str] = {
 }
 
 
-def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
+def command_to_use(
+    model: str, inputs: Inputs, example: Example | None, endpoint: str | None = None
+) -> str:
     """The command that predicts with a model; it runs as it stands where there is an example.
 
     Args:
         inputs: what the model's task takes: only what it needs, or what the example says, is named.
         example: a picture, and what it was shown with.
+        endpoint: the S3 service that ``s3://`` models are on, where it is not the environment's.
     """
-    said = {} if example is None else {"labels": ",".join(example.labels)}
+    said = {} if example is None else {"labels": line_of(example.labels)}
     if example is not None and example.prompts:
         said["templates"] = example.prompts
     words = ["predict", shlex.quote(model)]
@@ -147,6 +151,8 @@ def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
         value = said.get(given.name) or (_PLACEHOLDERS[given.type] if given.required else None)
         if value is not None:
             words += [f"--{given.name.replace('_', '-')}", shlex.quote(value)]
+    if endpoint is not None and model.startswith("s3://"):
+        words += ["--endpoint", shlex.quote(endpoint)]
     return " ".join([program_to_type(), *words])
 
 
