@@ -16,7 +16,7 @@ from florence.distributed.schedule import learning_rate
 from florence.errors import ConfigurationError, MissingExtraError
 from florence.home import florence_home
 from florence.kinds import MODEL_TASKS
-from florence.tasks.inputs import Inputs, Type
+from florence.tasks.inputs import Inputs, Type, line_of
 from florence_operator.api import FlorenceJob, State
 from florencectl.checking_data import warn_of_data
 from florencectl.detaching import run_detached
@@ -230,7 +230,8 @@ def _tell(job: FlorenceJob, output: DocumentFormat) -> None:
         task = MODEL_TASKS.get(job.spec.stage(made.name).model_task or "")
         if task is not None:
             example = example_of(job, str(florence_home() / "artifacts"))
-            note(f"use it:   {command_to_use(made.model, task.inputs, example)}")
+            endpoint = job.spec.artifacts.endpoint
+            note(f"use it:   {command_to_use(made.model, task.inputs, example, endpoint)}")
     note(f"look at it: {program_to_type()} ui")
 
 
@@ -243,14 +244,17 @@ _PLACEHOLDERS: dict[Type, str] = {
 }
 
 
-def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
+def command_to_use(
+    model: str, inputs: Inputs, example: Example | None, endpoint: str | None = None
+) -> str:
     """The command that predicts with a model; it runs as it stands where there is an example.
 
     Args:
         inputs: what the model's task takes: only what it needs, or what the example says, is named.
         example: a picture, and what it was shown with.
+        endpoint: the S3 service that ``s3://`` models are on, where it is not the environment's.
     """
-    said = {} if example is None else {"labels": ",".join(example.labels)}
+    said = {} if example is None else {"labels": line_of(example.labels)}
     if example is not None and example.prompts:
         said["templates"] = example.prompts
     words = ["predict", shlex.quote(model)]
@@ -259,4 +263,6 @@ def command_to_use(model: str, inputs: Inputs, example: Example | None) -> str:
         value = said.get(given.name) or (_PLACEHOLDERS[given.type] if given.required else None)
         if value is not None:
             words += [f"--{given.name.replace('_', '-')}", shlex.quote(value)]
+    if endpoint is not None and model.startswith("s3://"):
+        words += ["--endpoint", shlex.quote(endpoint)]
     return " ".join([program_to_type(), *words])

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "predict": ("florencectl.commands.predict", "Classify images with words of your choice."),
     "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
+    "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
     "data": ("florencectl.commands.data", "Build and inspect training data."),
     "ui": ("florencectl.commands.ui", "Serve the metrics of the runs on this machine."),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +13,19 @@ Type = Literal["image", "text", "texts", "templates", "number", "integer"]
 list of sentences with {}, on the command line also the name of a built-in list or a file."""
 
 LISTS = ("texts", "templates")
+
+
+def texts_in(line: str) -> list[str]:
+    """The texts between commas, in their order; one with a comma stands in double quotes."""
+    fields = next(csv.reader([line], skipinitialspace=True), [])
+    return [field.strip() for field in fields if field.strip()]
+
+
+def line_of(texts: Sequence[str]) -> str:
+    """The line that :func:`texts_in` reads these texts from."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(texts)
+    return line.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,9 @@ from florence.kinds import model_task_named
 from florence.loading import load
 from florence.models.card import parse_card
 from florence.models.stored import CARD
-from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type
+from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type, texts_in
 from florence.tasks.task import Predictor
+from florence.text.templates import BUILTIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +64,58 @@ class ServedModel:
             raise _refused(str(error)) from None
 
 
+def served(predictor: Predictor) -> Any:
+    """A predictor as the ``PyFuncModel`` that MLflow's scoring server takes, without any files.
+
+    Unlike one that MLflow loads it also takes texts as one line with commas between them, and
+    templates by the name of a built-in list.
+    """
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME, PyFuncModel
+
+    inputs = predictor.inputs
+    parameters = {each.name: each.type for each in inputs.parameters if each.type in LISTS}
+    columns = {each.name: each.type for each in inputs.columns if each.type in LISTS}
+
+    class Lenient(PyFuncModel):  # type: ignore[misc]  # MLflow has no types
+        def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
+            for name in columns.keys() & set(getattr(data, "columns", ())):
+                data[name] = [_listed(value, columns[name]) for value in data[name]]
+            given = {
+                name: _listed(value, parameters[name]) if name in parameters else value
+                for name, value in (params or {}).items()
+            }
+            return super().predict(data, params=given)
+
+    description = Model(
+        signature=signature(inputs, lenient=True),
+        flavors={FLAVOR_NAME: {"loader_module": __name__}},
+    )
+    return Lenient(description, ServedModel(predictor))
+
+
+def example_request(inputs: Inputs, url: str) -> str:
+    """A shell command that asks a server about a picture; any POSIX shell runs it."""
+    row = {
+        column.name: "%s" if column.type == "image" else _EXAMPLES[column.type]
+        for column in inputs.columns
+        if column.required
+    }
+    params = {p.name: _EXAMPLES[p.type] for p in inputs.parameters if p.required}
+    body = json.dumps({"dataframe_records": [row], **({"params": params} if params else {})})
+    # Through a pipe: as an argument a large picture would be too long.
+    return (
+        f"printf {shlex.quote(body)} \"$(base64 < photo.jpg | tr -d '\\n')\" | "
+        f"curl -s {url}/invocations -H 'Content-Type: application/json' -d @-"
+    )
+
+
+def _listed(value: Any, kind: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    return list(BUILTIN.get(value, [value])) if kind == "templates" else texts_in(value)
+
+
 def _load_pyfunc(path: str) -> ServedModel:
     """MLflow's entry point: the model of a folder written by :func:`write_served_model`."""
     return ServedModel(load(path).predictor)
@@ -89,17 +144,23 @@ def write_served_model(path: Path, weights: Path, description: Any) -> None:
     )
 
 
-def signature(inputs: Inputs) -> Any:
-    """MLflow's description of what a task's predictor takes."""
+def signature(inputs: Inputs, *, lenient: bool = False) -> Any:
+    """MLflow's description of what a task's predictor takes.
+
+    Args:
+        lenient: whether columns with lists may hold anything.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     types = {"number": DataType.double, "integer": DataType.long}
 
     def column(column: Column) -> Any:
         kind = types.get(column.type, DataType.string)
-        spec = Array(kind) if column.type in LISTS else kind
+        spec = kind
+        if column.type in LISTS:
+            spec = AnyType() if lenient else Array(kind)
         return ColSpec(spec, column.name, required=column.required)
 
     def parameter(parameter: Parameter) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import typer
 from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
-from florence.tasks.inputs import Column, Parameter
+from florence.tasks.inputs import Column, Parameter, texts_in
 from florence.tasks.kind import ModelTask
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
@@ -154,13 +153,12 @@ def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
 
 
 def parse_labels(labels: str, flag: str = "--labels") -> list[str]:
-    """The words between commas, in their order; one with a comma stands in double quotes.
+    """The words between commas; see :func:`florence.tasks.inputs.texts_in`.
 
     Raises:
         ConfigurationError: there is none, or one comes twice.
     """
-    fields = next(csv.reader([labels], skipinitialspace=True), [])
-    names = [name.strip() for name in fields if name.strip()]
+    names = texts_in(labels)
     if not names:
         raise ConfigurationError(f"{flag} names no word: write {flag} 'cat,dog'")
     for name in names:

@@ -57,11 +57,9 @@ def results_of(uri: str, artifacts: Artifacts) -> Results:
 
 
 def example_of(job: FlorenceJob, default_artifacts: str) -> Example | None:
-    """The picture that the job's last evaluation kept, when it lies in a folder of this machine."""
+    """The picture that the job's last evaluation kept."""
     for stage in reversed(job.spec.in_order()):
         uri = stage_uri(job, stage.name, default_artifacts)
-        if "://" in uri:
-            continue
         example = _document(uri, job.spec.artifacts).get("example")
         if example:
             return Example(

@@ -48,10 +48,10 @@ def redacted(uri: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
-def silence_mlflow() -> None:
+def be_discreet() -> None:
     """No usage reports, short waits, and MLflow's log lines only from warnings on.
 
-    What the user's environment says about it wins.
+    To be called before MLflow is imported. What the user's environment says about it wins.
     """
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -63,6 +63,11 @@ def silence_mlflow() -> None:
         "MLFLOW_DISABLE_AGENT_HINT": "true",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def silence_mlflow() -> None:
+    """Import what a stage needs of MLflow, and be discreet."""
+    be_discreet()
     with _IMPORTING:
         import mlflow.models
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
