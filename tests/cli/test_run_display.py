@@ -5,7 +5,8 @@ import io
 import pytest
 
 from florence.config.progress import StageProgress
-from florence_operator.api import Stage
+from florence_operator.api import Stage, StageStatus, State
+from florence_operator.api.status import Attempt
 from florencectl.run_display import RunDisplay, duration, progress_line
 
 STAGE = Stage.model_validate(
@@ -64,3 +65,41 @@ def test_without_a_terminal_lines_come_at_most_every_ten_seconds_or_with_a_new_p
     lines = out.getvalue().splitlines()
     assert [line.split()[2] for line in lines] == ["0/600", "10/600", "20/600", "25/600"]
     assert "\r" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("progress", "attempt", "text"),
+    [
+        (StageProgress(checkpoint_step=30), {"exit_code": 143}, "at step 30; the same command"),
+        (None, {"exit_code": 143}, "nothing is kept of it, the same command starts it again"),
+        (
+            StageProgress(checkpoint_step=30),
+            {"exit_code": 2, "message": "/runs is full"},
+            "at step 30 (/runs is full); the same command continues it",
+        ),
+    ],
+)
+def test_a_stage_that_was_stopped_says_what_is_kept(
+    progress: StageProgress | None, attempt: dict[str, object], text: str
+) -> None:
+    out = io.StringIO()
+    status = StageStatus(
+        name="mixed",
+        state=State.SUSPENDED,
+        progress=progress,
+        attempts=(Attempt.model_validate({"number": 1, **attempt}, by_name=True),),
+    )
+    RunDisplay(out).stage_ended(STAGE, status, 12.0)
+    assert out.getvalue().startswith("mixed: stopped after 12s")
+    assert text in out.getvalue()
+
+
+class ClosedTerminal(Terminal):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_was_closed_disturbs_nobody() -> None:
+    display = RunDisplay(ClosedTerminal())
+    display.note("stopping")
+    display.stage_progress(STAGE, StageProgress(step=1, total=600))

@@ -41,9 +41,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize(("what", "code"), [("ok", 0), ("4", 4), ("kill", 137)])
 def test_the_code_of_the_process_that_failed_first_is_kept(
-    tmp_path: Path, what: str, code: int
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, code: int
 ) -> None:
     assert start(tmp_path, what).wait(timeout=120) == code
+    named = "[rank 1] ERROR rank 1 was killed (SIGKILL): by somebody, or by the system because "
+    assert (named in capfd.readouterr().err) == (what == "kill")
 
 
 def test_sigterm_reaches_every_process_and_ends_in_143(tmp_path: Path) -> None:

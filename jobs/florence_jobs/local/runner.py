@@ -122,10 +122,10 @@ class LocalRunner:
                     ):
                         break
             except StoppedByUserError:
-                self._finish(State.SUSPENDED)
+                self._enter(State.SUSPENDED)
                 raise
             failed = any(stage.state is not State.SUCCEEDED for stage in self._job_status.stages)
-            self._finish(State.FAILED if failed else State.SUCCEEDED)
+            self._enter(State.FAILED if failed else State.SUCCEEDED)
             return self._job
 
     def _end_orphans(self) -> None:
@@ -203,6 +203,7 @@ class LocalRunner:
             message=after.message,
             next_attempt=timestamp(due),
         )
+        self._enter(State.RECOVERING)
         limit = f" of {after.last}" if after.last else ""
         self._observer.note(
             f"{stage.name}: attempt {last.number} failed: {last.message}; attempt "
@@ -213,6 +214,7 @@ class LocalRunner:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         if self._stop.requested:
             self._set(stage, state=State.SUSPENDED, next_attempt=None)
+        self._enter(State.RUNNING)
         return True
 
     def _attempt(self, stage: Stage, number: int) -> int:
@@ -317,7 +319,8 @@ class LocalRunner:
             mlflow_run=results.mlflow_run,
         )
 
-    def _finish(self, phase: State) -> None:
+    def _enter(self, phase: State) -> None:
+        """Note where the job stands."""
         with self._changing:
             update = {"phase": phase, "ended": self._now() if phase.terminal else None}
             self._job = self._job.model_copy(
