@@ -6,10 +6,12 @@ is :mod:`florence.data.statistics`' business.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -160,11 +162,12 @@ def _in_order(
     if workers <= 1:
         yield from map(task, shards)
         return
-    pool = ProcessPoolExecutor(workers, get_context("forkserver"))
+    pool = ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_end_without_a_word)
     running: deque[Future[_Read]] = deque()
     try:
         for shard in shards:
-            running.append(pool.submit(task, shard))
+            with _interrupts_held():  # this starts processes, and what they come from
+                running.append(pool.submit(task, shard))
             if len(running) > _AHEAD * workers:
                 yield running.popleft().result()
         while running:
@@ -176,6 +179,22 @@ def _in_order(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes that are started meanwhile hold it back until they say otherwise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_without_a_word() -> None:
+    """Let Ctrl-C end this process as any other program, and not with a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _index_shard(

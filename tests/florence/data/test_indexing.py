@@ -6,10 +6,14 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -345,3 +349,34 @@ def test_a_killed_process_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def kill(entry: Entry) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_ctrl_c_is_told_by_nobody_but_the_program() -> None:
+    """One process works, the other waits for work."""
+    script = (
+        "import time\n"
+        "from florence.data.indexing import _in_order\n"
+        "try:\n"
+        "    for _ in _in_order(time.sleep, [0, 600], 2):\n"
+        "        print('ready', flush=True)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    family = psutil.Process(process.pid)
+    before, now = [0.0], list[float]()
+    while len(now) < 4 or now != before:  # both, their origin and what tracks them: all rest
+        assert process.poll() is None
+        time.sleep(0.2)
+        before, now = now, [sum(p.cpu_times()[:2]) for p in family.children(recursive=True)]
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (out, err, process.returncode) == ("stopped\n", "", 0)
