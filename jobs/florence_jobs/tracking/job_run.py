@@ -19,7 +19,6 @@ class JobRun:
         job: what identifies the job over all its attempts.
         stage: the stage that this process runs.
         name: what the pages show.
-        renewed: whether runs of that job and stage are those of an earlier job of the same name.
         started: when this stage began, in Unix milliseconds.
         tags: of a new run.
     """
@@ -32,20 +31,19 @@ class JobRun:
         job: str,
         stage: str,
         name: str,
-        renewed: bool,
         started: int,
         tags: Mapping[str, str],
     ) -> None:
         self._client, self._experiment = client, experiment_id
         self._job, self._stage, self._name = job, stage, name
-        self._renewed, self._started = renewed, started
+        self._started = started
         self._tags = {**tags, "florence.job": job, _JOB_RUN: "true"}
         self.run_id = ""
 
     def open(self) -> str:
         """Find the job's run, or make it, and mark it as running; its id."""
         found = self._newest()
-        if found is None or (self._renewed and self._has_stage(found.info.run_id)):
+        if found is None:
             found = self._client.create_run(
                 self._experiment, start_time=self._started, tags=self._tags, run_name=self._name
             )
@@ -73,7 +71,8 @@ class JobRun:
             [RunTag("mlflow.note.content", f"{self._stage}: {problem}"[:8000])] if problem else []
         )
         self._client.log_batch(self.run_id, metrics=metrics[:1000], tags=note)
-        states = {run.info.status for run in self._stages(self.run_id)}
+        stages = self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{self.run_id}'")
+        states = {run.info.status for run in stages}
         if "RUNNING" in states:
             return
         state = next((s for s in ("FAILED", "KILLED") if s in states), "FINISHED")
@@ -88,11 +87,3 @@ class JobRun:
             max_results=1,
         )
         return runs[0] if runs else None
-
-    def _stages(self, run_id: str) -> list[Any]:
-        return list(self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{run_id}'"))
-
-    def _has_stage(self, run_id: str) -> bool:
-        return any(
-            run.data.tags.get("florence.stage") == self._stage for run in self._stages(run_id)
-        )
