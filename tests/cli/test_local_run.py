@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shlex
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from florence.checkpoint import write_final_model
+from florence.config import PRESETS
 from florence.kinds import MODEL_TASKS
+from florence.models.stored import ModelCard, model_bytes
+from florence.models.two_tower import build_model
+from florence.storage import open_storage
 from florence.tasks.inputs import Column, Inputs, Parameter
-from florence_jobs.local.outcome import Example
+from florence_jobs.local.outcome import Example, example_of
+from florence_jobs.local.plans import stage_uri
+from florence_jobs.recipes.digits import digits
+from florence_operator.api.v1alpha1 import Artifacts
 from florencectl.local_run import command_to_use
+from florencectl.main import app
 from florencectl.run_display import shown
 
 EXAMPLE = Example("/runs/a b/example.png", ("zero", "a one"), "digits")
@@ -42,6 +56,52 @@ def test_what_a_task_needs_is_named() -> None:
     question = Column(name="the_question", type="text", help="about the picture")
     inputs = Inputs(columns=(image, question))
     assert command_to_use("m", inputs, None).endswith("predict m IMAGE… --the-question TEXT")
+
+
+def test_words_with_commas_and_models_in_s3() -> None:
+    inputs = MODEL_TASKS["contrastive"].inputs
+    example = Example("s3://b/e.png", ("dog, grey", "cat"), None)
+    words = shlex.split(command_to_use("s3://b/m", inputs, example, "http://minio:9000"))
+    assert words[1:] == [
+        *("predict", "s3://b/m", "s3://b/e.png", "--labels", '"dog, grey",cat'),
+        *("--endpoint", "http://minio:9000"),
+    ]
+    assert "--endpoint" not in command_to_use("/runs/m", inputs, EXAMPLE, "http://minio:9000")
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_the_command_that_is_printed_runs_as_it_stands(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an evaluation with prompts of one's own, also on another service than the default."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    storage = request.getfixturevalue(f"{place}_storage")
+    endpoint = request.getfixturevalue("s3_settings").endpoint if place == "s3" else None
+    Path("prompts.yaml").write_text('classes: ["dog, grey", cat]\ntemplates: ["a {}"]\n')
+    job = digits()
+    artifacts = Artifacts(uri=storage.uri, endpoint=endpoint)
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"artifacts": artifacts})})
+    last = job.spec.in_order()[-1].name
+    stage = open_storage(stage_uri(job, last, ""), artifacts.s3)
+    architecture = PRESETS["coswin-nano"]
+    card = ModelCard(task="contrastive", architecture=architecture, window=4, resolution=32,
+                     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # fmt: skip
+    files = model_bytes(build_model(architecture, seed=0).state_dict(), card)
+    write_final_model(stage, files, attempt=1)
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, format="PNG")
+    stage.write("example.png", png.getvalue())
+    example = {"image": "example.png", "labels": ["dog, grey", "cat"], "prompts": "prompts.yaml"}
+    stage.write("metrics.json", json.dumps({"metrics": {}, "example": example}).encode())
+    inputs = MODEL_TASKS["contrastive"].inputs
+    command = command_to_use(
+        f"{stage.uri}/model", inputs, example_of(job, ""), job.spec.artifacts.endpoint
+    )
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], "-o", "json"])
+    assert result.exit_code == 0, result.output
+    (answer,) = json.loads(result.stdout)
+    assert set(answer["probabilities"]) == {"dog, grey", "cat"}
 
 
 @pytest.mark.parametrize(

@@ -347,11 +347,12 @@ def test_rank_0_of_a_tracked_plan_records(
     # Who made it from what, and both stages in the run of their job.
     assert run.data.tags["mlflow.user"]
     assert run.data.tags["mlflow.source.name"] == "florencejob/team-a/digits"
-    assert run.data.tags["mlflow.source.type"] == "JOB"
+    assert run.data.tags["mlflow.source.type"] == "LOCAL"
     job = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert second.data.tags["mlflow.parentRunId"] == job.info.run_id
     assert (job.info.run_name, job.info.status) == ("digits", "FINISHED")
     assert job.data.tags["mlflow.user"] == run.data.tags["mlflow.user"]
+    assert "florence.kind" not in job.data.tags
     experiment = client.get_experiment(run.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
@@ -381,31 +382,6 @@ def test_a_stage_that_fails_early_says_why_and_with_which_settings(
     job = client.get_run(job.info.run_id)
     assert job.info.status == "FINISHED"
     assert job.data.metrics == {"validation/held/top1": 0.75}
-
-
-def test_a_job_that_begins_anew_has_runs_of_its_own(
-    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Jobs of a machine have no uid: the name alone cannot tell a retry from a new start."""
-    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
-    output = open_storage(str(tmp_path / "output"))
-
-    def stage(name: str, attempt: int) -> Any:
-        told = plan(store, job="again", uid="", stage=name, attempt=attempt)
-        made = make_recorder(told, World(), output)
-        made.close("FINISHED")
-        return client.get_run(made.run_id)
-
-    def parent(run: Any) -> str:
-        return str(run.data.tags["mlflow.parentRunId"])
-
-    first, retried, second = stage("one", 1), stage("one", 2), stage("two", 1)
-    anew, then = stage("one", 1), stage("two", 1)
-    assert first.info.run_id == retried.info.run_id
-    assert parent(first) == parent(retried) == parent(second)
-    assert anew.info.run_id != first.info.run_id
-    assert parent(anew) == parent(then) != parent(first)
-    assert {run.data.tags["mlflow.source.type"] for run in (first, anew)} == {"LOCAL"}
 
 
 def test_a_run_that_began_in_an_experiment_of_its_job_goes_on_there(

@@ -82,12 +82,14 @@ def folder_of(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(store)
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri)) / "data" / "files"
+        served = mlflow.artifacts.download_artifacts(
+            artifact_uri=uri, tracking_uri=store, registry_uri=store
+        )
     except (MlflowException, OSError) as error:
         problem = str(error).partition("\n")[0]
         raise DataError(f"{uri}: no such model in {store}: {problem}") from None
+    folder = Path(served) / "data" / "files"
     if not folder.is_dir():
         raise DataError(f"{uri}: not a model that a stage left: its files are not in {folder}")
     return folder

@@ -19,7 +19,6 @@ class JobRun:
         job: what identifies the job over all its attempts.
         stage: the stage that this process runs.
         name: what the pages show.
-        renewed: whether runs of that job and stage are those of an earlier job of the same name.
         started: when this stage began, in Unix milliseconds.
         tags: of a new run.
         sweep: what identifies the sweep that the job is of; its run is nested in the sweep's.
@@ -34,7 +33,6 @@ class JobRun:
         job: str,
         stage: str,
         name: str,
-        renewed: bool,
         started: int,
         tags: Mapping[str, str],
         sweep: str | None = None,
@@ -42,7 +40,7 @@ class JobRun:
     ) -> None:
         self._client, self._experiment = client, experiment_id
         self._job, self._stage, self._name = job, stage, name
-        self._renewed, self._started = renewed, started
+        self._started = started
         self._tags = {**tags, "florence.job": job, _JOB_RUN: "true"}
         self._sweep, self._varied = sweep, varied or {}
         self.run_id = ""
@@ -50,7 +48,7 @@ class JobRun:
     def open(self) -> str:
         """Find the job's run, or make it, and mark it as running; its id."""
         found = self._newest()
-        if found is None or (self._renewed and self._has_stage(found.info.run_id)):
+        if found is None:
             found = self._new()
         elif found.info.status != "RUNNING":
             self._client.update_run(found.info.run_id, status="RUNNING")
@@ -76,7 +74,8 @@ class JobRun:
             [RunTag("mlflow.note.content", f"{self._stage}: {problem}"[:8000])] if problem else []
         )
         self._client.log_batch(self.run_id, metrics=metrics[:1000], tags=note)
-        states = {run.info.status for run in self._stages(self.run_id)}
+        stages = self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{self.run_id}'")
+        states = {run.info.status for run in stages}
         if "RUNNING" in states:
             return
         state = next((s for s in ("FAILED", "KILLED") if s in states), "FINISHED")
@@ -105,14 +104,6 @@ class JobRun:
             max_results=1,
         )
         return runs[0] if runs else None
-
-    def _stages(self, run_id: str) -> list[Any]:
-        return list(self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{run_id}'"))
-
-    def _has_stage(self, run_id: str) -> bool:
-        return any(
-            run.data.tags.get("florence.stage") == self._stage for run in self._stages(run_id)
-        )
 
 
 def sweep_run(client: Any, experiment_id: str, sweep: str, started: int) -> str:

@@ -63,6 +63,13 @@ def _tracker(plan: StagePlan, tracking: PlanTracking, uri: str) -> Tracker:
 
 
 def _target(plan: StagePlan, tracking: PlanTracking, uri: str) -> RunTarget:
+    about = {
+        "florence.name": plan.job,
+        "florence.namespace": plan.namespace,
+        "mlflow.source.name": f"florencejob/{plan.namespace}/{plan.job}",
+        "mlflow.source.type": "JOB" if "KUBERNETES_SERVICE_HOST" in os.environ else "LOCAL",
+        "mlflow.user": _user(),
+    }
     return RunTarget(
         uri=uri,
         experiment=tracking.experiment,
@@ -74,18 +81,9 @@ def _target(plan: StagePlan, tracking: PlanTracking, uri: str) -> RunTarget:
         run_id=tracking.run_id,
         sweep=f"{plan.namespace}/{tracking.sweep.name}" if tracking.sweep else None,
         varied=tracking.sweep.values if tracking.sweep else {},
-        # Jobs of this machine have no uid: a first attempt is that of a job that begins anew.
-        renewed=not plan.uid and plan.attempt == 1,
         started=milliseconds(),
-        tags={
-            "florence.name": plan.job,
-            "florence.namespace": plan.namespace,
-            "florence.kind": plan.kind,
-            "florence.output": redacted(plan.output),
-            "mlflow.source.name": f"florencejob/{plan.namespace}/{plan.job}",
-            "mlflow.source.type": "JOB" if plan.uid else "LOCAL",
-            "mlflow.user": _user(),
-        },
+        tags={**about, "florence.kind": plan.kind, "florence.output": redacted(plan.output)},
+        job_tags=about,
     )
 
 

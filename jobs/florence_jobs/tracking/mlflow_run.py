@@ -65,11 +65,11 @@ class RunTarget:
     """What identifies the sweep that the job is of."""
     varied: Mapping[str, str] = field(default_factory=dict)
     """The settings that vary in it, and the job's values."""
-    renewed: bool = False
-    """Whether runs of that job and stage are those of an earlier job of the same name."""
     started: int | None = None
     """When the stage began, in Unix milliseconds; none is when the run is made."""
     tags: Mapping[str, str] | None = None
+    job_tags: Mapping[str, str] | None = None
+    """Of the run of the job."""
 
 
 class MlflowRun:
@@ -189,8 +189,6 @@ class MlflowRun:
             return None
 
     def _found_run(self) -> Any | None:
-        if self._target.renewed:
-            return None
         job, stage = (_quoted(text) for text in (self._target.job, self._target.stage))
         runs = self._client.search_runs(
             [self._experiment_id, *self._own_experiment()],
@@ -223,9 +221,8 @@ class MlflowRun:
             job=target.job,
             stage=target.stage,
             name=name,
-            renewed=target.renewed,
             started=milliseconds() if target.started is None else target.started,
-            tags=target.tags or {},
+            tags=target.job_tags or {},
             sweep=target.sweep,
             varied=target.varied,
         )
