@@ -14,7 +14,7 @@ from florencectl.cluster.following import GOALS, Teller
 from florencectl.local_jobs import find_job, records_here
 from florencectl.output import DocumentFormat, note
 from florencectl.program import local_command
-from florencectl.run_display import RunDisplay, duration
+from florencectl.run_display import duration, run_display
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -95,7 +95,7 @@ def resume_job(
 
 def wait_for_job(name: str, namespace: str, goal: str, timeout: float | None) -> int:
     """Wait until the job is in a state of ``goal`` and return the exit code; tell why it is not."""
-    records, teller = records_here(), Teller(RunDisplay())
+    records, teller = records_here(), Teller(run_display())
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     while True:
         status = _status(find_job(records, namespace, name))

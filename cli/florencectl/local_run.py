@@ -25,7 +25,7 @@ from florencectl.output import DocumentFormat, note, print_document, print_table
 from florencectl.preflight import check_local
 from florencectl.program import local_command, program_to_type
 from florencectl.resubmission import resubmitted
-from florencectl.run_display import RunDisplay, shown
+from florencectl.run_display import run_display, shown
 
 if TYPE_CHECKING:
     from florence_jobs.local import Records
@@ -112,7 +112,7 @@ def run_to_the_end(
     """Run what is left of a job; the exit code, and the job with its status."""
     from florence_jobs.local import LocalRunner, StoppedByUserError
 
-    runner = LocalRunner(records, RunDisplay(), processes=processes or available_devices())
+    runner = LocalRunner(records, run_display(), processes=processes or available_devices())
     try:
         job = runner.run(job)
     except StoppedByUserError as stopped:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from florencectl.examples import with_examples
 from florencectl.failures import report, silence_stdout
-from florencectl.output import be_plain, be_quiet
+from florencectl.output import ProgressStyle, be_plain, be_quiet, show_progress_as
 from florencectl.program import program_name
 
 # name: (module, one line of help). A module holds a Typer group as `app`, or a function named as
@@ -90,10 +90,14 @@ def spelt_out(arguments: list[str]) -> list[str]:
     Options that hold for every command are obeyed wherever they stand, and taken out.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = []
-    for argument in arguments[:end]:
+    kept: list[str] = []
+    given = iter(arguments[:end])
+    for argument in given:
+        name, equals, value = argument.partition("=")
         if argument in EVERYWHERE:
             EVERYWHERE[argument]()
+        elif name == "--progress":
+            show_progress_as(value if equals else next(given, ""))
         else:
             kept.append("--dry-run=client" if argument == "--dry-run" else argument)
     return kept + arguments[end:]
@@ -144,6 +148,14 @@ def options(
     no_color: Annotated[
         bool, typer.Option("--no-color", help="No colours, as NO_COLOR=1.")
     ] = False,
+    progress: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ProgressStyle),
+            help="How runs are shown: bars on a terminal, plain lines, or a JSON document a line "
+            "on stderr for programs.",
+        ),
+    ] = ProgressStyle.AUTO.value,
     version: Annotated[
         bool,
         typer.Option(
@@ -156,6 +168,8 @@ def options(
         be_quiet()
     if no_color:
         be_plain()
+    if progress != ProgressStyle.AUTO:
+        show_progress_as(progress)
 
 
 def main() -> None:

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TextIO
 
+from florence.errors import ConfigurationError
+
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _GAP = "   "
 _QUIET = "FLORENCECTL_QUIET"
+_PROGRESS = "FLORENCECTL_PROGRESS"
 
 
 class Format(StrEnum):
@@ -137,6 +140,31 @@ def be_quiet() -> None:
 def be_plain() -> None:
     """Show no colours in this process and in those that it starts."""
     os.environ["NO_COLOR"] = "1"
+
+
+class ProgressStyle(StrEnum):
+    """The value of ``--progress``."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+def show_progress_as(style: str) -> None:
+    """Show runs in a style in this process and in those that it starts.
+
+    Raises:
+        ConfigurationError: there is no such style.
+    """
+    if style not in list(ProgressStyle):
+        raise ConfigurationError(f"--progress {style}: use one of {', '.join(ProgressStyle)}")
+    os.environ[_PROGRESS] = style
+
+
+def progress_style() -> ProgressStyle:
+    """The style that was asked for."""
+    return ProgressStyle(os.environ.get(_PROGRESS, ProgressStyle.AUTO))
 
 
 def note(message: str) -> None:

@@ -1,8 +1,9 @@
-"""Show a local run: one line a stage, rewritten on a terminal, plain lines elsewhere."""
+"""How a run is shown while it goes on: bars on a terminal, plain lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import threading
 import time
@@ -12,20 +13,22 @@ from typing import TextIO
 
 from florence.config.progress import StageProgress
 from florence_operator.api import Stage, StageStatus, State
+from florencectl.output import ProgressStyle, progress_style
 
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 
 
 class RunDisplay:
-    """Writes a run's progress to stderr; stdout stays free for data."""
+    """Plain lines on stderr; stdout stays free for data.
+
+    A line comes with a new phase, or ten seconds after the last.
+    """
 
     def __init__(
         self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._terminal = self._stream.isatty()
-        self._line_open = False
         self._last_plain = float("-inf")
         self._phase: tuple[str, str] | None = None
         self._writing = threading.Lock()
@@ -33,48 +36,103 @@ class RunDisplay:
     def stage_started(self, stage: Stage, attempt: int, log: Path) -> None:
         """Say which stage starts, and where its log is."""
         again = f", attempt {attempt}" if attempt > 1 else ""
-        self._write(f"{stage.name}: starting {stage.kind.name}{again} (log: {log})")
+        self.say(f"{stage.name}: starting {stage.kind.name}{again} (log: {log})")
 
     def stage_progress(self, stage: Stage, progress: StageProgress) -> None:
         """Show how far a stage is."""
         self.progress(stage.name, progress)
 
     def progress(self, name: str, progress: StageProgress) -> None:
-        """Rewrite a stage's line, or print one with a new phase or after ten seconds."""
-        line = progress_line(name, progress)
-        if self._terminal:
-            self._write(line, keep_open=True)
-            return
+        """Show how far the stage of that name is."""
         phase = (name, progress.phase)
         if phase != self._phase or self._clock() - self._last_plain >= _SECONDS_BETWEEN_PLAIN_LINES:
             self._phase, self._last_plain = phase, self._clock()
-            self._write(line)
+            self.say(progress_line(name, progress))
 
     def stage_ended(self, stage: Stage, status: StageStatus, seconds: float) -> None:
         """Say how the stage ended."""
-        took = duration(seconds)
-        if status.state is State.SUCCEEDED:
-            self._write(f"{stage.name}: succeeded in {took}")
-        elif status.state is State.SUSPENDED:
-            self._write(f"{stage.name}: stopped after {took}{_kept(status)}")
-        else:
-            last = status.attempts[-1]
-            self._write(
-                f"{stage.name}: failed after {took}: {last.message} (exit code {last.exit_code})"
-            )
+        self.say(ending_line(stage.name, status, seconds))
 
     def note(self, message: str) -> None:
         """Print a message on a line of its own."""
-        self._write(message)
+        self.say(message)
 
-    def _write(self, line: str, *, keep_open: bool = False) -> None:
+    def say(self, line: str) -> None:
+        """Write a line."""
         # A terminal that was closed meanwhile takes nothing; the run ends well all the same.
         with self._writing, contextlib.suppress(OSError):
-            if self._terminal and self._line_open:
-                self._stream.write("\r\x1b[K" if keep_open else "\n")
-            self._stream.write(line if keep_open else line + "\n")
+            self._stream.write(line + "\n")
             self._stream.flush()
-            self._line_open = keep_open
+
+
+class JsonDisplay(RunDisplay):
+    """A JSON document a line on stderr, for programs: whatever happens, with its stage."""
+
+    def stage_started(self, stage: Stage, attempt: int, log: Path) -> None:
+        """``{"event": "started", "stage", "kind", "attempt", "log"}``."""
+        about = {"kind": stage.kind.name, "attempt": attempt, "log": str(log)}
+        self._tell("started", stage=stage.name, **about)
+
+    def progress(self, name: str, progress: StageProgress) -> None:
+        """``{"event": "progress", "stage", …}`` with the fields of ``StageProgress``."""
+        self._tell("progress", stage=name, **progress.wire(defaults=False))
+
+    def stage_ended(self, stage: Stage, status: StageStatus, seconds: float) -> None:
+        """``{"event": "ended", "stage", "state", "seconds", "metrics", "model", "message"}``."""
+        last = status.attempts[-1] if status.attempts else None
+        self._tell(
+            "ended",
+            stage=stage.name,
+            state=status.state.value,
+            seconds=round(seconds, 3),
+            metrics=status.metrics,
+            model=status.model,
+            message=last.message if last else None,
+        )
+
+    def note(self, message: str) -> None:
+        """``{"event": "note", "message"}``."""
+        self._tell("note", message=message)
+
+    def _tell(self, event: str, **about: object) -> None:
+        self.say(json.dumps({"event": event, **about}))
+
+
+def run_display(stream: TextIO | None = None, style: ProgressStyle | None = None) -> RunDisplay:
+    """What shows a run, in the style that was asked for; ``auto`` is bars on a terminal."""
+    shown_on, style = stream or sys.stderr, style or progress_style()
+    if style is ProgressStyle.JSON:
+        return JsonDisplay(shown_on)
+    if style is ProgressStyle.BAR or (style is ProgressStyle.AUTO and shown_on.isatty()):
+        from florencectl.progress_bars import BarDisplay
+
+        return BarDisplay(shown_on)
+    return RunDisplay(shown_on)
+
+
+def ending_line(name: str, status: StageStatus, seconds: float) -> str:
+    """How a stage ended: after how long, with which loss, at what rate, or why."""
+    took = duration(seconds)
+    if status.state is State.SUCCEEDED:
+        return "  ".join([f"{name}: succeeded in {took}", *_summary(status.progress)])
+    if status.state is State.SUSPENDED:
+        return f"{name}: stopped after {took}{_kept(status)}"
+    last = status.attempts[-1]
+    return f"{name}: failed after {took}: {last.message} (exit code {last.exit_code})"
+
+
+def _summary(progress: StageProgress | None) -> list[str]:
+    if progress is None:
+        return []
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.samples_per_second:
+        parts.append(f"{progress.samples_per_second:.0f} samples/s")
+    if progress.best_value is not None and progress.best_metric is not None:
+        best = shown(progress.best_metric, progress.best_value)
+        parts.append(f"best {progress.best_metric} {best} at step {progress.best_step}")
+    return parts
 
 
 def _kept(status: StageStatus) -> str:
@@ -88,18 +146,30 @@ def _kept(status: StageStatus) -> str:
 
 
 def progress_line(name: str, progress: StageProgress) -> str:
-    """``mixed: train  120/600 steps (20 %)  loss 1.234  410 samples/s  2m10s left``."""
+    """``mixed: train  120/600 (20 %)  loss 1.234  410 samples/s  2m10s left``."""
     parts = [f"{name}: {progress.phase}"]
     if progress.total:
         percent = 100 * progress.step // progress.total
         parts.append(f"{progress.step:>{len(str(progress.total))}}/{progress.total} ({percent} %)")
+    return "  ".join([*parts, *numbers(progress)])
+
+
+def numbers(progress: StageProgress) -> list[str]:
+    """What is worth telling beside the step, the most wanted first: a narrow terminal cuts it."""
+    parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.samples_per_second:
         parts.append(f"{progress.samples_per_second:.0f} samples/s")
     if progress.eta_seconds is not None and progress.step < progress.total:
         parts.append(f"{duration(progress.eta_seconds)} left")
-    return "  ".join(parts)
+    if progress.epoch is not None:
+        parts.append(f"epoch {progress.epoch:.1f}")
+    if progress.data_wait is not None and progress.data_wait >= 0.005:
+        parts.append(f"{100 * progress.data_wait:.0f} % data wait")
+    if progress.memory_bytes:
+        parts.append(f"{progress.memory_bytes / 2**30:.1f} GiB")
+    return parts
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,18 @@ class StageProgress(Settings):
     samples_per_second: float | None = setting(
         None, description="rate over the last steps", unit="samples/s"
     )
+    epoch: float | None = setting(None, description="passes over the data", unit="epochs")
+    data_wait: float | None = setting(
+        None, description="part of the last steps' time that was spent waiting for data", ge=0, le=1
+    )
+    memory_bytes: int | None = setting(
+        None,
+        description="most memory that the first rank held: its GPU's, or without one the process's",
+        unit="bytes",
+    )
+    best_metric: str | None = setting(None, description="what evaluations on the way are judged by")
+    best_value: float | None = setting(None, description="the best of them")
+    best_step: int | None = setting(None, description="when that was", unit="steps")
     eta_seconds: float | None = setting(None, description="time left at that rate", unit="seconds")
     checkpoint: str | None = setting(None, description="newest commit")
     checkpoint_step: int | None = setting(

@@ -1,10 +1,14 @@
-"""How fast a stage goes, how long it still takes, and how much of the time it waits for data."""
+"""How fast a stage goes, how long it takes, how much it waits for data and holds in memory."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 _WINDOW_STEPS = 50
 
@@ -65,3 +69,11 @@ class ThroughputMeter:
         """Time for the steps up to ``total`` at the measured rate."""
         rate = self.steps_per_second
         return (total - self._marks[-1].step) / rate if rate else None
+
+
+def most_memory(device: torch.device) -> int:
+    """The most bytes that this process held so far: tensors on its GPU, or all of it on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

@@ -99,6 +99,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         settings,
         engine,
         steps=steps,
+        samples=len(stream),
         writer=writer,
         bad_samples=BadSampleCounter(
             stream.uri,

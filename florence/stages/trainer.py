@@ -20,7 +20,7 @@ from florence.distributed.schedule import Plateau, learning_rate
 from florence.errors import DivergedError, StoppedError
 from florence.stages.best import Best
 from florence.stages.context import StageContext
-from florence.stages.meter import ThroughputMeter
+from florence.stages.meter import ThroughputMeter, most_memory
 from florence.stages.randomness import rank_state, restore_rank_state, seed_rank
 from florence.stages.step_metrics import StepMetrics
 
@@ -49,6 +49,7 @@ class Trainer:
 
     Args:
         steps: optimizer steps of the whole stage.
+        samples: of the data, in one epoch.
         writer: writes checkpoints.
         bad_samples: counts samples that could not be read.
         step_metrics: what is recorded about a step.
@@ -63,6 +64,7 @@ class Trainer:
         engine: Engine,
         *,
         steps: int,
+        samples: int,
         writer: CheckpointWriter,
         bad_samples: BadSampleCounter,
         step_metrics: StepMetrics,
@@ -73,6 +75,7 @@ class Trainer:
         self._settings = settings
         self._engine = engine
         self._steps = steps
+        self._samples = samples
         self._writer = writer
         self._saves = Saves(
             writer, limit=settings.checkpoints.max_failed_saves, on_commit=self._note_commit
@@ -188,6 +191,9 @@ class Trainer:
             samples=done * self._settings.batch_size,
             loss=result.loss if math.isfinite(result.loss) else None,
             samples_per_second=per_second * self._settings.batch_size if per_second else None,
+            epoch=done * self._settings.batch_size / self._samples,
+            data_wait=self._meter.wait_fraction,
+            memory_bytes=most_memory(self._engine.device),
             eta_seconds=self._meter.seconds_left(self._steps),
         )
 
@@ -245,6 +251,8 @@ class Trainer:
         self._state.evaluated_step = done
         optimizer = self._settings.optimizer
         improved = self._best.note(next(iter(metrics.values()), math.nan), done)
+        if improved:
+            self.tell(best_metric=next(iter(metrics)), best_value=self._best.value, best_step=done)
         if improved and self._settings.keep_best:
             self._writer.spare = done
         if self._plateau.note(improved, optimizer.patience):

@@ -16,7 +16,7 @@ from florencectl.cluster.watching import changes
 from florencectl.cluster.words import happened
 from florencectl.output import note
 from florencectl.program import program_name
-from florencectl.run_display import RunDisplay, duration
+from florencectl.run_display import RunDisplay, duration, run_display
 
 if TYPE_CHECKING:
     from florence_operator.runtime.client import Client
@@ -38,7 +38,7 @@ def wait_for(place: Place, name: str, goal: str, timeout: float | None, *, show:
 
     async def wait(client: Client, namespace: str) -> int:
         await get_job(client, namespace, name)
-        teller = Teller(RunDisplay()) if show else None
+        teller = Teller(run_display()) if show else None
         waiting = _watch(client, namespace, name, GOALS[goal], teller, last)
         try:
             return await asyncio.wait_for(waiting, timeout)
@@ -56,7 +56,7 @@ def wait_for(place: Place, name: str, goal: str, timeout: float | None, *, show:
 async def follow(client: Client, namespace: str, name: str) -> tuple[int, Document]:
     """Show a job's stages and progress until it ends; the exit code, and the job as it ended."""
     seen: list[JobStatus] = []
-    code = await _watch(client, namespace, name, TERMINAL, Teller(RunDisplay()), seen)
+    code = await _watch(client, namespace, name, TERMINAL, Teller(run_display()), seen)
     job = await get_job(client, namespace, name)
     return (code if status_of(job).phase is State.SUCCEEDED else FAILED), job
 
