@@ -71,6 +71,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "data import coco-captions": ("data import coco-captions captions_train2017.json shards/coco",),
     "data import webdataset": ("data import webdataset shards/web shards/even",),
     "data curate": ("data curate shards/web shards/clean --against food101/test",),
+    "serve": ("serve MODEL", "serve s3://bucket/model --endpoint http://minio:9000 --port 5002"),
     "ui": ("ui", "ui --port 5001"),
     "completion": ("completion bash",),
     "version": ("version",),

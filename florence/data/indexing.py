@@ -31,14 +31,13 @@ from florence.data.manifest import (
     read_class_names,
     read_index,
 )
+from florence.data.members import is_beyond_all
 from florence.data.statistics import ShardCounts, Statistics, Tally
 from florence.errors import DataError, TransientError
 from florence.storage import Entry, MissingKeyError, Storage, open_storage
 
 MOST_PROBLEMS = 100_000
 """Problems that are listed; all are counted. A list of more is a data set to be made anew."""
-_SPARSE, _FEW_CLASSES = 10, 100
-"""Unnamed class numbers this many times beyond what occurs, or beyond few classes, are mistakes."""
 _AHEAD = 4
 
 
@@ -141,7 +140,7 @@ def _read_all(
                 highest, shard_of_highest = int(read.counts.classes.max()), read.summary.name
             on_shard(len(summaries), len(shards), read.summary.name)
         statistics = tally.statistics()
-    if not named and highest >= _SPARSE * max(statistics.classes, _FEW_CLASSES):
+    if not named and is_beyond_all(highest, statistics.classes):
         problems.append(
             Problem(
                 shard_of_highest,

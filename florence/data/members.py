@@ -13,6 +13,7 @@ MOST_TEXT_BYTES = 16 << 20
 MOST_CLASS_BYTES = 16 << 10
 """Of a ``.cls``, which holds a number or a name."""
 _CLASS_DIGITS = 20
+_SPARSE, _FEW_CLASSES = 10, 100
 TEXT_NONE, TEXT_MEMBER, TEXT_CAPTION, TEXT_CLASS = range(4)
 
 
@@ -109,6 +110,16 @@ def class_index_of(archive: Archive, sample: RawSample, class_name: str) -> int:
 def is_class_number(text: str) -> bool:
     """Whether ``.cls`` holds a number, which may be out of range, and not a name."""
     return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def is_beyond_all(highest: int, classes: int) -> bool:
+    """Whether the highest class number, without names, is a mistake and no gap in the numbers.
+
+    Args:
+        highest: class number that occurs.
+        classes: how many different ones occur.
+    """
+    return highest >= _SPARSE * max(classes, _FEW_CLASSES)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from florence.data.members import is_beyond_all
 from florence.data.shards import ShardSet
 from florence.errors import DataError
 from florence.evaluation.class_names import class_numbers
@@ -35,21 +36,28 @@ class Classes:
 
 
 def classes_of(
-    prompts: Prompts | None, names: Sequence[str] | None, highest: int, *, data: str
+    prompts: Prompts | None,
+    names: Sequence[str] | None,
+    labels: NDArray[np.int64],
+    *,
+    data: str,
 ) -> Classes:
     """The classes that prompts name, or failing those the data itself.
 
     Args:
         prompts: what the classes are called, where that is decided.
         names: the data's, by its class numbers; without them numbers are taken as they are.
-        highest: the data's highest class number.
+        labels: the data's class numbers, of all images.
         data: its URI, for messages.
 
     Raises:
         ConfigurationError: the prompts name other classes than the data.
-        DataError: a class number has no name.
+        DataError: a class number has no name, or is far beyond all others.
     """
+    highest = int(labels.max())
     if prompts is None:
+        if names is None:
+            _refuse_beyond_all(highest, len(np.unique(labels)), data)
         own = tuple(names or (str(number) for number in range(highest + 1)))
         _check(highest, len(own), data)
         return Classes(Prompts(own, ("{}",)), np.arange(len(own), dtype=np.int64))
@@ -64,11 +72,19 @@ def classes_of_shards(context: StageContext, settings: Finetune, shards: ShardSe
     """The classes of shards, whose indexes rank 0 reads; collective. Raises as above."""
 
     def found() -> Classes:
-        highest = int(shards.class_indices().max())
         prompts = load_prompts(settings.prompts, context.s3) if settings.prompts else None
-        return classes_of(prompts, shards.class_names, highest, data=settings.data)
+        return classes_of(prompts, shards.class_names, shards.class_indices(), data=settings.data)
 
     return context.world.on_first(found)
+
+
+def _refuse_beyond_all(highest: int, classes: int, data: str) -> None:
+    if is_beyond_all(highest, classes):
+        raise DataError(
+            f"{data} has the class number {highest}, and of {classes} classes in all: a head would "
+            f"get {highest + 1} outputs: correct the number, or name all classes in classes.json "
+            "or prompts"
+        )
 
 
 def _check(highest: int, classes: int, data: str) -> None:

@@ -130,7 +130,7 @@ def _open_single(
 ) -> tuple[Prompts, ProbeData]:
     """Images with one class each, and the classes: those of the prompts where there are some."""
     data = open_images(context, uri)
-    classes = classes_of(prompts, data.class_names, int(data.labels.max()), data=uri)
+    classes = classes_of(prompts, data.class_names, data.labels, data=uri)
     return classes.prompts, ProbeData(data.images, classes.numbers[data.labels])
 
 

@@ -14,7 +14,7 @@ from florence.config import EngineKind
 from florence.data.images import decode
 from florence.data.transforms import eval_transform
 from florence.distributed.parameter_rules import apply_rules
-from florence.errors import ConfigurationError, StoppedError
+from florence.errors import ConfigurationError, DataError, StoppedError
 from florence.loading import predictor_of
 from florence.models.classifier import classifier_of
 from florence.models.opening import open_stored
@@ -22,6 +22,7 @@ from florence.stages.context import Stop
 from florence.storage import open_storage
 from florence.tasks.finetune.head import HeadTraining
 from florence.tasks.finetune.settings import Finetune
+from tests.florence.data.making import sample, write_samples
 from tests.florence.tasks.finetune.running import (
     NAMES,
     context,
@@ -155,6 +156,18 @@ def test_classes_that_prompts_do_not_name_are_refused(colours: str, tmp_path: Pa
     prompts = prompts_file(tmp_path / "prompts.yaml", ("red", "green", "pink"))
     with pytest.raises(ConfigurationError, match="only the data has 'blue'"):
         run(context(tmp_path), learning(colours, prompts=prompts))
+
+
+@pytest.mark.parametrize("mode", ["head", "linearProbe"])
+def test_a_class_number_far_beyond_all_others_is_refused(
+    mode: str, two_towers: Path, tmp_path: Path
+) -> None:
+    rows = [sample(0), sample(1), sample(2, cls=b"99999")]
+    write_samples(tmp_path / "data/0.tar", rows)
+    data = str(tmp_path / "data")
+    config = learning(data) if mode == "head" else settings(mode, data)
+    with pytest.raises(DataError, match=r"number 99999, and of 3 classes in all.*100000 outputs"):
+        run(context(tmp_path / "run", start=two_towers), config)
 
 
 def test_a_head_is_kept_where_it_fits(trained: Path, colours: str, tmp_path: Path) -> None:
