@@ -38,7 +38,7 @@ class TensorBoardRecorder:
             self._temporary = tempfile.TemporaryDirectory(prefix="florence-tensorboard-")
             folder = Path(self._temporary.name)
         self._folder = folder
-        self._writer: Any = SummaryWriter(str(folder), flush_secs=30)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), flush_secs=30)
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
         """Settings as a text."""
@@ -53,9 +53,13 @@ class TensorBoardRecorder:
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """A point of each curve; values that are not finite have none."""
         self._step = step
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._write(lambda writer, n=name, v=value: writer.add_scalar(n, v, step))
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+        def write(writer: Any) -> None:
+            for name, value in finite.items():
+                writer.add_scalar(name, value, step)
+
+        self._write(write)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Tables are in MLflow and in the artifacts."""
