@@ -125,3 +125,27 @@ def test_a_signal_asks_the_stage_to_stop(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(program, "run", run)
     assert run_with(tmp_path, PLAN) == 143
+
+
+def test_a_failed_stage_leaves_its_reason_in_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path / "home"))
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    code = run_with(
+        tmp_path,
+        PLAN
+        | {"output": str(tmp_path / "stage"), "tracking": {"mlflowUri": store, "experiment": "e"}},
+    )
+    assert code == 3
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("e").experiment_id
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    assert sorted(runs) == ["j", "j/s"]
+    for run in runs.values():
+        assert run.info.status == "FAILED"
+        assert run.info.end_time >= run.info.start_time
+        assert "attempt 1: " in run.data.tags["mlflow.note.content"]
+        assert "/nowhere" in run.data.tags["mlflow.note.content"]
+    assert runs["j/s"].data.params["stage.batchSize"] == "1"

@@ -7,7 +7,6 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,13 @@ class TensorBoardRecorder:
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """A point of each curve; values that are not finite have none."""
         self._step = step
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._write(methodcaller("add_scalar", name, value, step))
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+        def write(writer: Any) -> None:
+            for name, value in finite.items():
+                writer.add_scalar(name, value, step)
+
+        self._write(write)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Tables are in MLflow and in the artifacts."""
