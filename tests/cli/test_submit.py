@@ -416,16 +416,18 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"data": "EMPTY"}, 3, "holds no shards"),
+        ({"data": "BROKEN"}, 3, "holds no sample that can be used"),
         ({"optimizer": {"lr": 1e30, "clipNorm": 0}, "nanBudget": 0}, 4, "step "),
     ],
 )
 def test_a_stage_that_fails_says_why_in_one_line(
     tmp_path: Path, changes: dict[str, Any], code: int, words: str
 ) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    document = job(**{k: str(empty) if v == "EMPTY" else v for k, v in changes.items()})
+    broken = tmp_path / "shards" / "broken.tar"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no archive")
+    data = {k: str(broken.parent) if v == "BROKEN" else v for k, v in changes.items()}
+    document = job(**data)
     document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0, "application": 0}}
     path = write(tmp_path / "job.yaml", document)
     got, _, err = finished(command(tmp_path / "home", "submit", "-f", path, "--local"))
