@@ -139,13 +139,16 @@ def _run(looks: list[_Look], seconds: float) -> None:
     end = time.monotonic() + seconds
     for thread in waiting:
         thread.join(max(0.0, end - time.monotonic()))
-    errors = [_at(looks[n].what, error) for n in sorted(found) if (error := found[n]) is not None]
+    answered = dict(found)  # what comes later comes too late
+    errors = [
+        _at(looks[n].what, error) for n in sorted(answered) if (error := answered[n]) is not None
+    ]
     if errors:
         kinds = (ConfigurationError, DataError, TransientError)
         kind = next((kind for kind in kinds if isinstance(errors[0][1], kind)), FlorenceError)
         raise kind("\n".join(dict.fromkeys(line for line, _ in errors)))
     for number, look in enumerate(looks):
-        if number not in found:
+        if number not in answered:
             note(
                 f"{look.what}: {look.uri} did not answer within {seconds:g} s; going on without it"
             )
@@ -171,15 +174,17 @@ def _check_input(where: str, found: Location, s3: S3Settings) -> None:
     if found.uri.startswith("builtin:"):
         return
     remote = found.uri.startswith("s3://")
-    path = Path(found.uri.removeprefix("file://")).expanduser()
+    is_file = found.holds in (Holds.PROMPTS, Holds.TEMPLATES)  # a path as it stands
+    path = Path(found.uri if is_file else found.uri.removeprefix("file://"))
+    path = path if is_file else path.expanduser()
     if not remote:
         _readable(path)
     if found.holds is Holds.PROMPTS:
-        _prompts(str(path) if not remote else found.uri, s3)
+        _prompts(found.uri, s3)
     elif found.holds is Holds.TEMPLATES:
         from florence.text.templates import load_templates
 
-        load_templates(str(path) if not remote else found.uri, where, s3=s3)
+        load_templates(found.uri, where, s3=s3)
     elif remote:
         _stored(found.uri, s3)
     elif found.holds is Holds.MODEL:
