@@ -159,3 +159,40 @@ def test_the_license_is_the_one_that_is_declared() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """Every text in the code, with … for what an f-string fills in."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return tuple(found)
+
+
+def is_a_message(heading: str) -> bool:
+    """Whether some text of the code has all that a heading quotes, in its order."""
+    parts = [re.escape(part) for part in heading.split("…") if part.strip()]
+    pattern = re.compile(".*".join(parts), re.DOTALL)
+    return any(pattern.search(text) for text in messages())
+
+
+def troubles() -> list[str]:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    return re.findall(r"(?m)^### `(.+)`$", page)
+
+
+@pytest.mark.parametrize("heading", troubles())
+def test_a_message_of_the_troubleshooting_page_is_one_of_the_programs(heading: str) -> None:
+    assert is_a_message(heading)
+
+
+def test_an_invented_message_is_found() -> None:
+    assert not is_a_message("the flux capacitor of … is empty")
+    assert len(troubles()) > 15
