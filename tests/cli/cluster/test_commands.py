@@ -61,15 +61,20 @@ def test_submit_creates_the_job_and_says_how_to_go_on(
 
 def test_submit_pretrain_makes_a_job_of_a_cluster(cluster: ServedCluster) -> None:
     result = cluster.run(
-        *("submit", "pretrain", "--name", "flags", "--data=s3://b/p", "--batch-size=64"),
-        *("--steps=10", "--image=i:1", "--artifacts=s3://b/runs", "--credentials-secret=minio"),
+        *("submit", "pretrain", "--name", "flags", "--data=s3://bucket/p", "--batch-size=64"),
+        *(
+            "--steps=10",
+            "--image=i:1",
+            "--artifacts=s3://bucket/runs",
+            "--credentials-secret=minio",
+        ),
         *("--workers=2", "--gpus=8", "--queue=a100", "-n", "other", "-o", "json"),
     )
     document = json.loads(result.stdout)
     assert document["metadata"]["namespace"] == "other"
     spec = document["spec"]
     assert (spec["image"], spec["runPolicy"]) == ("i:1", {"queue": "a100"})
-    assert spec["artifacts"] == {"uri": "s3://b/runs", "credentialsSecret": "minio"}
+    assert spec["artifacts"] == {"uri": "s3://bucket/runs", "credentialsSecret": "minio"}
     assert spec["stages"][0]["resources"] == {"workers": 2, "gpusPerWorker": 8}
 
 
