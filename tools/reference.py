@@ -19,10 +19,12 @@ from pydantic.alias_generators import to_camel
 
 from florence.config import Training
 from florence.config.evaluate import Evaluate
+from florence.errors import FlorenceError
 from florence.evaluation.registry import EVALUATIONS
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
 from florence_operator.api.duration import DURATION_PATTERN
+from florence_operator.api.failure import budget_of, cause_of_exit
 from florence_operator.api.generated import write_or_check
 from florence_operator.api.status import JobStatus
 from florence_operator.api.v1alpha1 import JobSpec, Metadata, StageBase
@@ -30,7 +32,7 @@ from florence_operator.api.v1alpha1 import JobSpec, Metadata, StageBase
 Schema = Mapping[str, Any]
 
 _HEAD = """\
-# Every field of a FlorenceJob
+# Every field of a FlorenceJob, and every exit code
 
 Generated from the pydantic models by `make generate`; do not edit. The CRD, the flags of
 `florencectl submit KIND` and this page have one source. A field without a default has to be given;
@@ -191,6 +193,38 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def exit_codes() -> str:
+    """What a stage's process ends with, whose doing that is, and what follows on a cluster."""
+    said: dict[int, list[str]] = {}
+    for kind in _with_subclasses(FlorenceError):
+        if "exit_code" in vars(kind):
+            said.setdefault(kind.exit_code, []).append((kind.__doc__ or "").splitlines()[0])
+    said[0] = ["Done."]
+    said[137] = ["A process was killed, for example for want of memory."]
+    lines = ["| code | meaning | cause in the status | charged to |", "|---|---|---|---|"]
+    for code, meanings in sorted(said.items()):
+        cause = cause_of_exit(code)
+        budget = budget_of(cause) if cause is not None else ""
+        lines.append(f"| {code} | {' '.join(meanings)} | {cause or ''} | {budget} |")
+    return "\n".join(
+        [
+            "\n## Exit codes of a stage\n",
+            "`florencectl submit --local` ends with that of the stage that failed. What is charged to "
+            "`application` or `infrastructure` is tried again as `runPolicy.retries` says, `final` is "
+            "not. `florencectl` itself also ends with 4 (not authorised), 5 (waited too long) and 130 "
+            "(interrupted).\n",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _with_subclasses(kind: type[FlorenceError]) -> Iterator[type[FlorenceError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _with_subclasses(below)
+
+
 def reference() -> str:
     """The whole page."""
     stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
@@ -216,6 +250,7 @@ def reference() -> str:
             for one in EVALUATIONS
         ),
         _section("status", "Written by the controller, never by users.", Fields(JobStatus).rows()),
+        exit_codes(),
     ]
     return "".join(sections)
 

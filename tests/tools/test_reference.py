@@ -116,6 +116,16 @@ def test_no_field_of_the_crd_is_missing() -> None:
         assert not missing
 
 
+def test_every_exit_code_of_an_error_is_there() -> None:
+    table = reference.exit_codes()
+    for code in (0, 1, 2, 3, 4, 75, 137, 143):
+        assert f"\n| {code} | " in table
+    assert (
+        "| 3 | Data is missing or unusable; the message names the URI. | UnusableData | final |"
+        in (table)
+    )
+
+
 def test_every_model_says_what_its_fields_are() -> None:
     """A row without words is of no use: what is written must be in the models."""
     for kind in KINDS.values():
