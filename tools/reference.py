@@ -197,9 +197,9 @@ def exit_codes() -> str:
     """What a stage's process ends with, whose doing that is, and what follows on a cluster."""
     said: dict[int, list[str]] = {}
     for kind in _with_subclasses(FlorenceError):
-        if "exit_code" in vars(kind):
+        if "exit_code" in vars(kind) and kind.exit_code != FlorenceError.exit_code:
             said.setdefault(kind.exit_code, []).append((kind.__doc__ or "").splitlines()[0])
-    said[0] = ["Done."]
+    said[0], said[1] = ["Done."], ["Any other failure."]
     said[137] = ["A process was killed, for example for want of memory."]
     lines = ["| code | meaning | cause in the status | charged to |", "|---|---|---|---|"]
     for code, meanings in sorted(said.items()):
@@ -209,10 +209,10 @@ def exit_codes() -> str:
     return "\n".join(
         [
             "\n## Exit codes of a stage\n",
-            "`florencectl submit --local` ends with that of the stage that failed. What is charged to "
-            "`application` or `infrastructure` is tried again as `runPolicy.retries` says, `final` is "
-            "not. `florencectl` itself also ends with 4 (not authorised), 5 (waited too long) and 130 "
-            "(interrupted).\n",
+            "`florencectl submit --local` ends with that of the stage that failed. What is charged "
+            "to `application` or `infrastructure` is tried again as `runPolicy.retries` says, "
+            "`final` is not. `florencectl` itself also ends with 4 (not authorised), 5 (waited too "
+            "long) and 130 (interrupted).\n",
             *lines,
             "",
         ]
