@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,13 @@ collect_ignore = [] if os.environ.get("FLORENCE_E2E") == "1" else ["e2e"]
 
 # Test processes share the cores; threads that wait for each other's turn make them crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background, or nohup, has these ignored, and so would
+# programs that tests send them to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # At import, so that processes forked later have them too. A real server's come from outside.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
