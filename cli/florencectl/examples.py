@@ -1,8 +1,11 @@
-"""The examples under every command's help; a test runs the parser over each line."""
+"""The examples under every command's help; a test runs the parser over each line.
+
+Those of ``data import FORMAT`` are told by the format.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -63,13 +66,6 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "data check": ("data check shards/web",),
     "data digits": ("data digits shards/digits",),
-    "data import class-folders": ("data import class-folders flowers/train shards/flowers",),
-    "data import csv": ("data import csv labels.csv shards/flowers",),
-    "data import tsv": ("data import tsv pairs.tsv shards/web",),
-    "data import parquet": ("data import parquet web-0.parquet web-1.parquet shards/web",),
-    "data import karpathy": ("data import karpathy dataset_coco.json shards/coco",),
-    "data import coco-captions": ("data import coco-captions captions_train2017.json shards/coco",),
-    "data import webdataset": ("data import webdataset shards/web shards/even",),
     "data curate": ("data curate shards/web shards/clean --against food101/test",),
     "serve": ("serve MODEL", "serve s3://bucket/model --endpoint http://minio:9000 --port 5002"),
     "ui": ("ui", "ui --port 5001"),
@@ -78,12 +74,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def examples_text(lines: Sequence[str], program: str) -> str:
+    """The last part of a command's help."""
+    shown = "\n".join(f"  {program} {line}" for line in lines)
+    return f"\b\nExamples:\n{shown}"
+
+
 def with_examples(command: Any, path: str, program: str) -> Any:
     """A Click command whose help, and that of its sub-commands, ends with its examples."""
-    lines = EXAMPLES.get(path, ())
-    if lines:
-        shown = "\n".join(f"  {program} {line}" for line in lines)
-        command.epilog = f"\b\nExamples:\n{shown}"
+    if path in EXAMPLES:
+        command.epilog = examples_text(EXAMPLES[path], program)
     for name, below in getattr(command, "commands", {}).items():
         with_examples(below, f"{path} {name}", program)
     return command

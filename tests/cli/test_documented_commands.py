@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from florence.data.importing.registry import FORMATS
 from florencectl.examples import EXAMPLES
 from florencectl.main import COMMANDS, app, is_usage_error, load_command, spelt_out
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"(?m)^ +(?:[\w ]+: +)?(?:\.venv/bin/)?florencectl ((?:[^\n]*\\\n)*[^\n]*)$")
 SHORTENED = "…"
+IMPORTS = {
+    f"data import {name}": f"data import {name} {kind.example}" for name, kind in FORMATS.items()
+}
 
 
 def command_lines() -> list[str]:
@@ -86,14 +90,17 @@ def commands_of(command: Any, path: str) -> list[str]:
 
 def test_every_command_has_examples_in_its_help() -> None:
     every = [path for name in COMMANDS for path in commands_of(load_command(name), name)]
-    assert sorted(EXAMPLES) == sorted(every)
+    assert sorted([*EXAMPLES, *IMPORTS]) == sorted(every)
     for path, lines in EXAMPLES.items():
         assert all(line.startswith(path) for line in lines)
-    shown = CliRunner().invoke(app, ["data", "import", "csv", "--help"]).output
-    assert "  Examples:\n    florencectl data import csv labels.csv shards/flowers\n" in shown
+    for path in ("plan", "data import csv"):
+        shown = CliRunner().invoke(app, [*path.split(), "--help"]).output
+        assert f"  Examples:\n    florencectl {path} " in shown
 
 
-@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+@pytest.mark.parametrize(
+    "line", [*(line for lines in EXAMPLES.values() for line in lines), *IMPORTS.values()]
+)
 def test_an_example_is_one_that_the_program_takes(line: str) -> None:
     parse(line)
 

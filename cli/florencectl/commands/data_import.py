@@ -16,8 +16,10 @@ from florencectl.data_options import (
     process_count,
     s3_settings,
 )
+from florencectl.examples import examples_text
 from florencectl.flags import with_flags
 from florencectl.output import DocumentFormat, note, print_document, print_table
+from florencectl.program import program_name
 
 if TYPE_CHECKING:
     from florence.data.importing.importer import Imported
@@ -75,9 +77,8 @@ def _add(kind: ImportFormat) -> None:
         "again; until then nothing takes OUT for data."
     )
     command.__annotations__["source"] = sources
-    app.command(kind.name, epilog=f"Example: florencectl data import {kind.name} {kind.example}")(
-        with_flags(command, kind.settings)
-    )
+    example = examples_text([f"data import {kind.name} {kind.example}"], program_name())
+    app.command(kind.name, epilog=example)(with_flags(command, kind.settings))
 
 
 def _print(done: Imported, output: DocumentFormat) -> None:

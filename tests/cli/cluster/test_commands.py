@@ -175,8 +175,8 @@ def test_suspend_resume_and_retry_change_the_run_policy(cluster: ServedCluster) 
     assert policy() == {"suspend": False}
     assert cluster.run("stop", "big").stdout == "florencejob.florence.dev/big suspended\n"
     assert policy() == {"suspend": True}
-    assert cluster.run("resume", "big", "--detach").exit_code == 2
-    assert cluster.run("resume", "big").exit_code == 0
+    assert cluster.run("resume", "big", "--detach").returncode == 2
+    assert cluster.run("resume", "big").returncode == 0
     assert told(cluster.run("retry", "big")) == (
         1,
         "florencectl: job 'big' is Running: only a failed job can be retried\n",
