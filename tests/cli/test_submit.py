@@ -21,7 +21,7 @@ from florence.storage import open_storage
 from florencectl import checking_data
 from florencectl.flags import flags_of
 from florencectl.main import app
-from tests.florence.data.making import write_shards
+from tests.florence.data.making import sample, write_samples, write_shards
 
 STEPS = 30
 
@@ -413,18 +413,17 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"data": "BROKEN"}, 3, "holds no sample that can be used"),
+        ({"data": "TEXTLESS"}, 3, "holds no sample that can be used"),
         ({"optimizer": {"lr": 1e30, "clipNorm": 0}, "nanBudget": 0}, 4, "step "),
     ],
 )
 def test_a_stage_that_fails_says_why_in_one_line(
     tmp_path: Path, changes: dict[str, Any], code: int, words: str
 ) -> None:
-    broken = tmp_path / "shards" / "broken.tar"
-    broken.parent.mkdir()
-    broken.write_bytes(b"no archive")
-    data = {k: str(broken.parent) if v == "BROKEN" else v for k, v in changes.items()}
-    document = job(**data)
+    shards = tmp_path / "textless"
+    write_samples(shards / "0.tar", [sample(0, txt=None, json=None)])
+    document = job(**{k: str(shards) if v == "TEXTLESS" else v for k, v in changes.items()})
+    document["spec"]["artifacts"] = {"uri": str(tmp_path / "a")}
     document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0, "application": 0}}
     path = write(tmp_path / "job.yaml", document)
     got, _, err = finished(command(tmp_path / "home", "submit", "-f", path, "--local"))
