@@ -13,7 +13,7 @@ from torch import Tensor
 
 from florence.config import architecture_of
 from florence.models.names_v1 import renamed_from_version_1
-from florence.models.stored import load_model, read_folder
+from florence.models.stored import read_folder, two_tower_of
 from florence.models.two_tower import build_model
 from florence.text.templates import DIGITS
 from tests.florence.models.version_1 import version_1_state
@@ -64,7 +64,8 @@ def test_a_version_1_model_gives_equal_outputs(
         card = json.loads((tmp_path / "config.json").read_text())
         del card["schemaVersion"]
         (tmp_path / "config.json").write_text(json.dumps(card))
-    loaded, card = load_model(tmp_path)
+    stored = read_folder(tmp_path)
+    loaded, card = two_tower_of(stored), stored.card
     assert (card.schema_version, card.task, card.templates) == (2, "contrastive", ())
     assert (card.head, card.labels, card.trained) == (None, (), {"steps": 3})
     expected = build_model(NANO, seed=3).eval()

@@ -39,7 +39,7 @@ def test_results_pictures_and_an_example_are_left(
     shards: str, trained: Path, tmp_path: Path
 ) -> None:
     seen: list[StageProgress] = []
-    evaluate(context(tmp_path, input_model=trained, report=seen.append), zero_shot(shards))
+    evaluate(context(tmp_path, start=trained, report=seen.append), zero_shot(shards))
     document = json.loads((tmp_path / "metrics.json").read_text())
     assert set(document["metrics"]) == {"digits/top1", "digits/top5", "digits/meanPerClass"}
     assert document["example"]["labels"][7] == "seven"
@@ -64,9 +64,7 @@ def test_a_stage_that_is_asked_to_stop_stops(shards: str, trained: Path, tmp_pat
             stop.request()
 
     with pytest.raises(StoppedError, match="starts over"):
-        evaluate(
-            context(tmp_path, input_model=trained, report=report, stop=stop), zero_shot(shards)
-        )
+        evaluate(context(tmp_path, start=trained, report=report, stop=stop), zero_shot(shards))
     assert seen[-1].step < seen[-1].total
     assert not (tmp_path / "metrics.json").exists()
 
@@ -77,7 +75,7 @@ def test_without_a_model_or_data_nothing_is_left(
     with pytest.raises(ConfigurationError, match="dependsOn"):
         evaluate(context(tmp_path), zero_shot(shards))
     with pytest.raises(DataError, match="nowhere"):
-        evaluate(context(tmp_path, input_model=trained), zero_shot(str(tmp_path / "nowhere")))
+        evaluate(context(tmp_path, start=trained), zero_shot(str(tmp_path / "nowhere")))
     with pytest.raises(ConfigurationError, match="prompts"):
-        evaluate(context(tmp_path, input_model=trained), zero_shot(shards, prompts="/nowhere.yaml"))
+        evaluate(context(tmp_path, start=trained), zero_shot(shards, prompts="/nowhere.yaml"))
     assert not (tmp_path / "metrics.json").exists()

@@ -20,7 +20,7 @@ from florence.models.importing.assemble import (
     resize_positions,
 )
 from florence.models.importing.settings import ImportSettings
-from florence.models.stored import model_bytes, read_model
+from florence.models.stored import model_bytes, read_stored, two_tower_of
 from florence.models.two_tower import build_model
 from tests.florence.models.importing.foreign import (
     CONTEXT,
@@ -171,7 +171,7 @@ def test_an_image_and_a_text_checkpoint_become_one_model(
     assert imported.card.std == (0.229, 0.224, 0.225)
     # The files are a model like any other.
     files = model_bytes(imported.model.state_dict(), imported.card)
-    loaded, _ = read_model(files.__getitem__, source="x")
+    loaded = two_tower_of(read_stored(files.__getitem__, "x"))
     for one, other in zip(loaded(images, texts()), imported.model(images, texts()), strict=True):
         assert torch.equal(one, other)
 

@@ -70,7 +70,9 @@ def test_ranks_do_not_matter(colours: str, two_towers: Path, tmp_path: Path) -> 
     run_gang(run_on_rank, 2, tmp_path / "two", config, two_towers)
     expected, got = stored(tmp_path / "one").state, stored(tmp_path / "two").state
     for name in expected:
-        torch.testing.assert_close(got[name], expected[name], **CLOSE)
+        # Key biases have no gradient but rounding errors, which Adam makes steps of.
+        keys = {"rtol": 0.0, "atol": 1e-3} if name.endswith(("qkv.bias", "in_proj_bias")) else CLOSE
+        torch.testing.assert_close(got[name], expected[name], **keys)
 
 
 def test_captions_are_trained_on_and_retrieved(
