@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from florencectl.run_display import shown
+
 RESULTS = Path("docs/results.md")
 BEGIN, END = "<!-- samples:begin", "<!-- samples:end -->"
 
@@ -124,8 +126,7 @@ def table(results: Mapping[str, tuple[Mapping[str, float], float]]) -> str:
             stage, _, metric = path.partition("/")
             if metric in ("steps", "logitScale"):
                 continue
-            shown = f"{100 * value:.2f} %" if 0 <= value <= 1 else f"{value:g}"
-            lines.append(f"| {name} | {stage} | {metric} | {shown} |")
+            lines.append(f"| {name} | {stage} | {metric} | {shown(metric, value)} |")
         lines.append(f"| {name} | | minutes | {seconds / 60:.1f} |")
     return "\n".join(lines)
 
