@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError
@@ -51,6 +51,17 @@ def of_rank(rank: int | None) -> Callable[[str], bool]:
         return shows
 
     return belongs
+
+
+def refuse_on_cluster(options: Mapping[str, object]) -> None:
+    """Refuse options of runs on this machine where a cluster is meant.
+
+    Raises:
+        ConfigurationError: one was given; names it.
+    """
+    for option, given in options.items():
+        if given:
+            raise ConfigurationError(f"{option} is for runs on this machine: add --local")
 
 
 def is_local(asked: bool, place: Place) -> bool:

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from enum import StrEnum
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import typer
-from pydantic.fields import FieldInfo
 
-from florence.config import Settings
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from florence.config import Settings
 
 LONGEST_WAIT = 2.0
 FILES_TOO, NO_FILES = 0, 4  # what kubectl's completion does when nothing is offered
@@ -142,6 +144,8 @@ def _types(field: FieldInfo) -> list[type]:
 
 
 def _group_of(field: FieldInfo) -> type[Settings] | None:
+    from florence.config import Settings
+
     return next((kind for kind in _types(field) if issubclass(kind, Settings)), None)
 
 

@@ -180,13 +180,3 @@ def results_table(
             ]
         )
     return ["name", *varying, "state", chosen or "result"], rows
-
-
-def best_of(jobs: Sequence[FlorenceJob], metric: str | None) -> tuple[str, str, str] | None:
-    """The best job's name, the result and its value, where there is any."""
-    chosen = metric_to_sort_by(jobs, metric)
-    with_result = [job for job in jobs if chosen in results_of(job)]
-    if chosen is None or not with_result:
-        return None
-    best = max(with_result, key=lambda job: results_of(job)[chosen])
-    return best.metadata.name, chosen, shown(chosen, results_of(best)[chosen])

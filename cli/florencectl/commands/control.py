@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from florence.errors import ConfigurationError
-from florencectl.choosing import is_local
+from florencectl.choosing import is_local, refuse_on_cluster
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.options import (
     Context,
@@ -92,7 +92,7 @@ def resume(
     place = Place(kubeconfig, context, namespace)
     if is_local(local, place):
         _run_here(place, name, processes, detach)
-    _refuse_on_cluster(processes, detach)
+    refuse_on_cluster({"--processes": processes, "--detach": detach})
     _set_suspended(place, name, False)
 
 
@@ -109,7 +109,7 @@ def retry(
     place = Place(kubeconfig, context, namespace)
     if is_local(local, place):
         _run_here(place, name, processes, detach, failed_only=True)
-    _refuse_on_cluster(processes, detach)
+    refuse_on_cluster({"--processes": processes, "--detach": detach})
     from florencectl.cluster import jobs
 
     on_cluster(place, lambda client, where: jobs.retry(client, where, name))
@@ -134,12 +134,6 @@ def _run_here(
     raise typer.Exit(
         resume_job(name, where, processes=processes, detach=detach, failed_only=failed_only)
     )
-
-
-def _refuse_on_cluster(processes: int | None, detach: bool) -> None:
-    for option, given in (("--processes", processes), ("--detach", detach)):
-        if given:
-            raise ConfigurationError(f"{option} is for runs on this machine: add --local")
 
 
 def _set_suspended(place: Place, name: str, wanted: bool) -> None:

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 from florence.errors import ConfigurationError
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
+from florencectl.choosing import refuse_on_cluster
 from florencectl.cluster.connection import Place, is_configured
 from florencectl.completing import (
     assignments_to_job,
@@ -290,14 +291,14 @@ def _go(job: FlorenceJob, how: How) -> None:
         return
     if how.local:
         _run_here(job, how)
-    for option, value in (
-        ("--again", how.again),
-        ("--processes", how.processes),
-        ("--detach", how.detach),
-        ("--extend", how.extend),
-    ):
-        if value:
-            raise ConfigurationError(f"{option} is for runs on this machine: add --local")
+    refuse_on_cluster(
+        {
+            "--again": how.again,
+            "--processes": how.processes,
+            "--detach": how.detach,
+            "--extend": how.extend,
+        }
+    )
     if not is_configured(how.place):
         raise ConfigurationError(
             "no cluster configured (no KUBECONFIG, no ~/.kube/config): add --local to run on "

@@ -13,7 +13,7 @@ from florencectl.completing import assignments_to_job
 from florencectl.job_file import read_job
 from florencectl.options import Context, Kubeconfig, Namespace
 from florencectl.output import DocumentFormat, note, print_document, print_table
-from florencectl.sweeping import Variant, best_of, results_table, variants
+from florencectl.sweeping import Variant, results_table, variants
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -114,7 +114,6 @@ def _show(
         return
     header, rows = results_table(found, jobs, metric)
     print_table(header, rows)
-    best = best_of(jobs, metric)
-    if best is not None:
-        name, result, value = best
-        note(f"\nbest: {name}, {result} {value}")
+    name, *_, value = rows[0]
+    if value:
+        note(f"\nbest: {name}, {header[-1]} {value}")
