@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
+from florence import errors
 from florence.config import Training
 from florence.config.evaluate import Evaluate
 from florence.errors import FlorenceError
@@ -196,7 +197,9 @@ def _sentence(text: str) -> str:
 def exit_codes() -> str:
     """What a stage's process ends with, whose doing that is, and what follows on a cluster."""
     said: dict[int, list[str]] = {}
-    for kind in _with_subclasses(FlorenceError):
+    for kind in vars(errors).values():
+        if not (isinstance(kind, type) and issubclass(kind, FlorenceError)):
+            continue
         if "exit_code" in vars(kind) and kind.exit_code != FlorenceError.exit_code:
             said.setdefault(kind.exit_code, []).append((kind.__doc__ or "").splitlines()[0])
     said[0], said[1] = ["Done."], ["Any other failure."]
@@ -217,12 +220,6 @@ def exit_codes() -> str:
             "",
         ]
     )
-
-
-def _with_subclasses(kind: type[FlorenceError]) -> Iterator[type[FlorenceError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _with_subclasses(below)
 
 
 def reference() -> str:
