@@ -2,11 +2,13 @@
 
 ``python -m tools.reference FILE [--check]`` writes it, or says that it is stale. Kinds come from
 :mod:`florence.kinds` and evaluations from :mod:`florence.evaluation.registry`, so that a new one is
-in the reference as soon as it is registered.
+in the reference as soon as it is registered. ``--release`` notes the fields that no release had for
+that of ``pyproject.toml``: no file says since when a field exists but this record.
 """
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ from florence_operator.api.failure import budget_of, cause_of_exit
 from florence_operator.api.generated import write_or_check
 from florence_operator.api.status import JobStatus
 from florence_operator.api.v1alpha1 import JobSpec, Metadata, StageBase
+from tools.version import version_of
 
 Schema = Mapping[str, Any]
 
@@ -38,13 +41,17 @@ _HEAD = """\
 Generated from the pydantic models by `make generate`; do not edit. The CRD, the flags of
 `florencectl submit KIND` and this page have one source. A field without a default has to be given;
 "none" means that it may be left out. Paths start at the title of their section; `[]` stands for
-one of a list, `{}` for one of a map. On the command line a plain field of a stage is a flag
+one of a list, `{}` for one of a map. "since" is the release that brought a field, `next` the one
+to come. On the command line a plain field of a stage is a flag
 (`batchSize` is `--batch-size`); every other is reached with `--set`, as in
 `--set optimizer.lr=3e-4`.
 
 `apiVersion` is `florence.dev/v1alpha1` and `kind` is `FlorenceJob`.
 """
 _STAGES = "spec.stages[]"
+RECORD = Path(__file__).with_name("released_fields.json")
+"""Every field that a release had, by the first one: ``{"0.1.0": ["metadata.name", …]}``."""
+NEXT = "next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,9 @@ class Row:
     default: str
     description: str
 
-    def line(self) -> str:
+    def line(self, since: str) -> str:
         """The row of a Markdown table."""
-        cells = (f"`{self.path}`", self.type, self.unit, self.default, self.description)
+        cells = (f"`{self.path}`", self.type, self.unit, self.default, since, self.description)
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -165,29 +172,56 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _section(title: str, said: str, rows: Sequence[Row]) -> str:
-    head = ["", f"## {title}", "", said, ""] if said else ["", f"## {title}", ""]
-    table = ["| field | type | unit | default | |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *table, *(row.line() for row in rows), ""])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """The fields below one path.
+
+    Attributes:
+        title: heading of the section.
+        below: what the record of releases calls the place of its fields.
+        said: what stands above the table.
+        since: whether the place itself is new at times, as that of a kind is.
+    """
+
+    title: str
+    below: str
+    rows: Sequence[Row]
+    said: str = ""
+    since: bool = False
+
+    def fields(self) -> list[str]:
+        """Its fields, as the record of releases calls them."""
+        own = [self.below] if self.since else []
+        return [*own, *(f"{self.below}.{row.path}" for row in self.rows)]
+
+    def text(self, since: Mapping[str, str]) -> str:
+        """The section in Markdown."""
+        said = self.said
+        if self.since:
+            said += f" Since {since.get(self.below, NEXT)}."
+        head = ["", f"## {self.title}", "", said, ""] if said else ["", f"## {self.title}", ""]
+        table = ["| field | type | unit | default | since | |", "|---|---|---|---|---|---|"]
+        lines = (row.line(since.get(f"{self.below}.{row.path}", NEXT)) for row in self.rows)
+        return "\n".join([*head, *table, *lines, ""])
 
 
-def _kind_section(kind: Kind, shared: Sequence[Row]) -> str:
+def _kind_section(kind: Kind, shared: Sequence[Row]) -> Section:
     """What a kind sets, without what it has in common with every kind that trains."""
     stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
-    path = f"{_STAGES}.{kind.name}"
+    path, said = f"{_STAGES}.{kind.name}", _sentence(kind.help)
     if issubclass(kind.settings, Evaluate):
         names = [to_camel(one.field) for one in EVALUATIONS]
-        rows = Fields(kind.settings).rows(without=names)
-        return _section(path, f"{_sentence(kind.help)} And the [evaluations](#evaluations).", rows)
+        own = Fields(kind.settings).rows(without=names)
+        said += " And the [evaluations](#evaluations)."
+        return Section(title=path, below=path, rows=own, said=said, since=True)
     rows = Fields(kind.settings, stop_at=stop_at).rows()
     own = [row for row in rows if row not in shared]
-    said = _sentence(kind.help)
     if issubclass(kind.settings, Training):
         said += " And [what every training stage sets](#what-every-training-stage-sets)."
         changed = {row.path for row in shared} & {row.path for row in own}
         if changed:
             said += f" Different here: {', '.join(f'`{name}`' for name in sorted(changed))}."
-    return _section(path, said, own)
+    return Section(title=path, below=path, rows=own, said=said, since=True)
 
 
 def _sentence(text: str) -> str:
@@ -222,39 +256,97 @@ def exit_codes() -> str:
     )
 
 
-def reference() -> str:
-    """The whole page."""
+def sections() -> list[Section]:
+    """Every table of fields but that of the status."""
     stop_at = {Evaluate.__name__: "see [evaluations](#evaluations)"}
     shared = Fields(Training, stop_at=stop_at).rows()
-    stage = Fields(StageBase).rows()
     kinds = ", ".join(f"[{name}](#specstages{name.lower()})" for name in KINDS)
-    sections = [
-        _HEAD,
-        _section("metadata", "", Fields(Metadata).rows()),
-        _section("spec", "", Fields(JobSpec).rows(without=("stages",))),
-        _section(_STAGES, f"And exactly one of: {kinds}.", stage),
-        _section("What every training stage sets", "Fields of each kind that trains.", shared),
+    return [
+        Section(title="metadata", below="metadata", rows=Fields(Metadata).rows()),
+        Section(title="spec", below="spec", rows=Fields(JobSpec).rows(without=("stages",))),
+        Section(
+            title=_STAGES,
+            below=_STAGES,
+            rows=Fields(StageBase).rows(),
+            said=f"And exactly one of: {kinds}.",
+        ),
+        Section(
+            title="What every training stage sets",
+            below="training",
+            rows=shared,
+            said="Fields of each kind that trains.",
+        ),
         *(_kind_section(kind, shared) for kind in KINDS.values()),
+    ]
+
+
+def evaluation_sections() -> list[Section]:
+    """A table for every evaluation."""
+    return [
+        Section(
+            title=f"evaluations.{to_camel(one.field)}[]",
+            below=f"evaluations.{to_camel(one.field)}[]",
+            rows=Fields(pkgutil.resolve_name(one.settings)).rows(),
+            said=f"{_sentence(one.help)} For models of the task "
+            f"{' or '.join(f'`{task}`' for task in one.tasks)}.",
+            since=True,
+        )
+        for one in EVALUATIONS
+    ]
+
+
+def status_section() -> Section:
+    """The table of the status."""
+    rows = Fields(JobStatus).rows()
+    said = "Written by the controller, never by users."
+    return Section(title="status", below="status", rows=rows, said=said)
+
+
+def reference() -> str:
+    """The whole page."""
+    since = {field: version for version, fields in released().items() for field in fields}
+    parts = [
+        _HEAD,
+        *(section.text(since) for section in sections()),
         "\n## Evaluations\n\n"
         "Lists of an `evaluate` stage, and of `evaluation` in a training stage.\n",
-        *(
-            _section(
-                f"evaluations.{to_camel(one.field)}[]",
-                f"{_sentence(one.help)} For models of the task "
-                f"{' or '.join(f'`{task}`' for task in one.tasks)}.",
-                Fields(pkgutil.resolve_name(one.settings)).rows(),
-            )
-            for one in EVALUATIONS
-        ),
-        _section("status", "Written by the controller, never by users.", Fields(JobStatus).rows()),
+        *(section.text(since) for section in evaluation_sections()),
+        status_section().text(since),
         exit_codes(),
     ]
-    return "".join(sections)
+    return "".join(parts)
+
+
+def every_field() -> list[str]:
+    """All fields there are, as the record of releases calls them."""
+    tables = [*sections(), *evaluation_sections(), status_section()]
+    return [field for section in tables for field in section.fields()]
+
+
+def released(record: Path = RECORD) -> dict[str, list[str]]:
+    """Which release brought which fields."""
+    found: dict[str, list[str]] = json.loads(record.read_text(encoding="utf-8"))
+    return found
+
+
+def note_release(version: str, record: Path = RECORD) -> None:
+    """Note a release: it brings every field that no earlier one has; fields that are gone go."""
+    fields = every_field()
+    known = {
+        older: [field for field in brought if field in fields]
+        for older, brought in released(record).items()
+        if older != version
+    }
+    old = {field for brought in known.values() for field in brought}
+    known[version] = [field for field in fields if field not in old]
+    record.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page, or say that it is stale; 1 when it is."""
-    paths = [Path(argument) for argument in arguments if argument != "--check"]
+    paths = [Path(argument) for argument in arguments if not argument.startswith("--")]
+    if "--release" in arguments:
+        note_release(version_of(Path()))
     return write_or_check(dict.fromkeys(paths, reference()), check="--check" in arguments)
 
 
