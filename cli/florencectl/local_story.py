@@ -13,9 +13,13 @@ from florencectl.cluster.words import happened
 from florencectl.program import local_command
 from florencectl.run_display import duration
 
+_CHANGE = (
+    "change what the message names and submit it again; settings that decide the result need "
+    "--again or another name"
+)
 _REMEDIES: dict[Cause, str] = {
-    Cause.INVALID_CONFIGURATION: "change what the message names and submit it again; settings that "
-    "decide the result need --again or another name",
+    Cause.INVALID_CONFIGURATION: _CHANGE,
+    Cause.OUT_OF_MEMORY: _CHANGE,
     Cause.UNUSABLE_DATA: "repair the data or its URI; then {resume}",
     Cause.DIVERGED: "lower the learning rate, lengthen the warm-up, or use bf16 instead of fp16",
     Cause.PROGRAM_FAILED: "read the log ({logs}); once it is mended {resume}",

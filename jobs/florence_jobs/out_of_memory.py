@@ -55,14 +55,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def available_memory(environment: Mapping[str, str] = os.environ) -> Memory:
     """What this process may use: its GPU, or its share of what this machine or container has."""
-    import psutil
     import torch
 
     if torch.cuda.is_available():
         device = int(environment.get("LOCAL_RANK", "0"))
         total = torch.cuda.get_device_properties(device).total_memory
         return Memory(capacity=total, device=torch.cuda.get_device_name(device), cuda=True)
-    ranks = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    return host_memory(int(environment.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def host_memory(ranks: int) -> Memory:
+    """A rank's share of the memory of this machine, or of the container that it is in."""
+    import psutil
+
     shares = [psutil.virtual_memory().total // ranks]
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (limit := group.read_text().strip()).isdigit():
@@ -114,6 +119,30 @@ def advice(plan: StagePlan, memory: Memory, *, processes: int) -> str:
         f"{asked}; {_described(option, settings)} would need {_size(option.total)} for the same "
         f"result. Set that, or {fewer}"
     )
+
+
+def advice_when_killed(plan: StagePlan, memory: Memory, *, processes: int, gpus: bool) -> str:
+    """What to say of a stage that the kernel ended, because the host's memory did not suffice.
+
+    Args:
+        plan: the stage.
+        memory: what each process has of the host's.
+        processes: ranks of the stage.
+        gpus: whether it trained on GPUs, which have memory of their own.
+    """
+    said = "the kernel ended a process of it because memory ran out"
+    config = plan.config
+    if not isinstance(config, Training):
+        return f"{said}: {advice(plan, memory, processes=processes)}"
+    loader = config.loader
+    readers = (
+        f"a rank's loader has {loader.workers} workers, each with up to "
+        f"{_size(loader.cache_bytes)} of shards: lower loader.workers, loader.cacheBytes or "
+        "loader.prefetch"
+    )
+    if gpus:
+        return f"{said}: {memory.device} has {_size(memory.capacity)}; {readers}"
+    return f"{said}: {advice(plan, memory, processes=processes)}; {readers}"
 
 
 def _as_run(settings: Training) -> Training:

@@ -23,9 +23,11 @@ from florence.distributed.world import World  # noqa: E402
 from florence.errors import ConfigurationError  # noqa: E402
 from florence.storage import open_storage  # noqa: E402
 from florence.tasks.pretrain.settings import Pretrain  # noqa: E402
+from florence_jobs.local.outcome import end_tracked_run  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
 from florence_jobs.tracking import (  # noqa: E402
     Tracker,
+    abandoned,
     make_recorder,
     recorder,
     server,
@@ -37,6 +39,7 @@ from florence_jobs.tracking.mlflow_run import (  # noqa: E402
     RejectedError,
     RunTarget,
 )
+from florence_jobs.tracking.target import run_target  # noqa: E402
 from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
 
 
@@ -417,6 +420,32 @@ def test_a_job_runs_as_long_as_one_of_its_stages(store: str, client: Any) -> Non
     one, other = opened("a"), opened("b")
     assert end(one, "FAILED") == "RUNNING"
     assert end(other, "FINISHED") == "FAILED"
+
+
+def test_a_run_whose_process_was_killed_is_ended_by_the_owner_of_the_job(
+    store: str, client: Any, tmp_path: Path
+) -> None:
+    first = plan(store, job="gone", uid="gone")
+    path = tmp_path / "stage.json"
+    path.write_text(first.model_dump_json(by_alias=True))
+    assert abandoned.main([str(path), "rank 0 was killed"]) == 0  # before it had a run
+    sink = MlflowRun(run_target(first))
+    run_id = sink.open()
+    later = MlflowRun(run_target(first.model_copy(update={"attempt": 2})))
+    later.open()  # the next attempt has taken it over
+    abandoned.main([str(path), "rank 0 was killed"])
+    assert client.get_run(run_id).info.status == "RUNNING"
+    path.write_text(first.model_copy(update={"attempt": 2}).model_dump_json(by_alias=True))
+    end_tracked_run(path, "rank 0 was killed")
+    run = client.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow.note.content"] == "attempt 2: rank 0 was killed"
+    assert run.info.end_time >= run.info.start_time
+    job = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert job.info.status == "FAILED"
+    assert "rank 0 was killed" in job.data.tags["mlflow.note.content"]
+    abandoned.main([str(path), "again"])
+    assert client.get_run(run_id).data.tags == run.data.tags
 
 
 def test_a_new_store_has_no_experiment_but_ours(tmp_path: Path) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass, field
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from florence.errors import FlorenceError
 from florence.storage import open_storage
 from florence_jobs.local.plans import stage_uri
+from florence_jobs.local.processes import Ended
 from florence_jobs.log_tail import failure_line
-from florence_operator.api import FlorenceJob
+from florence_operator.api import FlorenceJob, StagePlan
 from florence_operator.api.v1alpha1 import Artifacts
 
 _LOG_TAIL = 256 * 1024
+_LONGEST_WAIT_FOR_MLFLOW = 60.0
+"""Seconds; a run that is left running is taken over by the next attempt all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,40 @@ def failure_line_of(log: Path, code: int = 1) -> str:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _LOG_TAIL))
         return failure_line(file.read(), code)
+
+
+def with_remedy(ended: Ended, plan: StagePlan, processes: int) -> Ended:
+    """How an attempt ended, with what would fit where memory did not suffice."""
+    if not ended.out_of_memory:
+        return ended
+    from florence_jobs.out_of_memory import advice_when_killed, host_memory
+
+    gpus = bool(glob("/dev/nvidia[0-9]*"))
+    memory = host_memory(processes)
+    advice = advice_when_killed(plan, memory, processes=processes, gpus=gpus)
+    return replace(ended, message=f"Out of memory: {advice}")
+
+
+def end_tracked_run(plan: Path, problem: str) -> None:
+    """End the MLflow run that killed processes left running; never raises.
+
+    It is done in a process of its own: MLflow takes seconds to import, and a server that is away
+    may take long to say so.
+
+    Args:
+        plan: the file with the attempt's plan.
+        problem: why it ended.
+    """
+    command = [sys.executable, "-m", "florence_jobs.tracking.abandoned", str(plan), problem]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LONGEST_WAIT_FOR_MLFLOW,
+            start_new_session=True,  # Ctrl-C is for the owner of the job
+            check=False,
+        )
 
 
 def results_of(uri: str, artifacts: Artifacts) -> Results:

@@ -9,11 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence.errors import StoppedError, TransientError
+from florence.errors import (
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    StoppedError,
+    TransientError,
+)
+from florence_jobs.local.oom_kills import oom_kills
 from florence_jobs.local.stop_signals import StopSignals
 from florence_jobs.log_tail import killed
 from florence_jobs.parent_watch import PARENT
@@ -27,6 +34,14 @@ PROGRAM = "florence_jobs.main"
 _SECONDS_BETWEEN_LOOKS = 0.1
 _LONGER_THAN_THE_LAUNCHER = 10.0
 """Seconds: the launcher kills its ranks after their grace, and that takes it a moment."""
+_EXPLAINED = (
+    0,
+    ConfigurationError.exit_code,
+    DataError.exit_code,
+    DivergedError.exit_code,
+    StoppedError.exit_code,
+)
+"""Exit codes of a stage that no killed process is behind."""
 _LONGEST_DEATH = 60.0
 """Seconds that a process may take to be gone once it was killed."""
 
@@ -38,6 +53,13 @@ class Ended:
     code: int
     message: str | None = None
     """What is known beside their log."""
+    out_of_memory: bool = False
+    """Whether the kernel ended one of them for want of memory."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended one of them that none of ours sends."""
+        return self.code > 128 and self.code != StoppedError.exit_code
 
 
 def stage_command(path: Path) -> list[str]:
@@ -101,6 +123,7 @@ def run_processes(
         stop: asks them to; a second interrupt ends them at once.
         on_stopping: called once they have been asked.
     """
+    kills_before = oom_kills()
     # A session of its own: Ctrl-C reaches this process alone, which asks the stage to stop.
     with log.open("ab") as output:
         launcher = subprocess.Popen(
@@ -118,7 +141,10 @@ def run_processes(
             launcher.kill()
             launcher.wait()
         end_processes(folder, grace=grace, stop=stop)
-    return ended
+    kills = oom_kills()
+    if kills_before is None or kills is None or ended.code in _EXPLAINED:
+        return ended
+    return replace(ended, out_of_memory=kills > kills_before)
 
 
 def _ended(

@@ -15,7 +15,13 @@ from typing import Protocol
 from florence.config.progress import StageProgress
 from florence.errors import StoppedError
 from florence_jobs.local.interruption import interrupted
-from florence_jobs.local.outcome import UsualDelays, failure_line_of, results_of
+from florence_jobs.local.outcome import (
+    UsualDelays,
+    end_tracked_run,
+    failure_line_of,
+    results_of,
+    with_remedy,
+)
 from florence_jobs.local.plans import (
     build_plan,
     grace,
@@ -35,7 +41,7 @@ from florence_jobs.local.progress_server import listening
 from florence_jobs.local.records import Records
 from florence_jobs.local.stop_signals import StopSignals
 from florence_operator.api import FlorenceJob, JobStatus, Stage, StageStatus, State
-from florence_operator.api.failure import cause_of_exit
+from florence_operator.api.failure import Cause, cause_of_exit
 from florence_operator.api.retrying import Delays, sequel
 from florence_operator.api.stage import GRACE_SECONDS, StagePlan
 from florence_operator.api.status import Attempt
@@ -192,7 +198,8 @@ class LocalRunner:
         retries = self._job.spec.run_policy.retries
         after = sequel(status.attempts, status.budget_from, retries, self._delays)
         last = status.attempts[-1]
-        if after.delay is None:
+        # On a cluster another node may have more memory to spare; here the same would follow.
+        if after.delay is None or last.cause is Cause.OUT_OF_MEMORY:
             self._set(stage, state=State.FAILED, reason=after.reason, message=last.message)
             return False
         due = self._clock() + after.delay
@@ -243,6 +250,8 @@ class LocalRunner:
             (folder / "stage.json").write_text(plan.model_dump_json(by_alias=True, indent=1))
             ended = self._run_processes(plan, stage, folder / "stage.json", log)
         self._end_attempt(stage, ended, log)
+        if ended.killed:
+            end_tracked_run(folder / "stage.json", self._status(stage).attempts[-1].message or "")
         return ended.code
 
     def _run_processes(self, plan: StagePlan, stage: Stage, path: Path, log: Path) -> Ended:
@@ -253,7 +262,7 @@ class LocalRunner:
             f"--shutdown-timeout={int(plan.grace_seconds)}",
             *stage_command(path),
         ]
-        return run_processes(
+        ended = run_processes(
             command,
             folder=self._folder,
             log=log,
@@ -262,6 +271,7 @@ class LocalRunner:
             stop=self._stop,
             on_stopping=lambda: self._observer.note(self._stopping(stage)),
         )
+        return with_remedy(ended, plan, count)
 
     def _stopping(self, stage: Stage) -> str:
         first = self._stop.first
@@ -302,7 +312,7 @@ class LocalRunner:
             update={
                 "ended": self._now(),
                 "exit_code": how.code,
-                "cause": cause_of_exit(how.code),
+                "cause": Cause.OUT_OF_MEMORY if how.out_of_memory else cause_of_exit(how.code),
                 "message": said,
             }
         )

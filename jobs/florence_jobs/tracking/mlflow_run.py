@@ -25,6 +25,9 @@ DEFAULT_EXPERIMENT = "0"
 TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's pages show experiments without it as those of chat bots."""
 
+PROBLEM, NOTE = "florence.problem", "mlflow.note.content"
+"""Tags of a run that failed: ours, and the description on its page."""
+
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
 
@@ -108,6 +111,28 @@ class MlflowRun:
             self._models = LoggedModels(self._client, self._target.uri, self._experiment_id, run_id)
             self.run_id = run_id
         return run_id
+
+    def end_abandoned(self, problem: str) -> bool:
+        """End the run as FAILED if the attempt's process ended without having done so.
+
+        Returns:
+            Whether it was left running; never where a later attempt has taken it over.
+        """
+        with _translated():
+            self._client = self._connect()
+            self._experiment_id = self._experiment()
+            run = self._named_run() or self._found_run()
+            attempt = str(self._target.attempt)
+            if run is None or run.info.status != "RUNNING":
+                return False
+            if run.data.tags.get("florence.attempt") != attempt:
+                return False
+        self.open()
+        told = f"attempt {attempt}: {redacted(problem)}"
+        self.send(Event("tags", {"values": {PROBLEM: told, NOTE: told}}))
+        about = {"time": milliseconds(), "metrics": {}, "problem": told}
+        self.send(Event("finish", {"status": "FAILED", **about}))
+        return True
 
     def send(self, event: Event) -> None:
         """Record one event other than metrics.
