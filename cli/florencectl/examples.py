@@ -55,7 +55,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "predict MODEL cat.jpg dog.png --labels 'cat,dog'",
         "predict MODEL cat.jpg --labels 'cat,dog' --templates imagenet -o json",
     ),
-    "embed": ("embed MODEL cat.jpg dog.png caption.txt -o embeddings.npz",),
+    "embed": (
+        "embed MODEL cat.jpg dog.png caption.txt -o embeddings.npz",
+        "embed MODEL images -o embeddings.parquet",
+        "embed MODEL cat.jpg -o json",
+    ),
     "model import": (
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",

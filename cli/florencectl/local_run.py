@@ -120,7 +120,8 @@ def run_to_the_end(
         return (INTERRUPTED if asked is signal.SIGINT else 128 + asked), job
     if job.status is None or job.status.phase is not State.SUCCEEDED:
         name = job.metadata.name
-        note(f"{name}: failed; '{local_command('logs', job.namespace, name)}' prints the log")
+        why, logs = (local_command(verb, job.namespace, name) for verb in ("why", "logs"))
+        note(f"{name}: failed; '{why}' says what to do, '{logs}' prints the log")
         return _exit_code(job), job
     return 0, job
 

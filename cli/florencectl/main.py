@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("florencectl.commands.runs", "Print the log of a job's stage."),
     "wait": ("florencectl.commands.control", "Wait for a job."),
     "stop": ("florencectl.commands.control", "Stop a job after a checkpoint."),
-    "suspend": ("florencectl.commands.control", "The same as stop, in Kubernetes' word."),
+    "suspend": ("florencectl.commands.control", "The same as stop."),
     "resume": ("florencectl.commands.control", "Go on with a suspended job."),
     "retry": ("florencectl.commands.control", "Run a failed job again."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),

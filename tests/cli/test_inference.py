@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import resource
@@ -20,10 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from florence.checkpoint import write_final_model
-from florence.config import PRESETS
 from florence.kinds import MODEL_TASKS
-from florence.models.stored import ModelCard, model_bytes, save_model
-from florence.models.two_tower import build_model
+from florence.models.stored import model_bytes
 from florence.storage import open_storage
 from florence.tasks.inputs import Column, Inputs, Parameter
 from florence.tasks.kind import ModelTask
@@ -34,31 +33,19 @@ from florencectl.commands import embed as embedding
 from florencectl.commands import predict as predicting
 from florencectl.main import app
 from tests.child import run_child
+from tests.small_model import CARD, DIGITS_CARD, NANO, embedded, model_files, network, picture, save
 
 RUNNER = CliRunner()
-NANO = PRESETS["coswin-nano"]
-CARD = ModelCard(
-    task="contrastive",
-    architecture=NANO,
-    window=4,
-    resolution=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    templates=DIGITS,
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as plain files, the same as a stage's result, and images."""
     root = tmp_path_factory.mktemp("inference")
-    model = build_model(NANO, seed=0)
-    save_model(root / "plain", model, CARD)
-    files = model_bytes(model.state_dict(), CARD)
-    write_final_model(open_storage(str(root / "stage")), files, attempt=1)
+    save(root / "plain", DIGITS_CARD)
+    write_final_model(open_storage(str(root / "stage")), model_files(DIGITS_CARD), attempt=1)
     for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
+        picture(number).save(root / f"{number}.png")
     (root / "a.txt").write_text("the number seven\n")
     (root / "broken.png").write_bytes(b"\x89PNG nothing")
     (root / "latin.txt").write_bytes("für".encode("latin-1"))
@@ -114,16 +101,11 @@ def invoke(*arguments: str) -> Any:
 
 def reference_images(folder: Path) -> torch.Tensor:
     """Embeddings of the three images, from pixels and the model alone."""
-    rows = []
-    for number in range(3):
-        pixels = np.asarray(Image.open(folder / f"{number}.png"), np.float32) / 255
-        rows.append(torch.from_numpy((pixels - 0.5) / 0.5).permute(2, 0, 1))
-    with torch.no_grad():
-        return build_model(NANO, seed=0).eval().encode_image(torch.stack(rows))
+    return embedded([Image.open(folder / f"{number}.png") for number in range(3)])
 
 
 def test_predict_is_the_softmax_over_prompt_ensembles(folder: Path) -> None:
-    model = build_model(NANO, seed=0).eval()
+    model = network()
     classes = []
     with torch.no_grad():
         for name in ("zero", "one", "two"):
@@ -364,7 +346,7 @@ def test_what_predict_refuses(arguments: list[str], code: int, message: str) -> 
 
 
 def test_any_task_predicts_with_inputs_of_its_own(folder: Path, tmp_path: Path) -> None:
-    card = CARD.model_copy(update={"task": "measurement", "templates": ()})
+    card = CARD.model_copy(update={"task": "measurement"})
     for name, content in model_bytes({"weight": torch.zeros(1)}, card).items():
         (tmp_path / name).write_bytes(content)
     means = [float(np.asarray(Image.open(folder / f"{n}.png")).mean()) for n in range(2)]
@@ -413,8 +395,7 @@ def test_images_are_decoded_some_at_a_time(folder: Path, monkeypatch: pytest.Mon
 
 def test_a_damaged_result_of_a_stage_is_refused(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "stage"))
-    model = build_model(NANO, seed=0)
-    write_final_model(storage, model_bytes(model.state_dict(), CARD), attempt=1)
+    write_final_model(storage, model_files(), attempt=1)
     (weights,) = (tmp_path / "stage" / "model").glob("*/model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -430,7 +411,7 @@ def test_the_folder_that_one_stands_in_is_checked_too(
 ) -> None:
     image = Path("0.png").absolute()
     storage = open_storage(str(tmp_path / "stage"))
-    write_final_model(storage, model_bytes(build_model(NANO, seed=0).state_dict(), CARD), attempt=1)
+    write_final_model(storage, model_files(), attempt=1)
     (weights,) = (tmp_path / "stage" / "model").glob("*/model.safetensors")
     folders = {"stage": tmp_path / "stage", "model": weights.parent.parent, "files": weights.parent}
     monkeypatch.chdir(folders[where])
@@ -457,14 +438,75 @@ def test_embed_keeps_the_order_of_images_and_texts(folder: Path, tmp_path: Path)
         embeddings[[0, 2, 3]], reference_images(folder), atol=1e-5, rtol=1e-5
     )
     with torch.no_grad():
-        text = build_model(NANO, seed=0).eval().encode_text(tokenize(["the number seven"]))
+        text = network().encode_text(tokenize(["the number seven"]))
     torch.testing.assert_close(embeddings[1:2], text, atol=1e-5, rtol=1e-5)
+
+
+def read_npz(content: bytes) -> list[tuple[str, list[float]]]:
+    with np.load(io.BytesIO(content)) as saved:
+        return list(zip(saved["names"], saved["embeddings"].tolist(), strict=True))
+
+
+def read_parquet(content: bytes) -> list[tuple[str, list[float]]]:
+    import pyarrow as pa
+    from pyarrow.parquet import read_table
+
+    table = read_table(io.BytesIO(content))
+    assert pa.types.is_fixed_size_list(table.schema.field("embedding").type)
+    return [(row["name"], row["embedding"]) for row in table.to_pylist()]
+
+
+def read_csv(content: bytes) -> list[tuple[str, list[float]]]:
+    header, *rows = csv.reader(io.StringIO(content.decode()))
+    assert header == ["name", *map(str, range(NANO.embed_dim))]
+    return [(name, [float(number) for number in numbers]) for name, *numbers in rows]
+
+
+def read_json(content: bytes) -> list[tuple[str, list[float]]]:
+    return [(row["name"], row["embedding"]) for row in json.loads(content)]
+
+
+def read_json_lines(content: bytes) -> list[tuple[str, list[float]]]:
+    return read_json(b"[%s]" % b",".join(content.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("output", "read"),
+    [
+        ("e.npz", read_npz),
+        ("e.parquet", read_parquet),
+        ("e.csv", read_csv),
+        ("e.json", read_json),
+        ("e.jsonl", read_json_lines),
+        ("csv", read_csv),
+        ("json", read_json),
+        ("jsonl", read_json_lines),
+    ],
+)
+def test_embeddings_are_the_same_in_every_format(
+    album: Path, folder: Path, output: str, read: Any
+) -> None:
+    result = invoke("embed", "model", "b.png", "a/c.PNG", "-o", output)
+    assert result.exit_code == 0, result.stderr
+    content = Path(output).read_bytes() if "." in output else result.stdout.encode()
+    assert (result.stdout == "") is ("." in output)
+    rows = read(content)
+    assert [name for name, _ in rows] == ["b.png", "a/c.PNG"]
+    expected = reference_images(folder)[:1].expand(2, -1)
+    numbers = torch.tensor([row for _, row in rows])
+    torch.testing.assert_close(numbers, expected, atol=1e-5, rtol=1e-5)
+    assert ("2 embeddings of length" in result.stderr) is ("." in output)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["plain", "0.png", "-o", "out.txt"], 2, "must end in .npz"),
+        (
+            ["plain", "0.png", "-o", "out.txt"],
+            2,
+            "-o out.txt: name a file that ends in one of .npz, .parquet, .csv, .jsonl, .json, or "
+            "print with one of csv, json, jsonl",
+        ),
         (["plain", "0.png", "-o", "nowhere/out.npz"], 2, "no such folder"),
         (["plain", "broken.png", "-o", "out.npz"], 3, "broken.png: broken image"),
         (["plain", "none.png", "-o", "out.npz"], 3, "none.png: cannot be read: No such file"),

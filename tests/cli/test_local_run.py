@@ -12,10 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from florence.checkpoint import write_final_model
-from florence.config import PRESETS
 from florence.kinds import MODEL_TASKS
-from florence.models.stored import ModelCard, model_bytes
-from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.tasks.inputs import Column, Inputs, Parameter
 from florence_jobs.local.outcome import Example, example_of
@@ -25,6 +22,7 @@ from florence_operator.api.v1alpha1 import Artifacts
 from florencectl.local_run import command_to_use
 from florencectl.main import app
 from florencectl.run_display import shown
+from tests.small_model import model_files
 
 EXAMPLE = Example("/runs/a b/example.png", ("zero", "a one"), "digits")
 
@@ -84,11 +82,7 @@ def test_the_command_that_is_printed_runs_as_it_stands(
     job = job.model_copy(update={"spec": job.spec.model_copy(update={"artifacts": artifacts})})
     last = job.spec.in_order()[-1].name
     stage = open_storage(stage_uri(job, last, ""), artifacts.s3)
-    architecture = PRESETS["coswin-nano"]
-    card = ModelCard(task="contrastive", architecture=architecture, window=4, resolution=32,
-                     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # fmt: skip
-    files = model_bytes(build_model(architecture, seed=0).state_dict(), card)
-    write_final_model(stage, files, attempt=1)
+    write_final_model(stage, model_files(), attempt=1)
     png = io.BytesIO()
     Image.new("RGB", (8, 8)).save(png, format="PNG")
     stage.write("example.png", png.getvalue())

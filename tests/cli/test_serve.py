@@ -17,44 +17,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("mlflow", reason="MLflow is not installed")
 
-from florence.config import PRESETS
-from florence.models.stored import ModelCard, model_bytes, save_model
-from florence.models.two_tower import build_model
 from florence_jobs.tracking import Tracker
 from florence_jobs.tracking.events import Spill
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
 from florencectl.local_server import HOST
 from florencectl.main import app
 from tests.gang import free_port
+from tests.small_model import model_files, picture, save
 
 RUNNER = CliRunner()
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
-NANO = PRESETS["coswin-nano"]
-CARD = ModelCard(
-    task="contrastive",
-    architecture=NANO,
-    window=4,
-    resolution=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as files, and the same in MLflow's store beside them."""
     root = tmp_path_factory.mktemp("serve")
-    model = build_model(NANO, seed=0)
-    save_model(root / "model", model, CARD)
-    pixels = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(root / "photo.jpg", format="PNG")  # too long for an argument
+    save(root / "model")
+    picture(0, (300, 300)).save(root / "photo.jpg", format="PNG")  # too long for an argument
     return root
 
 
@@ -64,7 +49,7 @@ def model_id(folder: Path) -> str:
     store = f"sqlite:///{folder}/mlflow.db"
     run = MlflowRun(RunTarget(uri=store, experiment="e", job="j", stage="s", attempt=1, name="n"))
     tracker = Tracker(run, Spill(folder / "spill.jsonl"), attempt=1, where=store, interval_s=0.05)
-    tracker.model(model_bytes(build_model(NANO, seed=0).state_dict(), CARD), "x")
+    tracker.model(model_files(), "x")
     tracker.close("FINISHED")
     import mlflow
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -431,6 +433,14 @@ def test_a_stage_that_fails_says_why_in_one_line(
     assert words in failure
     assert "Traceback" not in err
     assert got == code
+    last = err.splitlines()[-1]
+    assert last == (
+        "small: failed; 'florencectl why small --local' says what to do, "
+        "'florencectl logs small --local' prints the log"
+    )
+    for hint in re.findall(r"'florencectl (.+?)'", last):
+        hinted, out, err = finished(command(tmp_path / "home", *shlex.split(hint)))
+        assert (hinted, words in " ".join(out.split())) == (0, True), (hint, out, err)
 
 
 SAMPLE = "jobs/samples/digits.yaml"

@@ -8,54 +8,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import florence
 from florence.checkpoint import write_final_model
-from florence.config import PRESETS
 from florence.errors import ConfigurationError, DataError
 from florence.kinds import MODEL_TASKS
 from florence.loading import LoadedModel
-from florence.models.stored import ModelCard, model_bytes, save_model
-from florence.models.two_tower import TwoTower, build_model
+from florence.models.stored import model_bytes
+from florence.models.two_tower import TwoTower
 from florence.storage import open_storage
 from florence.tasks.inputs import Column, Inputs
 from florence.tasks.kind import ModelTask
 from florence.text.templates import DIGITS
 from florence.text.tokenizer import tokenize
+from tests.small_model import CARD, DIGITS_CARD, NANO, embedded, model_files, network, picture, save
 
-NANO = PRESETS["coswin-nano"]
-CARD = ModelCard(
-    task="contrastive",
-    architecture=NANO,
-    window=4,
-    resolution=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    templates=DIGITS,
-)
 LABELS = ["zero", "one", "two"]
 
 
 @pytest.fixture(scope="module")
-def network() -> TwoTower:
-    return build_model(NANO, seed=0).eval()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, network: TwoTower) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model in a folder, the same as the artifacts of a stage, and pictures."""
     root = tmp_path_factory.mktemp("loading")
-    save_model(root / "model", network, CARD)
-    write_final_model(
-        open_storage(str(root / "stage")), model_bytes(network.state_dict(), CARD), attempt=1
-    )
+    save(root / "model", DIGITS_CARD)
+    write_final_model(open_storage(str(root / "stage")), model_files(DIGITS_CARD), attempt=1)
     for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
+        picture(number).save(root / f"{number}.png")
     (root / "broken.png").write_bytes(b"\x89PNG nothing")
     return root
 
@@ -65,15 +46,11 @@ def model(folder: Path) -> LoadedModel:
     return florence.load(folder / "model", device="cpu")
 
 
-def embedded(folder: Path, network: TwoTower) -> torch.Tensor:
-    """The pictures' embeddings, from pixels and the network alone."""
-    rows = [np.asarray(Image.open(folder / f"{number}.png"), np.float32) for number in range(3)]
-    images = torch.stack([torch.from_numpy((row / 255 - 0.5) / 0.5) for row in rows])
-    with torch.no_grad():
-        return network.encode_image(images.permute(0, 3, 1, 2))
+def pictures(folder: Path) -> list[Image.Image]:
+    return [Image.open(folder / f"{number}.png") for number in range(3)]
 
 
-def test_three_lines_from_import_to_a_prediction(folder: Path, network: TwoTower) -> None:
+def test_three_lines_from_import_to_a_prediction(folder: Path) -> None:
     script = (
         "import florence\n"
         "model = florence.load('model', device='cpu')\n"
@@ -88,10 +65,10 @@ def test_three_lines_from_import_to_a_prediction(folder: Path, network: TwoTower
     with torch.no_grad():
         for name in LABELS:
             texts = [template.replace("{}", name) for template in DIGITS]
-            mean = network.encode_text(tokenize(texts)).mean(dim=0)
+            mean = network().encode_text(tokenize(texts)).mean(dim=0)
             classes.append(mean / mean.norm())
-        similarity = embedded(folder, network)[0] @ torch.stack(classes).T
-        expected = (similarity * network.logit_scale.exp()).softmax(dim=0)
+        similarity = embedded(pictures(folder))[0] @ torch.stack(classes).T
+        expected = (similarity * network().logit_scale.exp()).softmax(dim=0)
     assert [answer["probabilities"][name] for name in LABELS] == pytest.approx(
         expected.tolist(), abs=2e-5
     )
@@ -115,12 +92,12 @@ def test_images_are_paths_bytes_or_pictures_one_or_many(folder: Path, model: Loa
         assert answer["probability"] == pytest.approx(expected[1]["probability"], abs=1e-5)
 
 
-def test_embeddings_are_the_towers_own(folder: Path, model: LoadedModel, network: TwoTower) -> None:
+def test_embeddings_are_the_towers_own(folder: Path, model: LoadedModel) -> None:
     images = model.embed_images([folder / f"{number}.png" for number in range(3)])
     texts = model.embed_texts(["a dog", "the number seven"])
-    torch.testing.assert_close(images, embedded(folder, network), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(images, embedded(pictures(folder)), atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        expected = network.encode_text(tokenize(["a dog", "the number seven"]))
+        expected = network().encode_text(tokenize(["a dog", "the number seven"]))
     torch.testing.assert_close(texts, expected, atol=1e-5, rtol=1e-5)
     for embeddings in (images, texts, model.embed_texts("a dog")):
         assert embeddings.dtype == torch.float32

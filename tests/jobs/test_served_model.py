@@ -27,11 +27,9 @@ mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
 import pandas as pd  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
 
-from florence.config import architecture_of  # noqa: E402
 from florence.data import images  # noqa: E402
 from florence.data.transforms import eval_transform  # noqa: E402
-from florence.models.stored import ModelCard, StoredModel, model_bytes  # noqa: E402
-from florence.models.two_tower import build_model  # noqa: E402
+from florence.models.stored import StoredModel  # noqa: E402
 from florence.tasks import predicting  # noqa: E402
 from florence.tasks.inputs import Column, Inputs, Parameter  # noqa: E402
 from florence.tasks.pretrain import CONTRASTIVE  # noqa: E402
@@ -42,21 +40,12 @@ from florence_jobs.tracking import Tracker  # noqa: E402
 from florence_jobs.tracking.events import Spill  # noqa: E402
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget  # noqa: E402
 from tests.gang import free_port  # noqa: E402
-
-ARCHITECTURE = architecture_of("coswin-nano")
-CARD = ModelCard(
-    task="contrastive",
-    architecture=ARCHITECTURE,
-    window=4,
-    resolution=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+from tests.small_model import CARD, model_files, network  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return build_model(ARCHITECTURE, seed=7).eval()
+    return network()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +60,7 @@ def logged(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, s
     tracker.checkpoint("s3://bucket/runs/j/s/data/step-6", 6, {})
     tracker.metrics(12, {"loss": 1.0})
     tracker.checkpoint("s3://bucket/runs/j/s/data/step-12", 12, {})
-    tracker.model(model_bytes(model.state_dict(), CARD), "s3://bucket/runs/j/s/model")
+    tracker.model(model_files(), "s3://bucket/runs/j/s/model")
     tracker.close("FINISHED")
     client = mlflow.MlflowClient(tracking_uri=store)
     # One model a stage, however many commits: with how it was made and how good it is.

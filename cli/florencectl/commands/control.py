@@ -57,17 +57,6 @@ def wait(
     raise typer.Exit(wait_for(place, name, goal.value, limit, show=True))
 
 
-def stop(
-    name: JobName,
-    namespace: Namespace = None,
-    local: Local = False,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Stop a job after a checkpoint; 'resume' goes on from there. The same as 'suspend'."""
-    _suspend(Place(kubeconfig, context, namespace), name, local)
-
-
 def suspend(
     name: JobName,
     namespace: Namespace = None,
@@ -75,8 +64,20 @@ def suspend(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Checkpoint a job and free its pods, or end its processes; 'resume' goes on from there."""
-    _suspend(Place(kubeconfig, context, namespace), name, local)
+    """Checkpoint a job, and free its pods or end its processes; 'resume' goes on from there.
+
+    'stop' and 'suspend' are the same: the word that people look for, and Kubernetes' own.
+    """
+    place = Place(kubeconfig, context, namespace)
+    if not is_local(local, place):
+        _set_suspended(place, name, True)
+        return
+    from florencectl.local_control import stop_job
+
+    print(f"florencejob/{name} {stop_job(name, place.namespace or 'default')}")
+
+
+stop = suspend
 
 
 def resume(
@@ -114,15 +115,6 @@ def retry(
 
     on_cluster(place, lambda client, where: jobs.retry(client, where, name))
     print(f"{jobs.RESOURCE_NAME}/{name} retried")
-
-
-def _suspend(place: Place, name: str, local: bool) -> None:
-    if not is_local(local, place):
-        _set_suspended(place, name, True)
-        return
-    from florencectl.local_control import stop_job
-
-    print(f"florencejob/{name} {stop_job(name, place.namespace or 'default')}")
 
 
 def _run_here(

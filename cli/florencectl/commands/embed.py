@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from florence.config.storage import S3Settings
-from florence.errors import ConfigurationError, DataError
+from florence.errors import DataError
+from florencectl.embedding_files import FILES, PRINTED, check_target, write
 from florencectl.failures import BadFiles
 from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
 from florencectl.options import Device, ModelEndpoint, ModelUri
@@ -36,14 +34,25 @@ def embed(
             "names from stdin, one a line."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help=f"A file that ends in {', '.join(FILES)}; or one of {', '.join(PRINTED)}, to "
+            "print them.",
+        ),
+    ],
     device: Device = None,
     endpoint: ModelEndpoint = None,
 ) -> None:
-    """Write the embeddings of images and texts to a file.
+    """Write the embeddings of images and texts to a file, or print them.
 
-    A .txt file holds one text. The .npz holds 'names', the files as given, and 'embeddings', one
-    fp32 row of unit length for each: the dot product of two rows is their similarity.
+    A .txt file holds one text. For each file there is its name, as given, and its embedding, an
+    fp32 row of unit length: the dot product of two rows is their similarity. A .npz has the arrays
+    'names' and 'embeddings', the other formats a 'name' and an 'embedding' (csv: a column for each
+    of its numbers) a row.
 
     Files that cannot be used are named on stderr and left out, and the exit code is then 3.
     """
@@ -53,23 +62,10 @@ def embed(
     names = files_named(files, (*IMAGE_SUFFIXES, TEXT_SUFFIX), stdin=sys.stdin, refuse=bad.add)
     rows = embeddings_of(model, names, device=device, s3=s3, refuse=bad.add)
     if rows:
-        write_npz(output, rows)
-        length = len(rows[0][1])
-        note(f"{len(rows)} embeddings of length {length} written to {output}")
+        write(output, rows)
+        if output not in PRINTED:
+            note(f"{len(rows)} embeddings of length {len(rows[0][1])} written to {output}")
     bad.exit()
-
-
-def check_target(output: Path) -> None:
-    """Refuse a target that cannot be written, before the work that would be lost."""
-    if output.suffix != ".npz":
-        raise ConfigurationError(f"{output}: the name of the output must end in .npz")
-    if output.is_dir():
-        raise ConfigurationError(f"{output}: is a folder: give the name of a file")
-    folder = output.absolute().parent
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: no such folder: create it first")
-    if not os.access(folder, os.W_OK):
-        raise ConfigurationError(f"{folder}: cannot be written to: choose another folder")
 
 
 def embeddings_of(
@@ -126,16 +122,3 @@ def texts_of(
             refuse(f"{name}: not a UTF-8 text")
         except DataError as error:
             refuse(str(error))
-
-
-def write_npz(output: Path, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
-    """Write the file whole or not at all."""
-    import numpy as np
-
-    from florence.storage import FolderStorage
-
-    buffer = io.BytesIO()
-    names, embeddings = zip(*rows, strict=True)
-    np.savez(buffer, names=np.array(names), embeddings=np.stack(embeddings))
-    target = output.absolute()
-    FolderStorage(target.parent).write(target.name, buffer.getvalue())

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from florence.config import PRESETS
 from florence.config.storage import S3Settings
 from florence.curation.curate import curate
 from florence.curation.report import Report
@@ -23,13 +22,12 @@ from florence.data.labelled import ShardImages
 from florence.data.shards import Need, ShardSet
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.embed import embed_images, embed_texts
-from florence.models.stored import ModelCard, save_model
-from florence.models.two_tower import build_model
 from florence.storage import open_storage
 from florence.text.tokenizer import tokenize
 from tests.conftest import BUCKET
 from tests.florence.curation.pictures import cut, encoded, jpeg, noise, photographs
 from tests.florence.data.making import write_samples
+from tests.small_model import CARD, network, save
 
 Samples = list[tuple[str, dict[str, bytes]]]
 SMALL = {"min_side": 16}
@@ -203,20 +201,9 @@ def test_members_are_copied_and_facts_are_added_to_the_json(tmp_path: Path) -> N
     assert found.read(1).meta == {}
 
 
-NANO = PRESETS["coswin-nano"]
-CARD = ModelCard(
-    task="contrastive",
-    architecture=NANO,
-    window=4,
-    resolution=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
-
-
 def test_relevance_is_the_models_cosine_in_any_number_of_processes(tmp_path: Path) -> None:
-    model = build_model(NANO, seed=0)
-    save_model(tmp_path / "model", model, CARD)
+    model = network()
+    save(tmp_path / "model")
     texts = [f"a thing of {n} parts" for n in range(9)]
     samples = [pair(f"{n}", noise(n), text) for n, text in enumerate(texts)]
     source = shards(tmp_path / "in", samples[:4], samples[4:], [pair("mute", noise(20), "")])
