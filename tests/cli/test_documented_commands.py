@@ -15,23 +15,33 @@ from florencectl.examples import EXAMPLES
 from florencectl.main import COMMANDS, app, is_usage_error, load_command, spelt_out
 
 ROOT = Path(__file__).parents[2]
-COMMAND = re.compile(r"(?m)^ +(?:[\w ]+: +)?(?:\.venv/bin/)?florencectl ((?:[^\n]*\\\n)*[^\n]*)$")
+COMMAND = re.compile(
+    r"(?m)^ +(?:[\w ]+: +)?((?:[^\n#]*\| )?(?:\.venv/bin/)?florencectl (?:[^\n]*\\\n)*[^\n]*)$"
+)
 SHORTENED = "…"
 IMPORTS = {
     f"data import {name}": f"data import {name} {kind.example}" for name, kind in FORMATS.items()
 }
 
 
-def command_lines() -> list[str]:
-    """The arguments of every command in an indented block, comments cut off."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    found = [
+def pages() -> list[Path]:
+    """README and docs, but for the page whose picture has boxes that look like commands."""
+    every = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [page for page in every if page.name != "architecture.md"]
+
+
+def shown_in(page: Path) -> list[str]:
+    """Every command in an indented block of a page as printed, in one line without comments."""
+    return [
         line.replace("\\\n", " ").partition(" # ")[0].strip()
-        for page in pages
-        if page.name != "architecture.md"  # its picture has boxes, not commands
         for line in COMMAND.findall(page.read_text(encoding="utf-8"))
     ]
-    return sorted(set(found))
+
+
+def command_lines() -> list[str]:
+    """The arguments of every command of the pages."""
+    every = {line for page in pages() for line in shown_in(page)}
+    return sorted({line.partition("florencectl ")[2] for line in every})
 
 
 def parse(line: str) -> None:

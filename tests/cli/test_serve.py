@@ -31,7 +31,7 @@ from tests.gang import free_port
 from tests.small_model import model_files, picture, save
 
 RUNNER = CliRunner()
-DOCS = Path(__file__).parents[2] / "docs" / "models.md"
+DOCS = Path(__file__).parents[2] / "docs" / "use.md"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
 from florencectl.commands import ui
-from florencectl.local_server import HOST, answer
+from florencectl.local_server import HOST, answer, is_up
 from florencectl.main import app
 from tests.gang import free_port
 
@@ -149,7 +149,9 @@ def test_it_opens_on_the_runs_of_the_newest_job_and_ends_cleanly(
     (newest,) = (key for key, name in names.items() if name == "newest")
     expected = f"http://{HOST}:{port}/#/experiments/{newest}/runs?workflowType=machine_learning"
     assert page == expected
-    program.says(f"--logdir {home}/artifacts")
+    curves = program.says("TensorBoard on http").split()[-1]
+    assert curves != f"http://{HOST}:{port}"
+    assert is_up(curves, wait=0)
     children = program.children()
     assert children
     program.process.send_signal(signal.SIGINT)

@@ -75,6 +75,10 @@ def logged(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, s
     assert logged.status == "READY"
     assert logged.source_run_id == run.run_id
     assert logged.tags["florence.uri"] == "s3://bucket/runs/j/s/model"
+    assert logged.tags["mlflow.note.content"] == (
+        f"`florencectl serve models:/{logged.model_id}` answers over HTTP with this model; "
+        "`florencectl predict s3://bucket/runs/j/s/model IMAGE…` says what it sees in images."
+    )
     assert client.get_run(run.run_id).outputs.model_outputs[0].model_id == logged.model_id
     return store, logged.artifact_location
 

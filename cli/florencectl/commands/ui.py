@@ -1,11 +1,9 @@
-"""``florencectl ui``: MLflow's pages over the runs on this machine."""
+"""``florencectl ui``: MLflow's pages over the runs on this machine, and TensorBoard's."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,11 +63,37 @@ def serve(
 ) -> None:
     """Run the server, say where its pages are once there are any, and stay until it ends.
 
+    Where runs have written TensorBoard's logs, its pages are served too.
+
     Raises:
-        FlorenceError: it ended by itself; with its last line.
+        FlorenceError: MLflow ended by itself; with its last line.
     """
+    servers = [_started(command, log)]
+    (mlflow,) = servers
+    try:
+        while not is_up(f"http://{HOST}:{port}/health", wait=0.2):
+            if mlflow.poll() is not None:
+                raise FlorenceError(f"MLflow did not start: {_last_line(log)}")
+        page = page_of_newest_run(f"http://{HOST}:{port}")
+        note(f"MLflow on {page}")
+        if has_screen() if browser is None else browser:
+            import webbrowser
+
+            webbrowser.open(page)
+        if has_tensorboard_logs(home / "artifacts"):
+            port = free_port_after(port)
+            servers.append(_started(tensorboard_command(home / "artifacts", port), log))
+            _tell_once_it_answers(servers[-1], f"http://{HOST}:{port}")
+        mlflow.wait()
+        raise FlorenceError(f"MLflow ended: {_last_line(log)}")
+    finally:
+        for server in servers:
+            _end(server)
+
+
+def _started(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches this process alone, which ends the whole server.
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -77,21 +101,14 @@ def serve(
         env={**_ENVIRONMENT, **os.environ},
         start_new_session=True,
     )
-    try:
-        while not is_up(f"http://{HOST}:{port}/health", wait=0.2):
-            if process.poll() is not None:
-                raise FlorenceError(f"MLflow did not start: {_last_line(log)}")
-        page = page_of_newest_run(f"http://{HOST}:{port}")
-        note(f"MLflow on {page}")
-        _tell_of_tensorboard(home / "artifacts")
-        if has_screen() if browser is None else browser:
-            import webbrowser
 
-            webbrowser.open(page)
-        process.wait()
-        raise FlorenceError(f"MLflow ended: {_last_line(log)}")
-    finally:
-        _end(process)
+
+def _tell_once_it_answers(tensorboard: subprocess.Popen[bytes], url: str) -> None:
+    while not is_up(url, wait=0.2):
+        if tensorboard.poll() is not None:
+            note("TensorBoard did not start; MLflow has the same curves")
+            return
+    note(f"TensorBoard on {url}")
 
 
 def page_of_newest_run(server: str) -> str:
@@ -135,12 +152,24 @@ def server_command(database: Path, port: int) -> list[str]:
     ]
 
 
-def _tell_of_tensorboard(artifacts: Path) -> None:
-    if next(artifacts.glob("*/*/*/tensorboard"), None) is None:
-        return
-    program = shutil.which("tensorboard") and "tensorboard"
-    program = program or str(Path(sys.executable).with_name("tensorboard"))
-    note(f"TensorBoard: {shlex.quote(program)} --logdir {shlex.quote(str(artifacts))}")
+def has_tensorboard_logs(artifacts: Path) -> bool:
+    """Whether a run has written some (``tracking.tensorboard``), and they can be shown."""
+    return find_spec("tensorboard") is not None and any(artifacts.glob("*/*/*/tensorboard"))
+
+
+def tensorboard_command(artifacts: Path, port: int) -> list[str]:
+    """The command line of TensorBoard over every stage's logs, seen from this machine only."""
+    program = [sys.executable, "-m", "tensorboard.main"]
+    return [*program, "--logdir", str(artifacts), "--host", HOST, "--port", str(port)]
+
+
+def free_port_after(port: int) -> int:
+    """The next port that nothing listens on."""
+    while True:
+        port = port + 1 if port < 65535 else 1024
+        with contextlib.suppress(ConfigurationError):
+            require_free(port)
+            return port
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

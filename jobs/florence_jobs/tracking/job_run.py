@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from florence_jobs.tracking.logged_models import DESCRIPTION
+
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag of a nested run."""
 
@@ -70,9 +72,7 @@ class JobRun:
             for name, value in results.items()
             if not name.startswith(_BOOKKEEPING) and "/" in name
         ]
-        note = (
-            [RunTag("mlflow.note.content", f"{self._stage}: {problem}"[:8000])] if problem else []
-        )
+        note = [RunTag(DESCRIPTION, f"{self._stage}: {problem}"[:8000])] if problem else []
         self._client.log_batch(self.run_id, metrics=metrics[:1000], tags=note)
         stages = self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{self.run_id}'")
         states = {run.info.status for run in stages}

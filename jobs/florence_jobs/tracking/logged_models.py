@@ -15,6 +15,9 @@ MOST_METRICS = 1000
 
 LONGEST_MODEL_PARAMETER = 500
 
+DESCRIPTION = "mlflow.note.content"
+"""MLflow's own tag: the description on the page of a run or a model."""
+
 TRAINING = "train/"
 """Metrics of that prefix were measured on the data that the model was trained on."""
 
@@ -105,6 +108,8 @@ class LoggedModels:
         from mlflow.entities import LoggedModelOutput
 
         self._client.log_outputs(self._run, [LoggedModelOutput(model_id, step=data["step"])])
+        use = how_to_use(model_id, data["tags"].get("florence.uri"))
+        self._client.set_logged_model_tags(model_id, {DESCRIPTION: use})
         self._log_metrics(model_id, data)
 
     def _log_metrics(self, model_id: str, data: Mapping[str, Any]) -> None:
@@ -128,6 +133,18 @@ class LoggedModels:
         metrics = [metric(name, value) for name, value in data["metrics"].items()]
         if metrics:
             self._client.log_batch(self._run, metrics=metrics[:MOST_METRICS])
+
+
+def how_to_use(model_id: str, uri: str | None) -> str:
+    """The text on a model's page, in Markdown.
+
+    Args:
+        uri: where its files are as well.
+    """
+    served = f"`florencectl serve models:/{model_id}` answers over HTTP with this model"
+    if uri is None:
+        return f"{served}."
+    return f"{served}; `florencectl predict {uri} IMAGE…` says what it sees in images."
 
 
 @contextlib.contextmanager

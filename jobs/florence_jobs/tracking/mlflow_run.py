@@ -13,7 +13,12 @@ from typing import Any
 
 from florence_jobs.tracking.events import Event
 from florence_jobs.tracking.job_run import PARENT, JobRun
-from florence_jobs.tracking.logged_models import MOST_METRICS, LoggedModels, folder_of
+from florence_jobs.tracking.logged_models import (
+    DESCRIPTION,
+    MOST_METRICS,
+    LoggedModels,
+    folder_of,
+)
 from florence_jobs.tracking.server import check_uri, redacted, silence_mlflow
 
 MOST_TAGS = 100
@@ -25,8 +30,8 @@ DEFAULT_EXPERIMENT = "0"
 TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's pages show experiments without it as those of chat bots."""
 
-PROBLEM, NOTE = "florence.problem", "mlflow.note.content"
-"""Tags of a run that failed: ours, and the description on its page."""
+PROBLEM = "florence.problem"
+"""Tag of a run that failed, beside the description on its page."""
 
 MOST_MODEL_BYTES = 1 << 30
 """A larger model is linked, not copied: uploads of gigabytes through an MLflow server fail."""
@@ -129,7 +134,7 @@ class MlflowRun:
                 return False
         self.open()
         told = f"attempt {attempt}: {redacted(problem)}"
-        self.send(Event("tags", {"values": {PROBLEM: told, NOTE: told}}))
+        self.send(Event("tags", {"values": {PROBLEM: told, DESCRIPTION: told}}))
         about = {"time": milliseconds(), "metrics": {}, "problem": told}
         self.send(Event("finish", {"status": "FAILED", **about}))
         return True

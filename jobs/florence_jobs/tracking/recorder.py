@@ -17,7 +17,8 @@ from typing import Any
 
 from florence_jobs.tracking.delivery import Delivery, RunSink, one_line
 from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, split_finite
-from florence_jobs.tracking.mlflow_run import MOST_MODEL_BYTES, NOTE, PROBLEM, milliseconds
+from florence_jobs.tracking.logged_models import DESCRIPTION
+from florence_jobs.tracking.mlflow_run import MOST_MODEL_BYTES, PROBLEM, milliseconds
 from florence_jobs.tracking.server import redacted
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Tracker:
             self.parameters(self._planned)
         if problem is not None:
             problem = f"attempt {self._attempt}: {redacted(problem)}"
-            self.tags({PROBLEM: problem, NOTE: problem})
+            self.tags({PROBLEM: problem, DESCRIPTION: problem})
         metrics = dict(self._newest)
         self._put("finish", status=status, time=self._clock(), metrics=metrics, problem=problem)
         limit = self._close_timeout if timeout_s is None else timeout_s

@@ -99,3 +99,24 @@ def as_released_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
     result["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16).long()
     result["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
     return result
+
+
+def unicl(
+    image: nn.Module, text: nn.Module, projection: Tensor, logit_scale: Tensor, *, old: bool = False
+) -> dict[str, Tensor]:
+    """UniCL's names for a Swin, a text tower and what joins them; ``old`` are its first release's.
+
+    Args:
+        text: of :func:`clip_text`.
+    """
+    names = ("image_encoder.", "text_encoder.", "image_projection")
+    if old:
+        names = ("visual.", "text.", "vision_projection")
+    state = {f"{names[0]}{n}": v for n, v in as_released_swin(image.state_dict()).items()}
+    for name, value in text.state_dict().items():
+        if name != "text_projection":
+            state[f"{names[1]}{name.removeprefix('transformer.')}"] = value
+    state["text_projection"] = text.state_dict()["text_projection"]
+    state[names[2]] = projection
+    state["logit_scale"] = logit_scale
+    return state

@@ -34,6 +34,7 @@ from tests.florence.models.importing.foreign import (
     swin,
     swin_features,
     texts,
+    unicl,
 )
 from tests.florence.models.references import randomise, reference
 
@@ -195,16 +196,7 @@ def test_a_unicl_model_gives_equal_embeddings(tmp_path: Path, old: bool) -> None
     """Made of timm's Swin and open_clip's text tower with UniCL's activation and norms."""
     image, text = swin(), clip_text(quick=True, eps=1e-12)
     projection, logit_scale = torch.randn(128, EMBED), torch.tensor(3.5)
-    names = ("image_encoder.", "text_encoder.", "image_projection")
-    if old:
-        names = ("visual.", "text.", "vision_projection")
-    state = {f"{names[0]}{n}": v for n, v in as_released_swin(image.state_dict()).items()}
-    for name, value in text.state_dict().items():
-        if name != "text_projection":
-            state[f"{names[1]}{name.removeprefix('transformer.')}"] = value
-    state["text_projection"] = text.state_dict()["text_projection"]
-    state[names[2]] = projection
-    state["logit_scale"] = logit_scale
+    state = unicl(image, text, projection, logit_scale, old=old)
     torch.save({"model": state, "epoch": 3}, tmp_path / "unicl.pth")
 
     imported = bring(tmp_path / "unicl.pth")
