@@ -3,7 +3,7 @@
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
 .PHONY: help run test test-fast e2e check lint types imports generated format generate
-.PHONY: samples samples-short bench bench-operator clean constraints
+.PHONY: samples samples-short screenshots bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -62,6 +62,9 @@ samples: $(VENV)/.dev ## every sample at full length; writes the figures that do
 
 samples-short: $(VENV)/.dev ## samples with fewer steps, as CI runs them beside `make run`
 	$(BIN)/python -m tools.samples --short digits-finetune
+
+screenshots: $(VENV)/.dev ## the pictures of docs/start.md, of a run of the sample (needs Chromium)
+	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
 	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

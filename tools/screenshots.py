@@ -1,7 +1,7 @@
 """Take pictures of what `florencectl ui` shows after a run, for a person to look at, and for docs.
 
 python -m tools.screenshots OUT            runs the sample in a home folder of its own first
-python -m tools.screenshots OUT --home F   of the runs that are in F
+python -m tools.screenshots OUT --home F   of the runs of the sample that are in F
 
 It needs a Chromium or Chrome on the path, which it starts without a window. Every page is waited
 for until it shows what it is for.
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from PIL import Image
 
 from florencectl.local_server import HOST, answer
 
@@ -41,16 +43,21 @@ _SECONDS_TO_START = 180.0
 _SECONDS_TO_DRAW = 60.0
 _SECONDS_TO_SETTLE = 3.0
 
-# What a user does once: close the assistant; charts show their tools under a pointer only.
+# What a user does once: close the assistant. Charts show their tools under a pointer only, and
+# nobody's home folder belongs into a picture.
 _TIDY = """
 document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')?.click();
 document.head.append(Object.assign(document.createElement("style"), {
   textContent: ".modebar { display: none }"
 }));
+for (const part of document.querySelectorAll("div, span")) {
+  if (part.innerText?.startsWith("Path: ")) part.style.visibility = "hidden";
+}
 """
 # Unfold the job, so that its stages are seen.
 _UNFOLD = """
-document.querySelectorAll('[col-id*="Run Name"] button').forEach(button => button.click());
+const rows = document.querySelectorAll('[role=gridcell][col-id*="Run Name"] button');
+rows.forEach(button => button.click());
 """
 _IS_LOADING = "!!document.querySelector('.ant-spin, [role=progressbar], [aria-busy=true]')"
 
@@ -97,7 +104,12 @@ def pages(server: str) -> list[Page]:
         Page(name="stage", path=f"{run}?{KIND}", shows="About this run"),
         Page(name="stage-charts", path=f"{run}/model-metrics?{KIND}", shows="Add chart"),
         Page(name="evaluation", path=f"{result}?{KIND}", shows="About this run"),
-        Page(name="pictures", path=f"{result}/artifacts/{PICTURE}?{KIND}", shows="confusion.png"),
+        Page(
+            name="pictures",
+            path=f"{result}/artifacts/{PICTURE}?{KIND}",
+            shows="confusion.png",
+            size=(1280, 930),
+        ),
         Page(name="models", path=f"{where}/models?{KIND}", shows="digits"),
         Page(name="model", path=f"{where}/models/{model}?{KIND}", shows="About this logged model"),
     ]
@@ -154,8 +166,9 @@ class Browser:
         await self.do("Page.navigate", url="about:blank")
         await self.do("Page.navigate", url=f"{server}/{page.path}")
         await self._until(page.shows)
-        await self.value(_TIDY + page.act)
-        await asyncio.sleep(_SECONDS_TO_SETTLE)
+        for done in (_TIDY, page.act):
+            await self.value(done)
+            await asyncio.sleep(_SECONDS_TO_SETTLE)
         await self._until(page.shows)
         taken = await self.do("Page.captureScreenshot", format="png")
         return base64.b64decode(taken["data"])
@@ -238,6 +251,14 @@ def served(home: Path) -> Iterator[str]:
         process.wait(60)
 
 
+def smaller(png: bytes) -> bytes:
+    """The picture with a palette, which is enough for pages and charts."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Take every picture."""
     parser = argparse.ArgumentParser(prog="python -m tools.screenshots")
@@ -258,8 +279,8 @@ def main(arguments: Sequence[str]) -> int:
         port = stack.enter_context(browsing(program))
         for name, picture in asyncio.run(pictures(port, server, wanted)).items():
             target = options.out / f"{name}.png"
-            target.write_bytes(picture)
-            print(f"{target}: {len(picture) / 1e3:.0f} kB", flush=True)
+            target.write_bytes(smaller(picture))
+            print(f"{target}: {target.stat().st_size / 1e3:.0f} kB", flush=True)
     return 0
 
 
