@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from florence.checkpoint import write_final_model
 from florence.config.storage import S3Settings
 from florence.models.stored import ModelCard, model_bytes
 from florence.storage import open_storage
@@ -19,6 +20,7 @@ from florence_jobs.local import Records
 from florence_jobs.local.records import WORKING_DIRECTORY
 from florence_operator.api import FlorenceJob, JobStatus, StageStatus, State
 from florence_operator.api.status import Attempt
+from florence_operator.runtime.resources import FLORENCE_JOBS
 from tests.cli import cluster_objects
 from tests.cli.cluster_server import ServedCluster
 from tests.cli.test_submit import job
@@ -45,7 +47,7 @@ def lay_out(folder: Path) -> None:
     for parent in ("photos/train", "pets/train"):
         for number, animal in enumerate(("cat", "dog", "cat", "dog")):
             path = folder / parent / animal / f"{number}.jpg"
-            _put(path, picture(number, 64, 48, "JPEG"))
+            _put(path, picture(number, 260, 220, "JPEG"))
     _put(folder / "texts/one.txt", b"the number one\n")
     _put(folder / "yesterday", b"")
     os.utime(folder / "yesterday", (0, 0))
@@ -87,16 +89,21 @@ def fill_home(home: Path, user: Path) -> None:
     _put(records.log_file(cats, "mixed", 1), b"[rank 0] INFO Step 1\n")
     labels = tuple("0123456789")
     head = {"weight": torch.zeros(10, 8 * CARD.architecture.image.width), "bias": torch.zeros(10)}
-    tensors = {f"head.{name}": tensor for name, tensor in head.items()}
+    tensors = {f"head.fc.{name}": tensor for name, tensor in head.items()}
     tensors |= {k: v for k, v in network().state_dict().items() if k.startswith("image.")}
-    card = ModelCard(**{**dict(CARD), "task": "classification", "labels": labels})
+    made = {"classes": 10, "dropout": 0.0, "exclusive": True}
+    card = ModelCard(**{**dict(CARD), "task": "classification", "labels": labels, "head": made})
     folder = user / ".florence/artifacts/default/probe/finetune/model"
     for name, content in model_bytes(tensors, card).items():
         _put(folder / name, content)
 
 
-def fill_buckets(s3: S3Settings) -> None:
-    """Shards, models and a photo under the URIs that the pages name."""
+def fill_buckets(s3: S3Settings, files: Path) -> None:
+    """Shards, models and a photo under the URIs that the pages name.
+
+    Args:
+        files: where :func:`lay_out` has been.
+    """
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3.endpoint, region_name="us-east-1")
@@ -104,20 +111,15 @@ def fill_buckets(s3: S3Settings) -> None:
     for name in {"bucket", "florence", "photos"} - known:
         client.create_bucket(Bucket=name)
     for uri in ("runs/default/cats/clean", "runs/default/digits/mixed"):
-        storage = open_storage(f"s3://florence/{uri}", s3)
-        for name, content in model_files().items():
-            storage.write(f"model/{name}", content)
+        write_final_model(open_storage(f"s3://florence/{uri}", s3), model_files(), attempt=1)
     open_storage("s3://photos", s3).write("cat.jpg", picture(0, 64, 64, "JPEG"))
-    shard = Path("shards/web/00000.tar").read_bytes()
+    shard = (files / "shards/web/00000.tar").read_bytes()
     open_storage("s3://bucket/shards", s3).write("00000.tar", shard)
+
+
+def fill_cluster(cluster: ServedCluster, phase: str, s3: S3Settings) -> None:
+    """The jobs that the pages ask a cluster about, in the same state, and what they left."""
     left = open_storage("s3://florence/runs", s3)
-    for folder in ("team/big-12345678/mixed", "florence/digits-cluster-12345678/mixed"):
-        left.write(f"{folder}/logs/attempt-1/worker-0.log", b"[rank 0] INFO Step 1\n")
-        left.write(f"{folder}/model/config.json", b"{}")
-
-
-def fill_cluster(cluster: ServedCluster, phase: str) -> None:
-    """The jobs that the pages ask a cluster about, in the same state."""
     state = "Succeeded" if phase == "Succeeded" else "Running"
     for name, namespace in (("big", "team"), ("digits-cluster", "florence"), ("job", "vision")):
         ended: Mapping[str, Any] = {"ended": cluster_objects.FIVE_MINUTES_AGO}
@@ -127,6 +129,10 @@ def fill_cluster(cluster: ServedCluster, phase: str) -> None:
         )
         document["metadata"] |= {"name": name, "namespace": namespace}
         cluster.put(document)
+        made = cluster.do(lambda server, of=(namespace, name): server.get(FLORENCE_JOBS, *of))
+        folder = f"{namespace}/{name}-{made['metadata']['uid'][:8]}/mixed"
+        left.write(f"{folder}/logs/attempt-1/worker-0.log", b"[rank 0] INFO Step 1\n")
+        left.write(f"{folder}/model/config.json", b"{}")
 
 
 _TIME = "2026-01-01T00:00:00Z"
@@ -144,7 +150,7 @@ def _foreign_models(folder: Path) -> None:
     image, text = swin(), clip_text(quick=True)
     for name in ("swin.pth", "swin_tiny.pth"):
         torch.save(image.state_dict(), folder / name)
-    torch.save(text.state_dict(), folder / "clip.pth")
+    torch.save(text.state_dict(), folder / "clip.pt")
     tensors = {name: tensor.contiguous() for name, tensor in text.state_dict().items()}
     save_file(tensors, folder / "clip_text.safetensors")
     state = unicl(image, text, torch.randn(128, EMBED), torch.tensor(3.5))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,36 +96,33 @@ def test_what_is_not_simply_run_is_on_a_page() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, s3_settings: S3Settings
-) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with what the pages name, and the environment of their commands."""
+def laid_out(tmp_path_factory: pytest.TempPathFactory, s3_settings: S3Settings) -> Path:
+    """A folder with what the pages name, and the buckets that they name beside it."""
     folder = tmp_path_factory.mktemp("pages")
-    environment = {
-        "HOME": str(folder / "user"),
-        "FLORENCE_HOME": str(folder / "home"),
-        "FLORENCE_S3_ENDPOINT": str(s3_settings.endpoint),
-        "AWS_ENDPOINT_URL": str(s3_settings.endpoint),
-        "KUBECONFIG": str(folder / "no-kubeconfig"),
-        "OMP_NUM_THREADS": "1",
-        "M": str(folder / "MODEL"),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        pages_world.lay_out(folder)
-        pages_world.fill_home(folder / "home", folder / "user")
-        pages_world.fill_buckets(s3_settings)
-        yield folder, environment
+    pages_world.lay_out(folder)
+    pages_world.fill_buckets(s3_settings, folder)
+    return folder
 
 
 @pytest.fixture
-def inside(world: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    folder, environment = world
+def inside(
+    tmp_path: Path, laid_out: Path, s3_settings: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """In such a folder, of which nothing was used before; the environment of the commands."""
+    folder = tmp_path / "world"
+    shutil.copytree(laid_out, folder)
+    environment = {
+        "HOME": str(tmp_path / "user"),
+        "FLORENCE_HOME": str(tmp_path / "home"),
+        "FLORENCE_S3_ENDPOINT": str(s3_settings.endpoint),
+        "AWS_ENDPOINT_URL": str(s3_settings.endpoint),
+        "OMP_NUM_THREADS": "1",
+        "M": str(folder / "MODEL"),
+    }
     monkeypatch.chdir(folder)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    pages_world.fill_home(tmp_path / "home", tmp_path / "user")
     return environment
 
 
@@ -134,24 +132,24 @@ def cluster(tmp_path: Path) -> Iterator[ServedCluster]:
         yield served
 
 
-def run(line: str, cluster: ServedCluster) -> Result:
+def run(line: str, cluster: ServedCluster, s3: S3Settings) -> Result:
     """Run one command in this process, on the cluster if it is about one."""
     env: dict[str, str | None] = {}
     if any(mark in line for mark in ON_A_CLUSTER) and "--local" not in line:
         phase = "Running" if "suspend" in line else "Succeeded"
-        pages_world.fill_cluster(cluster, phase)
+        pages_world.fill_cluster(cluster, phase, s3)
         env = {"KUBECONFIG": str(cluster.kubeconfig)}
     return CliRunner().invoke(app, words_of(line), env=env)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_commands_of_a_page_run(
-    page: Path, inside: dict[str, str], cluster: ServedCluster
+    page: Path, inside: dict[str, str], cluster: ServedCluster, s3_settings: S3Settings
 ) -> None:
     for line in plainly(shown_in(page)):
         if "|" in line:
             continue
-        result = run(line, cluster)
+        result = run(line, cluster, s3_settings)
         allowed = next((codes for name, codes in MAY_FAIL.items() if name in line), (0,))
         assert result.exit_code in allowed, (line, result.output)
 
