@@ -9,11 +9,11 @@ import re
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from florence.config import EngineKind, Evaluate, Training
 from florence.kinds import kind_named
 from florence.planner import Cost, MemoryOption, memory_per_gpu, recommend
+from florence_jobs.cgroup import memory_texts
 from florence_operator.api.stage import StagePlan
 
 _SAID = re.compile(
@@ -69,9 +69,8 @@ def host_memory(ranks: int) -> Memory:
     import psutil
 
     shares = [psutil.virtual_memory().total // ranks]
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.is_file() and (limit := group.read_text().strip()).isdigit():
-        shares.append(int(limit) // ranks)
+    limits = memory_texts("memory.limit_in_bytes", "memory.max")
+    shares += [int(limit) // ranks for limit in map(str.strip, limits) if limit.isdigit()]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)
     if own != resource.RLIM_INFINITY:
         shares.append(own)
@@ -136,9 +135,8 @@ def advice_when_killed(plan: StagePlan, memory: Memory, *, processes: int, gpus:
         return f"{said}: {advice(plan, memory, processes=processes)}"
     loader = config.loader
     readers = (
-        f"a rank's loader has {loader.workers} workers, each with up to "
-        f"{_size(loader.cache_bytes)} of shards: lower loader.workers, loader.cacheBytes or "
-        "loader.prefetch"
+        f"each of loader.workers ({loader.workers} a rank) holds up to {_size(loader.cache_bytes)} "
+        "of shards: lower it, loader.cacheBytes or loader.prefetch"
     )
     if gpus:
         return f"{said}: {memory.device} has {_size(memory.capacity)}; {readers}"

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from florence_jobs.out_of_memory import Memory, advice, is_out_of_memory
+from florence_jobs import out_of_memory
+from florence_jobs.out_of_memory import (
+    Memory,
+    advice,
+    advice_when_killed,
+    is_out_of_memory,
+)
 from florence_operator.api.stage import StagePlan
 
 GPU = Memory(capacity=80 * 10**9, device="NVIDIA H100", cuda=True)
@@ -92,3 +98,18 @@ def test_an_evaluation_is_told_what_it_can_lower() -> None:
     chosen = [{"name": "digits", "data": "builtin:digits/test", "prompts": "digits"}]
     text = advice(plan("evaluate", zeroShot=chosen, batchSize=512), MACHINE, processes=1)
     assert text.startswith("512 images at once are too many for this machine (16.0 GB)")
+
+
+def test_memory_is_what_the_cgroup_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out_of_memory, "memory_texts", lambda *_: ["8000000\n", "max\n"])
+    assert out_of_memory.host_memory(2).capacity == 4_000_000
+
+
+def test_a_stage_that_the_kernel_ends_on_a_machine_with_gpus_lacks_memory_of_the_host() -> None:
+    text = advice_when_killed(plan(), MACHINE, processes=2, gpus=True)
+    assert text.startswith("the kernel ended a process of it because memory ran out: this machine")
+    assert "a rank at resolution" not in text
+    assert "each of loader.workers (2 a rank) holds up to 1.1 GB of shards" in text
+    chosen = [{"name": "digits", "data": "builtin:digits/test", "prompts": "digits"}]
+    evaluation = plan("evaluate", zeroShot=chosen)
+    assert "lower batchSize" in advice_when_killed(evaluation, MACHINE, processes=1, gpus=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from florence_jobs.cgroup import memory_texts
+
 _COUNT = re.compile(r"(?m)^oom_kill (\d+)$")
 
 
@@ -17,29 +19,9 @@ def oom_kills(root: Path = Path("/")) -> int | None:
     Args:
         root: of the file system.
     """
-    for path in (*_cgroup_files(root), root / "proc/vmstat"):
-        try:
-            found = _COUNT.search(path.read_text())
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return None
-
-
-def _cgroup_files(root: Path) -> list[Path]:
-    """Where the cgroup says it: version 2, or the memory controller of version 1."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    groups = root / "sys/fs/cgroup"
-    files = []
-    for line in lines:
-        number, controllers, group = line.split(":", 2)
-        below = group.lstrip("/")
-        if "memory" in controllers.split(","):
-            files.append(groups / "memory" / below / "memory.oom_control")
-        elif number == "0":
-            files.append(groups / below / "memory.events")
-    return files
+    texts = memory_texts("memory.oom_control", "memory.events", root)
+    machine = root / "proc/vmstat"
+    if machine.is_file():
+        texts.append(machine.read_text())
+    found = filter(None, map(_COUNT.search, texts))
+    return next((int(count[1]) for count in found), None)

@@ -26,6 +26,7 @@ def system(root: Path, groups: str, **counts: int) -> Path:
         path = {
             "second": "sys/fs/cgroup/user.slice/memory.events",
             "first": "sys/fs/cgroup/memory/pod/memory.oom_control",
+            "inside": "sys/fs/cgroup/memory/memory.oom_control",
             "vmstat": "proc/vmstat",
         }[name]
         files[path] = words.format(count)
@@ -41,6 +42,7 @@ def system(root: Path, groups: str, **counts: int) -> Path:
         ("0::/user.slice\n", {"second": 2, "vmstat": 9}, 2),
         ("4:cpu:/x\n3:memory:/pod\n0::/\n", {"first": 1, "vmstat": 9}, 1),
         ("3:memory:/not/mounted/here\n0::/\n", {"vmstat": 9}, 9),
+        ("3:memory:/of/the/host\n0::/\n", {"inside": 5, "vmstat": 9}, 5),
         ("", {"vmstat": 9}, 9),
         ("0::/user.slice\n", {}, None),
     ],
@@ -122,6 +124,6 @@ def test_the_same_settings_are_not_tried_again(tmp_path: Path, monkeypatch: Any)
     assert attempt.message is not None
     assert attempt.message.startswith("Out of memory: the kernel ended a process of it")
     assert "a rank at resolution 64" in attempt.message
-    assert "lower loader.workers" in attempt.message
+    assert "lower it, loader.cacheBytes or loader.prefetch" in attempt.message
     assert ended == [(tmp_path / "jobs/default/digits/mixed/a1/stage.json", attempt.message)]
     assert watching.notes == []
