@@ -188,3 +188,24 @@ def test_ctrl_c_in_an_evaluation_says_that_nothing_is_kept(run: Run) -> None:
     assert "nothing is kept of it" in err
     assert "after a checkpoint" not in err
     assert run.processes == []
+
+
+@pytest.mark.slow
+def test_the_runs_in_mlflow_of_a_job_whose_tracking_rank_is_killed_have_failed(run: Run) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    document = job(steps=100_000, checkpoints={"everySteps": 2})
+    document["spec"]["runPolicy"] = {"retries": {"infrastructure": 0}}
+    write(run.file, document)
+    process = run.submit()
+    until(run.trains, process)
+    run.launcher_and_ranks()[1][0].kill()
+    code, _, err = finished(process)
+    assert code == 137, err
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run.home}/mlflow.db")
+    (experiment,) = client.search_experiments()
+    runs = client.search_runs([experiment.experiment_id])
+    assert {(one.info.run_name, one.info.status) for one in runs} == {
+        ("small/mixed", "FAILED"),
+        ("small", "FAILED"),
+    }
+    assert all("rank 0 was killed" in one.data.tags["mlflow.note.content"] for one in runs)
