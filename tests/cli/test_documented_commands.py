@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from florence.data.importing.registry import FORMATS
 from florencectl.examples import EXAMPLES
 from florencectl.main import COMMANDS, app, is_usage_error, load_command, spelt_out
+from tests.test_docs import messages
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(
@@ -119,3 +120,24 @@ def test_the_readme_shows_the_commands_of_a_first_day() -> None:
     shown = {line.split()[0] for line in command_lines()}
     assert {"submit", "get", "logs", "predict", "data", "model", "plan", "ui"} <= shown
     assert shown <= set(COMMANDS)
+
+
+PRINTED = re.compile(r"'(?:florencectl|\{program\}) ([^'\n]+)'")
+
+
+def printed() -> list[str]:
+    """Commands between quotes in what the code says; … and {…} are filled in when it does."""
+    found = {line for text in messages() for line in PRINTED.findall(text)}
+    return sorted(re.sub(r"\{\w+\}", SHORTENED, line) for line in found)
+
+
+@pytest.mark.parametrize("line", printed())
+def test_a_command_in_a_message_is_one_that_the_program_takes(line: str) -> None:
+    verb = line.split()[0]
+    if verb != SHORTENED:
+        assert verb in COMMANDS
+        parse(f"{line} {SHORTENED}")
+
+
+def test_messages_name_commands() -> None:
+    assert len(printed()) > 10
