@@ -27,7 +27,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "--from runs/default/web/pretrain --local",
     ),
     "submit evaluate": (
-        "submit evaluate --from runs/default/web/pretrain --local "
+        "submit evaluate --model runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
     ),
     "sweep": (

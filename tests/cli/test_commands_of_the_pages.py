@@ -38,6 +38,8 @@ DRY = {
     "florencectl submit finetune --local --from MODEL --mode head --data shards/pets --epochs 10",
     "florencectl submit finetune --name probe --mode linearProbe --from $M --resolution 64 "
     "--data builtin:digits/train --validation builtin:digits/test --compare-with-scratch --local",
+    "florencectl submit evaluate --local --model MODEL "
+    "--set 'zeroShot=[{name: digits, data: builtin:digits/test, prompts: digits}]'",
     "florencectl submit -f jobs/samples/digits.yaml --local",
     "florencectl submit -f jobs/samples/digits-finetune.yaml --local",
     "florencectl sweep -f job.yaml --local --set seed=0..2",

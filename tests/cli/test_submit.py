@@ -125,6 +125,19 @@ def test_a_stage_that_trains_nothing_has_its_command_too() -> None:
     assert stage["initialModel"] == "s3://b/model"
 
 
+def test_a_model_to_measure_has_two_names_and_is_asked_for() -> None:
+    zero_shot = "zeroShot=[{name: d, data: builtin:digits/test, prompts: digits}]"
+    command = ("submit", "evaluate", "--set", zero_shot, "--dry-run", "-o", "json")
+    named = [invoke(*command, flag, "s3://b/model") for flag in ("--from", "--model")]
+    assert named[0].stdout == named[1].stdout
+    assert json.loads(named[0].stdout)["spec"]["stages"][0]["initialModel"] == "s3://b/model"
+    refused = invoke(*command)
+    assert refused.exit_code == 2
+    assert refused.stderr.strip() == (
+        "florencectl: --from: a stage of this kind needs a model: name its folder or URI"
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_command_with_its_plain_fields(kind: str) -> None:
     text = invoke("submit", kind, "--help").stdout

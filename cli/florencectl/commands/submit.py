@@ -174,9 +174,10 @@ def _submit_stage(
         str | None,
         typer.Option(
             "--from",
+            "--model",
             metavar="MODEL",
             autocompletion=models,
-            help="Folder or s3:// URI of a model to start from.",
+            help="Folder or s3:// URI of a model to start from, or to measure.",
         ),
     ] = None,
     artifacts: Annotated[
@@ -259,6 +260,8 @@ def _with_flag(finding: str, kind: Kind) -> str:
             return f"{finding}: give --{flag.name.replace('_', '-')}"
     if finding == f"{path}: give exactly one of steps and epochs":
         return f"{finding}: --steps or --epochs"
+    if finding.startswith("spec.stages[0].dependsOn: ") and finding.endswith("initialModel"):
+        return "--from: a stage of this kind needs a model: name its folder or URI"
     return finding
 
 
