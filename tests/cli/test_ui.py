@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from florence_jobs.local import Records
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
+from florencectl import abandoned_runs
 from florencectl.commands import ui
 from florencectl.local_server import HOST, answer, is_up
 from florencectl.main import app
@@ -129,10 +132,12 @@ def test_it_opens_on_the_runs_of_the_newest_job_and_ends_cleanly(
     home: Path, tmp_path: Path, programs: list[Program]
 ) -> None:
     store = f"sqlite:///{home}/mlflow.db"
+    about = {"florence.name": "j", "florence.namespace": "n", "mlflow.source.type": "LOCAL"}
     for number, experiment in enumerate(("older", "newest")):
         MlflowRun(
             RunTarget(uri=store, experiment=experiment, job="j", stage="s", attempt=1, name="j/s",
-                      started=1000 + number)
+                      started=1000 + number, tags=about, job_name="j" if number else None,
+                      job_tags=about)
         ).open()  # fmt: skip
     (home / "artifacts" / "default" / "j" / "s" / "tensorboard").mkdir(parents=True)
     port = free_port()
@@ -149,6 +154,11 @@ def test_it_opens_on_the_runs_of_the_newest_job_and_ends_cleanly(
     (newest,) = (key for key, name in names.items() if name == "newest")
     expected = f"http://{HOST}:{port}/#/experiments/{newest}/runs?workflowType=machine_learning"
     assert page == expected
+    # Nobody works on that job any more: its runs are not shown as running.
+    found = answer(f"{api}/runs/search", {"experiment_ids": list(names), "max_results": 10})
+    states = [run["info"]["status"] for run in found["runs"]]
+    assert states == ["FAILED"] * 3
+    assert all(run["info"]["end_time"] >= run["info"]["start_time"] for run in found["runs"])
     curves = program.says("TensorBoard on http").split()[-1]
     assert curves != f"http://{HOST}:{port}"
     assert is_up(curves, wait=0)
@@ -188,3 +198,40 @@ def test_a_store_that_is_none_is_told_with_what_mlflow_says(
     assert program.process.wait(300) == 1
     assert "MLflow did not start: " in program.lines()[-1]
     assert "Traceback" not in "\n".join(program.lines())
+
+
+def test_only_runs_whose_job_nobody_runs_are_ended(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = {"florence.namespace": "default", "mlflow.source.type": "LOCAL"}
+    runs = {
+        "worked on": {**local, "florence.name": "held"},
+        "gone": {**local, "florence.name": "gone"},
+        "of a cluster": {**local, "florence.name": "gone", "mlflow.source.type": "JOB"},
+        "somebody's": {},
+    }
+    asked: list[tuple[str, Any]] = []
+
+    def told(url: str, question: Any) -> dict[str, Any]:
+        asked.append((url.rpartition("/")[2], question))
+        return {
+            "runs": [
+                {
+                    "info": {"run_id": name, "start_time": 5000},
+                    "data": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
+                }
+                for name, tags in runs.items()
+            ]
+        }
+
+    monkeypatch.setattr(abandoned_runs, "answer", told)
+    records = Records(home)
+    with records.lock("default", "held"):
+        abandoned_runs.end_abandoned_runs("http://api", ["1"], records)
+    (_, search), *rest = asked
+    assert search["filter"] == "attributes.status = 'RUNNING'"
+    assert [(verb, question["run_id"]) for verb, question in rest] == [
+        ("set-tag", "gone"),
+        ("update", "gone"),
+    ]
+    assert rest[1][1] == {"run_id": "gone", "status": "FAILED", "end_time": 5000}

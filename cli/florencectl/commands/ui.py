@@ -74,7 +74,7 @@ def serve(
         while not is_up(f"http://{HOST}:{port}/health", wait=0.2):
             if mlflow.poll() is not None:
                 raise FlorenceError(f"MLflow did not start: {_last_line(log)}")
-        page = page_of_newest_run(f"http://{HOST}:{port}")
+        page = page_of_newest_run(f"http://{HOST}:{port}", home)
         note(f"MLflow on {page}")
         if has_screen() if browser is None else browser:
             import webbrowser
@@ -111,11 +111,21 @@ def _tell_once_it_answers(tensorboard: subprocess.Popen[bytes], url: str) -> Non
     note(f"TensorBoard on {url}")
 
 
-def page_of_newest_run(server: str) -> str:
-    """The page with the training runs of the experiment that the newest run is in."""
+def page_of_newest_run(server: str, home: Path) -> str:
+    """The page with the training runs of the experiment that the newest run is in.
+
+    Runs of which no process is left are ended first.
+
+    Args:
+        home: the home folder whose store it serves.
+    """
+    from florence_jobs.local import Records
+    from florencectl.abandoned_runs import end_abandoned_runs
+
     api = f"{server}/api/2.0/mlflow"
     found = answer(f"{api}/experiments/search", {"max_results": 1000})
     experiments = [experiment["experiment_id"] for experiment in found.get("experiments", [])]
+    end_abandoned_runs(api, experiments, Records(home))
     newest = answer(
         f"{api}/runs/search",
         {
