@@ -49,8 +49,8 @@ def test_a_new_version_reaches_every_file(
         assert f"{name} is stale" in stale
     assert version.main([], checkout) == 0
     assert version.main(["--check"], checkout) == 0
-    left = [path for path in version.updated(checkout) if florence.__version__ in path.read_text()]
-    assert not left
+    left = {path for path in version.updated(checkout) if florence.__version__ in path.read_text()}
+    assert left <= {checkout / "docs/reference.md"}  # which says what is older
     minio = (checkout / "manifests/components/minio/kustomization.yaml").read_text()
     assert "newTag: RELEASE." in minio
     assert "newTag: 3.14.15" in minio
