@@ -131,10 +131,9 @@ async def gather_facts(
 
 async def events_of(client: Client, namespace: str) -> list[Event]:
     """The events of a namespace, oldest first; none where they may not be read."""
-    from florence_operator.runtime.client import Resource
+    from florence_operator.runtime.resources import CORE_EVENTS
 
-    # The core group's form: every API server serves it, whichever form they were written in.
-    found = await _optional(client, Resource("", "v1", "events", "Event"), namespace)
+    found = await _optional(client, CORE_EVENTS, namespace)
     return sorted(map(event_from, found or ()), key=lambda event: event.last)
 
 
