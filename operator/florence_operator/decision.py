@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from florence_operator.api.status import JobStatus
 
-ARTIFACTS_FINALIZER = "florence.dev/artifacts"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:

@@ -13,10 +13,10 @@ from florence.config.base import first_problem
 from florence_operator.api.duration import seconds
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.status import JobStatus, State
-from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, FlorenceJob
 from florence_operator.build import removal_name
 from florence_operator.caches import Caches
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Notice
+from florence_operator.decision import Decision, Deletion, Notice
 from florence_operator.observe import Observation, Refusal, Removal
 from florence_operator.progress import ProgressBook
 from florence_operator.runtime.client import (

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
 from florence_operator.build import child_name, config_map, pytorch_job, removal_job
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Start, Work
+from florence_operator.decision import Decision, Deletion, Start, Work
 from florence_operator.failures import Ending
 from florence_operator.observe import Observation, timestamp, unix
 from florence_operator.policy import unfit

@@ -7,8 +7,8 @@ import pytest
 
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import State
-from florence_operator.api.v1alpha1 import FlorenceJob
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, FlorenceJob
+from florence_operator.decision import Decision
 from florence_operator.observe import Node, QueuePlace, Refusal, Removal
 from florence_operator.schedule import decide
 from tests.operator.simulated_cluster import SETTINGS, Cluster, job_document

@@ -27,6 +27,8 @@ GROUP = "florence.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FlorenceJob"
+ARTIFACTS_FINALIZER = "florence.dev/artifacts"
+"""Holds a job with ``deleteWithJob`` until the operator has removed its artifacts."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 Duration = Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
 from florence_operator.runtime.resources import FLORENCE_JOBS
 from tests.cli.cluster_objects import attempt, job, pod, stage
@@ -221,15 +222,50 @@ def test_delete_asks_unless_told_and_waits_for_the_end(cluster: ServedCluster) -
     assert cluster.run("delete", "big").returncode == 3
 
 
-def test_delete_with_artifacts_asks_the_operator_to_remove_them(cluster: ServedCluster) -> None:
+@pytest.mark.parametrize("finalizers", [[], ["example.com/other"], ["florence.dev/artifacts"]])
+def test_delete_with_artifacts_holds_the_job_until_they_are_removed(
+    cluster: ServedCluster, finalizers: list[str]
+) -> None:
+    """The operator may be late: nothing but the finalizer keeps the job until it has come."""
     kept = job()
-    kept["metadata"]["finalizers"] = ["florence.dev/artifacts"]
+    kept["metadata"]["finalizers"] = finalizers
     cluster.put(kept)
     assert cluster.run("delete", "big", "--artifacts").returncode == 0
     stored = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
     assert stored is not None
     assert stored["spec"]["artifacts"]["deleteWithJob"] is True
+    assert set(stored["metadata"]["finalizers"]) == {*finalizers, "florence.dev/artifacts"}
     assert "deletionTimestamp" in stored["metadata"]
+    assert cluster.do(lambda server: server.counts(path="florencejobs")["PATCH"]) == 1
+
+
+def test_a_job_that_changes_meanwhile_keeps_what_others_hold_it_by(cluster: ServedCluster) -> None:
+    cluster.put(job())
+
+    async def somebody_is_faster(request: web.Request) -> None:
+        if request.method == "PATCH" and not others:
+            others.append("example.com/other")
+            faster = job()
+            faster["metadata"]["finalizers"] = list(others)
+            cluster.server.put(faster)
+
+    others: list[str] = []
+    cluster.server.before.append(somebody_is_faster)
+    assert cluster.run("delete", "big", "--artifacts").returncode == 0
+    stored = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
+    assert stored is not None
+    assert stored["metadata"]["finalizers"] == ["example.com/other", "florence.dev/artifacts"]
+
+
+def test_artifacts_of_a_job_that_is_going_already_are_said_to_stay(cluster: ServedCluster) -> None:
+    going = job()
+    going["metadata"]["finalizers"] = ["example.com/other"]
+    cluster.put(going)
+    assert cluster.run("delete", "big").returncode == 0
+    code, words = told(cluster.run("delete", "big", "--artifacts"))
+    assert code == 1
+    assert "is being deleted already" in words
+    assert "its artifacts stay" in words
 
 
 def test_logs_come_from_the_pod_of_the_rank(cluster: ServedCluster) -> None:
