@@ -55,7 +55,8 @@ from florence_operator.runtime.limits import TokenBucket
 from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.review import AdmissionAnswer
-from florence_operator.runtime.webserver import WebServer, health_routes, review_route
+from florence_operator.runtime.reviewer import Reviewer
+from florence_operator.runtime.webserver import WebServer, health_routes
 from florence_operator.settings import LeaderElection, OperatorConfiguration
 
 SERVICE = "florence-operator"
@@ -223,7 +224,7 @@ class Replica:
         )
         if not self._settings.webhook.enabled:
             return [progress]
-        route = review_route("/validate", self._validate)
+        route = Reviewer(self._validate).route("/validate")
         return [progress, WebServer([route], port=self._settings.webhook.port, tls=tls)]
 
     def _validate(self, request: Document) -> AdmissionAnswer:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +61,13 @@ def put(job: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def create(job: Any, settings: OperatorConfiguration = SETTINGS) -> Validation:
-    return validate({"operation": "CREATE", "object": job}, settings)
+    # The clock stands still: how fast this machine is decides nothing.
+    return validate({"operation": "CREATE", "object": job}, settings, clock=lambda: 0.0)
 
 
 def update(old: Any, new: Any) -> Validation:
-    return validate({"operation": "UPDATE", "object": new, "oldObject": old}, SETTINGS)
+    request = {"operation": "UPDATE", "object": new, "oldObject": old}
+    return validate(request, SETTINGS, clock=lambda: 0.0)
 
 
 def started(state: str = "Running") -> dict[str, Any]:
@@ -269,14 +273,68 @@ def test_memory_on_an_unknown_gpu_is_a_warning() -> None:
     assert "Abacus" in create(job).warnings[0]
 
 
-def test_an_enormous_model_takes_no_time() -> None:
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.model.image.depths", [2**40] * 4),
+        ("spec.model.image.depths", [2, 2, 250, 2]),
+        ("spec.model.text.layers", 250),
+        ("spec.stages.0.pretrain.batchSize", 2**50),
+        ("spec.stages.0.pretrain.batchSize", 98_280),  # 128 divisors: as many ways to split it
+    ],
+)
+def test_what_takes_the_planner_long_is_not_planned(path: str, value: Any) -> None:
     job = put(small(), "spec.stages.0.resources.gpusPerWorker", 1)
     job = put(job, "spec.nodePool.selector", {"nvidia.com/gpu.product": "A100-40GB"})
-    for path, value in (
-        ("spec.model.image.depths", [2**40] * 4),
-        ("spec.stages.0.pretrain.batchSize", 2**50),
-    ):
-        assert any("too large" in line for line in create(put(job, path, value)).warnings)
+    answer = create(put(job, path, value))
+    assert answer.allowed
+    assert any("too large" in line for line in answer.warnings)
+
+
+def crowded(stages: int = 32) -> dict[str, Any]:
+    """A job with as many stages as there may be, each to be planned."""
+    job = put(small(), "spec.nodePool.selector", {"nvidia.com/gpu.product": "A100-40GB"})
+    stage = put(job, "spec.stages.0.resources.gpusPerWorker", 1)["spec"]["stages"][0]
+    return put(job, "spec.stages", [{**stage, "name": f"s{i}"} for i in range(stages)])
+
+
+def ticking(step: float) -> Callable[[], float]:
+    """A clock that goes on by so many seconds whenever it is asked."""
+    times = count(0, step)
+    return lambda: next(times)
+
+
+def test_planning_has_a_time_and_what_is_left_is_a_warning() -> None:
+    """The API server waits for some seconds; it may not be made to wait by a long list."""
+    answer = validate({"operation": "CREATE", "object": crowded()}, SETTINGS, clock=ticking(0.1))
+    assert answer.allowed
+    late = [line for line in answer.warnings if "took too long" in line]
+    assert 15 < len(late) < 32
+    assert late[-1].startswith("spec.stages[31].pretrain: its memory is not checked: ")
+
+
+def test_a_change_is_not_refused_for_what_there_was_no_time_to_find_before() -> None:
+    old = put(crowded(), "spec.stages.31.pretrain.resolution", 2048)
+    old = put(old, "spec.stages.31.pretrain.batchSize", 4096)
+    new = put(old, "spec.runPolicy.suspend", True)
+    assert not create(old).allowed
+    request = {"operation": "UPDATE", "object": new, "oldObject": old}
+    for step in (0.0, 0.01, 0.03, 0.05, 0.1):
+        assert validate(request, SETTINGS, clock=ticking(step)).allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.stages", [{"name": f"s{i}"} for i in range(129)]),
+        ("spec.pods.volumes", [{"mountPath": f"/v{i}"} for i in range(60_000)]),
+        ("spec.pods.environment", {f"E{i}": "" for i in range(129)}),
+    ],
+)
+def test_more_than_the_schema_takes_is_not_even_read(path: str, value: Any) -> None:
+    """The webhook can be reached past the API server, whose schema has these bounds."""
+    answer = create(put(small(), path, value))
+    assert answer.problems == (f"{path}: has more than 128 entries",)
 
 
 def test_untracked_jobs_are_warned() -> None:
