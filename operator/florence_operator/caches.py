@@ -60,11 +60,16 @@ class Caches:
             and child_from(document) is not None
         )
 
-    def pods_of(self, key: Key, uid: str) -> list[Pod]:
-        """The pods of the attempts of the very job with that uid."""
+    def pods_of(self, key: Key, uid: str, children: Mapping[str, Child]) -> list[Pod]:
+        """The pods of the attempts of the very job with that uid.
+
+        Of an attempt whose child is here only those that the child controls: labels can be copied.
+        Those of a child that is gone may have lost their owner, and still hold their GPUs.
+        """
         documents = self.pods.by_index(BY_JOB, _path(key))
         ours = [d for d in documents if d["metadata"]["labels"].get(UID_LABEL) == uid]
-        return [pod for document in ours if (pod := pod_from(document)) is not None]
+        found = [(pod, owner(d)) for d in ours if (pod := pod_from(d)) is not None]
+        return [pod for pod, of in found if of in (known := makers(pod, children)) or not known]
 
     def nodes_of(self, pods: list[Pod]) -> dict[str, Node] | None:
         """The nodes of these pods; None where nodes may not be read."""
@@ -101,7 +106,8 @@ class Caches:
 
     def observe(self, key: Key, uid: str) -> dict[str, Any]:
         """The fields of an observation that the caches fill."""
-        children, pods = self.children_of(key, uid), self.pods_of(key, uid)
+        children = self.children_of(key, uid)
+        pods = self.pods_of(key, uid, children)
         return {
             "children": children,
             "config_maps": self.config_maps_of(key, uid),
@@ -115,6 +121,12 @@ def owner(document: Mapping[str, Any]) -> str:
     """The uid of an object's controller, or nothing."""
     references = document["metadata"].get("ownerReferences") or ()
     return next((ref["uid"] for ref in references if ref.get("controller")), "")
+
+
+def makers(pod: Pod, children: Mapping[str, Child]) -> set[str]:
+    """The uids of the children of a pod's attempt."""
+    attempt = pod.stage, pod.attempt
+    return {c.uid for c in children.values() if (c.stage, c.attempt) == attempt}
 
 
 def by_job(document: Document) -> list[str]:

@@ -33,7 +33,7 @@ from florence_operator.caches import (
 )
 from florence_operator.forwarding import LeaderForward
 from florence_operator.observe import JOB_LABEL
-from florence_operator.progress import ProgressBook, ProgressServer, TokenChecker
+from florence_operator.progress import ProgressBook, ProgressServer
 from florence_operator.reconcile import Reconciler
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.certificates import Certificates
@@ -58,6 +58,7 @@ from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
 from florence_operator.runtime.webserver import WebServer, health_routes
 from florence_operator.settings import LeaderElection, OperatorConfiguration
+from florence_operator.tokens import TokenChecker
 
 SERVICE = "florence-operator"
 _COUNT_SECONDS = 15.0
@@ -195,7 +196,7 @@ class Replica:
             workers=settings.api_client.workers,
             metrics=metrics,
         )
-        self._tokens = TokenChecker(client, settings.progress.audience, time.time)
+        self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
         follow_changes(caches, self._controller.enqueue)
         caches.jobs.add_handler(self._forget)
 

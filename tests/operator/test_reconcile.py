@@ -92,7 +92,10 @@ class Bench:
             "florence.dev/attempt": "1",
             "training.kubeflow.org/replica-index": "0",
         }
+        child = self.server.get(PYTORCH_JOBS, "ns", "j-c-a1")
+        owners = [{"uid": child["metadata"]["uid"], "controller": True}] if child else []
         metadata = {"name": "j-c-a1-worker-0", "namespace": "ns", "labels": labels}
+        metadata["ownerReferences"] = owners
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         self.server.put({**pod, "spec": {}, "status": {"phase": phase, **status}})
 
