@@ -212,6 +212,8 @@ class Replica:
             leading=[self._certificates.run_renewal, self._count],
             leader=self._leader,
             ready=self._unready,
+            # Attempts carry the authorities that their pods trust, and keep them to their end.
+            fit_to_lead=self._certificates.loaded.wait,
         )
         health.add(health_routes(manager.unhealthy, manager.unready, self._metrics))
         return manager

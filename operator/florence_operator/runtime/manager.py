@@ -22,7 +22,8 @@ class Manager:
     """Runs until a signal or a lost lease.
 
     ``tasks`` and ``servers`` run on every replica, ``controllers`` and ``leading`` on the leader.
-    ``ready`` is asked for more reasons not to be ready.
+    ``ready`` is asked for more reasons not to be ready. A replica seeks the lease only when
+    ``fit_to_lead`` has ended: until then it serves, and another one may lead.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Manager:
         leading: Sequence[Task] = (),
         leader: Leader | None = None,
         ready: Callable[[], Sequence[str]] = tuple,
+        fit_to_lead: Callable[[], Awaitable[object]] | None = None,
         grace: float = 20.0,
     ) -> None:
         self._informers = tuple(informers)
@@ -46,6 +48,7 @@ class Manager:
         self._leading = tuple(leading)
         self._leader = leader
         self._ready = ready
+        self._fit_to_lead = fit_to_lead
         self._grace = grace
         self._stopping = asyncio.Event()
         self._serving = False
@@ -97,7 +100,8 @@ class Manager:
                     for server in self._servers:
                         await servers.enter_async_context(server)
                     self._serving = True
-                    await self._elected()
+                    if self._fit_to_lead is None or await self._until_stopped(self._fit_to_lead()):
+                        await self._elected()
             except LeadershipLostError as error:
                 log.error("ends: %s", error)
                 code = 1
@@ -148,7 +152,7 @@ class Manager:
             for task in (*tasks, *work):
                 task.cancel()
 
-    async def _until_stopped(self, work: Awaitable[None]) -> bool:
+    async def _until_stopped(self, work: Awaitable[object]) -> bool:
         """Whether the work was done before the signal."""
         task = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stopping.wait())

@@ -49,7 +49,9 @@ async def get(url: str) -> tuple[int, str]:
 class Replica:
     """A whole process of the operator, in this one."""
 
-    def __init__(self, client: Client, name: str, reconcile: Any) -> None:
+    def __init__(
+        self, client: Client, name: str, reconcile: Any, fit: asyncio.Event | None = None
+    ) -> None:
         self.informer = Informer(client, CONFIG_MAPS, backoff=Backoff(first=0.01, longest=0.02))
         self.leader = Leader(client, namespace="lab", name="l", identity=name, timing=TIMING)
         self.controller = Controller("maps", reconcile)
@@ -74,6 +76,7 @@ class Replica:
             leader=self.leader,
             controllers=[self.controller],
             ready=lambda: self.problems,
+            fit_to_lead=fit.wait if fit else None,
         )
         self.task = asyncio.create_task(self.manager.run())
 
@@ -119,6 +122,33 @@ def test_one_replica_works_and_both_serve() -> None:
         lease = server.get(LEASES, "lab", "l")
         assert lease is not None
         assert lease["spec"]["holderIdentity"] == ""
+
+    running(test)
+
+
+def test_a_replica_that_is_not_fit_to_lead_serves_and_lets_another_lead() -> None:
+    """What a leader without certificates starts could never report to anybody."""
+
+    async def test(server: FakeApiServer, client: Client) -> None:
+        async def reconcile(key: Key) -> Result:
+            return Result()
+
+        fit = asyncio.Event()
+        one = Replica(client, "one", reconcile, fit)
+        await until(lambda: one.manager.unready() == [])
+        two = Replica(client, "two", reconcile)
+        await until(lambda: two.leader.leads)
+        two.manager.stop()
+        assert await two.task == 0
+        assert not one.leader.leads
+        fit.set()
+        await until(lambda: one.leader.leads)
+        one.manager.stop()
+        assert await one.task == 0
+        three = Replica(client, "three", reconcile, asyncio.Event())
+        await until(lambda: three.manager.unready() == [])
+        three.manager.stop()
+        assert await three.task == 0
 
     running(test)
 
