@@ -196,7 +196,7 @@ def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration, config: str)
         "containers": [container],
         "volumes": [
             {"name": "plan", "configMap": {"name": config}},
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
         ],
     }
     if pods.service_account:

@@ -198,6 +198,7 @@ def _volumes(
 ) -> list[Document]:
     memory = stage.resources.memory or settings.defaults.memory
     shared = job.spec.pods.shared_memory or f"{max(1, int(quantity(memory)) // 2 // 2**20)}Mi"
+    temporary = job.spec.pods.temporary_storage or settings.defaults.temporary_storage
     token = {
         "path": "token",
         "audience": settings.progress.audience,
@@ -206,12 +207,16 @@ def _volumes(
     return [
         {"name": "plan", "configMap": {"name": child}},
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": temporary}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
         *(
             {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": claim}}
             if (claim := volume.persistent_volume_claim)
-            else {"name": f"volume-{i}", "hostPath": {"path": volume.host_path}}
+            # Of any other type, one that is missing would be made, and a socket mounted.
+            else {
+                "name": f"volume-{i}",
+                "hostPath": {"path": volume.host_path, "type": "Directory"},
+            }
             for i, volume in enumerate(job.spec.pods.volumes)
         ),
     ]

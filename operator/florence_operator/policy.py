@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -27,6 +27,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BUCKET = re.compile(r"s3://[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9](/.*)?", re.DOTALL)
 
 _OWN_LABELS = ("florence.dev/", "training.kubeflow.org/", "kueue.x-k8s.io/")
+# By these Services, network policies and schedulers choose pods, the operator's own Service too.
+_SELECTED_BY = re.compile(r"app|k8s-app|([^/]*\.)?(kubernetes\.io|k8s\.io|x-k8s\.io)/.*")
 _OWN_VARIABLES = re.compile(
     r"PET_.*|AWS_.*|MLFLOW_TRACKING_.*|FLORENCE_.*|POD_NAME|POD_IP|NODE_NAME"
     r"|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE"
@@ -118,8 +120,13 @@ def _pods(pods: Pods, allowed: Allowed) -> Iterator[str]:
     for index, name in enumerate(pods.image_pull_secrets):
         yield from _object_name(f"spec.pods.imagePullSecrets[{index}]", name)
     yield from _labels("spec.pods.labels", pods.labels)
+    for key in pods.labels:
+        if _SELECTED_BY.fullmatch(key) and not _among(key, allowed.labels):
+            yield from _not_allowed("spec.pods.labels", key, allowed.labels)
     for key in pods.annotations:
         yield from _label_key("spec.pods.annotations", key)
+        if not _among(key, allowed.annotations):
+            yield from _not_allowed("spec.pods.annotations", key, allowed.annotations)
     for name in pods.environment:
         if not _VARIABLE.fullmatch(name):
             yield f"spec.pods.environment['{name[:80]}']: is not a name of a variable"
@@ -129,6 +136,7 @@ def _pods(pods: Pods, allowed: Allowed) -> Iterator[str]:
                 "artifacts.credentialsSecret and tracking.credentialsSecret"
             )
     yield from _size("spec.pods.sharedMemory", pods.shared_memory)
+    yield from _size("spec.pods.temporaryStorage", pods.temporary_storage)
     for index, volume in enumerate(pods.volumes):
         yield from _volume(f"spec.pods.volumes[{index}]", volume, allowed)
     mounts = [posixpath.normpath(volume.mount_path) for volume in pods.volumes]
@@ -147,13 +155,24 @@ def _volume(field: str, volume: Volume, allowed: Allowed) -> Iterator[str]:
     path = volume.host_path
     if path is None:
         return
+    may = ", ".join((*allowed.host_paths, *allowed.writable_host_paths)) or "none"
     if ".." in path.split("/"):
         yield f"{field}.hostPath: must not contain '..'"
-    elif not any(_below(path, folder) for folder in allowed.host_paths):
-        may = ", ".join(allowed.host_paths) or "none"
+    elif any(_same(path, folder) for folder in allowed.writable_host_paths):
+        return
+    # Where jobs may write they may have made links, and a mount would follow one to anywhere.
+    elif any(_below(path, folder) for folder in allowed.writable_host_paths) or not any(
+        _below(path, folder) for folder in allowed.host_paths
+    ):
         yield (
             f"{field}.hostPath: {path[:80]} is not allowed here: the operator's settings "
             f"allow {may}"
+        )
+    elif not volume.read_only:
+        may = ", ".join(allowed.writable_host_paths) or "none"
+        yield (
+            f"{field}.readOnly: must be true for {path[:80]}: the operator's settings allow jobs "
+            f"to write to {may}"
         )
 
 
@@ -226,6 +245,21 @@ def _label_key(field: str, key: str) -> Iterator[str]:
         yield f"{field}['{key[:80]}']: is not the key of a label or annotation"
     elif field.startswith("spec.pods.") and key.startswith(_OWN_LABELS):
         yield f"{field}['{key}']: is the operator's, the Training Operator's or Kueue's own"
+
+
+def _among(key: str, allowed: Sequence[str]) -> bool:
+    """Whether a key is one of those allowed, or has one of the prefixes."""
+    return any(key == one or (one.endswith("/") and key.startswith(one)) for one in allowed)
+
+
+def _not_allowed(field: str, key: str, allowed: Sequence[str]) -> Iterator[str]:
+    if _LABEL_KEY.fullmatch(key) and not key.startswith(_OWN_LABELS):
+        may = ", ".join(allowed) or "none"
+        yield f"{field}['{key}']: is not allowed here: the operator's settings allow {may}"
+
+
+def _same(path: str, folder: str) -> bool:
+    return posixpath.normpath(path) == posixpath.normpath(folder)
 
 
 def _below(path: str, folder: str) -> bool:

@@ -114,6 +114,9 @@ class JobDefaults(Settings):
     )
     cpu: str = setting("1", description="CPU request of pods that ask for none")
     memory: str = setting("2Gi", description="memory request and limit of pods that ask for none")
+    temporary_storage: str = setting(
+        "50Gi", description="size of /tmp, on the node's disk, of pods that ask for none"
+    )
 
 
 class Allowed(Settings):
@@ -123,7 +126,19 @@ class Allowed(Settings):
         (), description="ServiceAccounts that jobs may choose"
     )
     host_paths: tuple[str, ...] = setting(
-        (), description="folders of the nodes below which jobs may mount"
+        (), description="folders of the nodes which, and below which, jobs may mount to read"
+    )
+    writable_host_paths: tuple[str, ...] = setting(
+        (), description="folders of the nodes that jobs may mount to write, and nothing below them"
+    )
+    labels: tuple[str, ...] = setting(
+        (),
+        description="labels of pods, of those that Services and controllers select by, that jobs "
+        "may set: keys, or prefixes that end with /",
+    )
+    annotations: tuple[str, ...] = setting(
+        (),
+        description="annotations of pods that jobs may set: keys, or prefixes that end with /",
     )
 
 

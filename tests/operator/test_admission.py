@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[2]
 SAMPLES = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob("jobs/samples/*.yaml")}
 SETTINGS = OperatorConfiguration.model_validate(
     {
-        "allowed": {"serviceAccounts": ["trainer"], "hostPaths": ["/mnt/data", "/srv/x/"]},
+        "allowed": {
+            "serviceAccounts": ["trainer"],
+            "hostPaths": ["/mnt/data", "/srv/x/"],
+            "writableHostPaths": ["/mnt/data/scratch", "/nvme/"],
+            "labels": ["app.kubernetes.io/part-of"],
+            "annotations": ["example.com/", "prometheus.io/scrape", "kueue.x-k8s.io/"],
+        },
         "defaults": {"mlflowUri": "http://mlflow:5000"},
     }
 )
@@ -125,6 +131,19 @@ def test_a_cycle_is_told_with_its_stages() -> None:
         ("spec.pods.labels", {"florence.dev/job": "x"}, "spec.pods.labels"),
         ("spec.pods.labels", {"training.kubeflow.org/job-name": "x"}, "spec.pods.labels"),
         ("spec.pods.labels", {"a b": "x"}, "spec.pods.labels"),
+        ("spec.pods.labels", {"app.kubernetes.io/name": "florence-operator"}, "spec.pods.labels"),
+        ("spec.pods.labels", {"app": "minio"}, "spec.pods.labels"),
+        ("spec.pods.labels", {"scheduling.x-k8s.io/pod-group": "x"}, "spec.pods.labels"),
+        ("spec.pods.labels", {"kubernetes.io/x": "x"}, "spec.pods.labels"),
+        ("spec.pods.annotations", {"iam.amazonaws.com/role": "admin"}, "spec.pods.annotations"),
+        ("spec.pods.annotations", {"k8s.v1.cni.cncf.io/networks": "n"}, "spec.pods.annotations"),
+        ("spec.pods.annotations", {"example.org/a": "n"}, "spec.pods.annotations"),
+        ("spec.pods.temporaryStorage", "lots", "spec.pods.temporaryStorage"),
+        ("spec.stages.0.resources.workers", 2 * 10**9, "spec.stages[0].resources.workers"),
+        ("spec.stages.0.resources.workers", 10_001, "spec.stages[0].resources.workers"),
+        ("spec.stages.0.resources.gpusPerWorker", 10**9, "spec.stages[0].resources.gpusPerWorker"),
+        ("spec.runPolicy.retries.infrastructure", 10**9, "spec.runPolicy.retries.infrastructure"),
+        ("spec.runPolicy.retries.application", 10**9, "spec.runPolicy.retries.application"),
         ("spec.pods.labels", {"a": "x y"}, "spec.pods.labels"),
         ("spec.pods.annotations", {"kueue.x-k8s.io/queue-name": "q"}, "spec.pods.annotations"),
         ("spec.pods.environment", {"PET_NNODES": "9"}, "spec.pods.environment.PET_NNODES"),
@@ -234,6 +253,45 @@ def test_folders_in_volumes_are_reached() -> None:
 )
 def test_allowed_host_paths(path: str) -> None:
     assert create(with_volume(hostPath=path)).allowed
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("path", ["/mnt/data/scratch", "/mnt/data/scratch/", "/nvme"])
+def test_folders_that_jobs_may_write_to(path: str, read_only: bool) -> None:
+    assert create(with_volume(hostPath=path, readOnly=read_only)).allowed
+
+
+@pytest.mark.parametrize("path", ["/mnt/data", "/mnt/data/a", "/srv/x"])
+def test_other_folders_of_nodes_are_read_only(path: str) -> None:
+    answer = create(with_volume(hostPath=path, readOnly=False))
+    assert answer.message.startswith("spec.pods.volumes[0].readOnly: ")
+
+
+@pytest.mark.parametrize("path", ["/mnt/data/scratch/link", "/nvme/a/b"])
+def test_what_jobs_may_have_made_is_no_folder_to_mount(path: str) -> None:
+    """A link that one job makes there would lead the next one's mount anywhere on the node."""
+    answer = create(with_volume(hostPath=path))
+    assert answer.message.startswith("spec.pods.volumes[0].hostPath: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("labels", {"team": "vision", "example.com/a": "b", "app.kubernetes.io/part-of": "x"}),
+        ("annotations", {"example.com/a": "b", "prometheus.io/scrape": "true"}),
+    ],
+)
+def test_labels_and_annotations_that_are_allowed(field: str, values: dict[str, str]) -> None:
+    answer = create(put(small(), f"spec.pods.{field}", values))
+    assert answer.allowed, answer
+
+
+def test_the_operators_own_labels_cannot_be_allowed() -> None:
+    settings = OperatorConfiguration.model_validate(
+        {"allowed": {"labels": ["florence.dev/", "kueue.x-k8s.io/"]}}
+    )
+    job = put(small(), "spec.pods.labels", {"florence.dev/job": "x"})
+    assert "is the operator's" in create(job, settings).message
 
 
 @pytest.mark.parametrize(

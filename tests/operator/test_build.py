@@ -215,6 +215,24 @@ def test_no_variable_is_set_twice_and_ours_are_not_the_users() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pods", "size"), [({}, "50Gi"), ({"temporaryStorage": "2Ti"}, "2Ti")], ids=["default", "asked"]
+)
+def test_no_pod_fills_its_node(pods: dict[str, Any], size: str) -> None:
+    child = documents({**SMALL, "pods": pods})[-1]
+    template = child["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+    assert volumes["tmp"] == {"name": "tmp", "emptyDir": {"sizeLimit": size}}
+
+
+def test_a_folder_of_a_node_has_to_be_there_and_to_be_one() -> None:
+    """Whatever is missing a kubelet would make, as root, and a socket it would mount."""
+    child = documents(LARGE)[1]
+    template = child["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    paths = [v["hostPath"] for v in template["spec"]["volumes"] if "hostPath" in v]
+    assert paths == [{"path": "/mnt/nvme", "type": "Directory"}]
+
+
+@pytest.mark.parametrize(
     ("change", "field"),
     [
         ({"image": None}, "spec.image"),
