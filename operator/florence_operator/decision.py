@@ -13,7 +13,7 @@ from florence_operator.api.status import JobStatus
 class Deletion:
     """An object to delete; with a uid only that very one."""
 
-    kind: Literal["PyTorchJob", "ConfigMap", "FlorenceJob"]
+    kind: Literal["PyTorchJob", "FlorenceJob"]
     name: str
     uid: str | None = None
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from florence.config.base import locations
 from florence_operator.api.pods import NodePool, Pods, Volume
 from florence_operator.api.v1alpha1 import FlorenceJob, Stage, Tracking
-from florence_operator.pods import CONFIG_FOLDER, TOKEN_FOLDER, quantity
+from florence_operator.build import plan_text
+from florence_operator.pods import ANNOTATIONS_SIZE, CONFIG_FOLDER, TOKEN_FOLDER, quantity
 from florence_operator.settings import Allowed, OperatorConfiguration
 
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -33,6 +34,8 @@ _OWN_VARIABLES = re.compile(
     r"PET_.*|AWS_.*|MLFLOW_TRACKING_.*|FLORENCE_.*|POD_NAME|POD_IP|NODE_NAME"
     r"|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE"
 )
+_OTHERS_ANNOTATIONS = 32 * 1024
+"""Room for the authorities, and for what network plugins and schedulers write."""
 _OWN_FOLDERS = (CONFIG_FOLDER, TOKEN_FOLDER, "/tmp", "/dev", "/proc", "/sys")
 
 
@@ -50,6 +53,7 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
             for index, stage in enumerate(job.spec.stages)
             for problem in _stage(f"spec.stages[{index}]", stage, job.spec.pods.volumes)
         ),
+        *_annotations_size(job, settings),
     ]
 
 
@@ -188,6 +192,25 @@ def _stage(field: str, stage: Stage, volumes: tuple[Volume, ...]) -> Iterator[st
     yield from _size(f"{field}.resources.memory", stage.resources.memory)
     for path, uri in locations(stage):
         yield from _location(f"{field}.{path}", uri, volumes)
+
+
+def _annotations_size(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
+    """Whether the plans fit beside the annotations that the job asks for.
+
+    Nobody but the pods would be refused, and they are the Training Operator's to make.
+    """
+    room = (ANNOTATIONS_SIZE - _OTHERS_ANNOTATIONS) // 1024
+    own = sum(len(f"{key}{value}".encode()) for key, value in job.spec.pods.annotations.items())
+    for index, stage in enumerate(job.spec.stages):
+        size = len(plan_text(job, stage, 1, settings).encode())
+        if own + size <= room * 1024:
+            continue
+        field = f"spec.stages[{index}].{stage.kind.name}"
+        yield (
+            f"{field if size > own else 'spec.pods.annotations'}: is too long: {size // 1024} KiB "
+            f"of the stage's plan and {own // 1024} KiB of spec.pods.annotations are more than the "
+            f"{room} KiB that a pod's annotations have room for"
+        )
 
 
 def _location(

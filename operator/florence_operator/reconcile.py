@@ -20,7 +20,6 @@ from florence_operator.decision import Decision, Deletion, Notice
 from florence_operator.observe import Observation, Refusal, Removal
 from florence_operator.progress import ProgressBook
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     FLORENCE_JOBS,
     JOBS,
     PYTORCH_JOBS,
@@ -37,7 +36,7 @@ from florence_operator.writes import WriteBudget
 
 log = logging.getLogger(__name__)
 
-_KINDS = {"PyTorchJob": PYTORCH_JOBS, "ConfigMap": CONFIG_MAPS, "FlorenceJob": FLORENCE_JOBS}
+_KINDS = {"PyTorchJob": PYTORCH_JOBS, "FlorenceJob": FLORENCE_JOBS}
 _ENDED = (State.SUCCEEDED, State.FAILED)
 _REMOVAL_POLL = 5.0
 _NAME_POLL = 2.0
@@ -112,7 +111,7 @@ class Reconciler:
         if policy.get("ttlAfterFinished") or policy.get("ttlAfterFailed"):
             return None
         uid = metadata["uid"]
-        if self._caches.children_of(key, uid) or self._caches.config_maps_of(key, uid):
+        if self._caches.children_of(key, uid):
             return None
         self._book.forget(key)
         self._budget.forget(key)
@@ -206,11 +205,7 @@ class Reconciler:
         return refusals, last
 
     async def _make(self, document: Document) -> None:
-        answer = await self._client.apply(dict(document))
-        if document["kind"] == "PyTorchJob":
-            self._caches.children.put(answer)
-        elif document["kind"] == "ConfigMap":
-            self._caches.config_maps.put(answer)
+        self._caches.children.put(await self._client.apply(dict(document)))
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""

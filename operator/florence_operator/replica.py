@@ -29,7 +29,6 @@ from florence_operator.caches import (
     slim_child,
     slim_node,
     slim_pod,
-    without_data,
 )
 from florence_operator.forwarding import LeaderForward
 from florence_operator.observe import JOB_LABEL
@@ -38,7 +37,6 @@ from florence_operator.reconcile import Reconciler
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.certificates import Certificates
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     FLORENCE_JOBS,
     NODES,
     PODS,
@@ -107,7 +105,6 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
         children=Informer(client, PYTORCH_JOBS, transform=slim_child, indices=indices, **ours),
-        config_maps=Informer(client, CONFIG_MAPS, transform=without_data, indices=indices, **ours),
         pods=Informer(
             client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
         ),

@@ -34,7 +34,7 @@ KUBECTL = shutil.which("kubectl")
 DECIDING = ("schedule", "transitions", "failures", "api/retrying", "status", "view")
 # Words in them that are not said but read: of Kubernetes, the Training Operator and Kueue.
 READ = {
-    *("PyTorchJob", "ConfigMap", "FlorenceJob", "Pending", "Succeeded", "Failed", "Running"),
+    *("PyTorchJob", "FlorenceJob", "Pending", "Succeeded", "Failed", "Running"),
     *("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown", "NodeLost"),
     *("PreemptionByScheduler", "OOMKilled", "True", "False"),
 }
