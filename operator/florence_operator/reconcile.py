@@ -13,9 +13,9 @@ from florence.config.base import first_problem
 from florence_operator.api.duration import seconds
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.status import JobStatus, State
-from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, FlorenceJob
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
 from florence_operator.build import removal_name
-from florence_operator.caches import Caches
+from florence_operator.caches import Caches, owner
 from florence_operator.decision import Decision, Deletion, Notice
 from florence_operator.observe import Observation, Refusal, Removal
 from florence_operator.progress import ProgressBook
@@ -129,13 +129,13 @@ class Reconciler:
             finalizers=finalizers,
             progress=self._book.of(key, uid),
             operator_started=self._started,
-            removal=await self._removal(key)
+            removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,
             **self._caches.observe(key, uid),
         )
 
-    async def _removal(self, key: Key) -> Removal | None:
+    async def _removal(self, key: Key, uid: str) -> Removal | None:
         """How far the Job is that deletes the artifacts; rare, so no cache is kept of such Jobs."""
         try:
             job = await self._client.get(JOBS, removal_name(key.name), key.namespace)
@@ -143,6 +143,11 @@ class Reconciler:
             if error.not_found:
                 return None
             raise
+        if owner(job) != uid:
+            owners = job["metadata"].get("ownerReferences") or ()
+            if any(each.get("kind") == KIND for each in owners):
+                return Removal()  # an older namesake's, which garbage collection is about to take
+            return Removal(failed=f"the Job {job['metadata']['name']} is somebody else's")
         conditions = (job.get("status") or {}).get("conditions") or ()
         true = {c["type"]: c.get("message", "") for c in conditions if c["status"] == "True"}
         failed = f"its Job failed: {true['Failed']}" if "Failed" in true else ""

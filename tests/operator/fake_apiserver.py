@@ -107,6 +107,16 @@ class FakeApiServer:
         self._history.clear()
         self._oldest = self._version
 
+    def backup(self) -> tuple[int, Any]:
+        """What :meth:`restore` needs."""
+        return self._version, copy.deepcopy(self.objects)
+
+    def restore(self, backup: tuple[int, Any]) -> None:
+        """Goes back to what was stored, older versions and all, as etcd does from a snapshot."""
+        self._version, self.objects = backup[0], copy.deepcopy(backup[1])
+        self.compact()
+        self.drop_watches()
+
     def drop_watches(self) -> None:
         """Cuts the connections of all watches."""
         for watch in self.watches:

@@ -44,7 +44,11 @@ def version_number(version: str | None) -> int:
 
 
 class Store:
-    """Objects by key; an older version never takes the place of a newer one."""
+    """Objects by key; an older version never takes the place of a newer one.
+
+    A server that was restored from a backup begins again at an older version; it is believed once
+    :meth:`start_anew` was called.
+    """
 
     def __init__(
         self,
@@ -56,7 +60,11 @@ class Store:
         self._indices = dict(indices or {})
         self._places: dict[str, dict[str, dict[Key, None]]] = {name: {} for name in self._indices}
         self._deleted: dict[Key, tuple[int, float]] = {}
+        self._before: set[Key] = set()
+        """Those whose versions are of the server's history before it was restored."""
         self._clock = clock
+        self.highest = 0
+        """The highest version that was seen."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -77,19 +85,21 @@ class Store:
         """Takes a version of an object; None when it is not newer than what is known."""
         key, version = key_of(document), version_of(document)
         old = self._objects.get(key)
-        if old is not None and version_of(old) >= version:
+        if old is not None and version_of(old) >= version and key not in self._before:
             return None
         if version <= self._deleted.get(key, (-1, 0.0))[0]:
             return None
         self._deleted.pop(key, None)
+        self.highest = max(self.highest, version)
         self._set(key, document)
         return Change(old, document)
 
     def remove(self, key: Key, version: int) -> Change | None:
         """Forgets an object that was deleted at ``version``; None when a newer one is known."""
         old = self._objects.get(key)
-        if old is not None and version_of(old) > version:
+        if old is not None and version_of(old) > version and key not in self._before:
             return None
+        self.highest = max(self.highest, version)
         self._remember(key, version)
         if old is None:
             return None
@@ -109,7 +119,16 @@ class Store:
         changes = [self.remove(key, version) for key in missing]
         return [change for change in changes if change is not None]
 
+    def start_anew(self, namespace: str, version: int) -> None:
+        """Takes older versions of a namespace's objects ('' is all), which are at ``version``."""
+        every = (*self._objects, *self._deleted)
+        ours = {key for key in every if not namespace or key.namespace == namespace}
+        self._before |= ours & self._objects.keys()
+        self._deleted = {key: known for key, known in self._deleted.items() if key not in ours}
+        self.highest = version
+
     def _set(self, key: Key, document: Document | None) -> None:
+        self._before.discard(key)
         old = self._objects.pop(key, None)
         if document is not None:
             self._objects[key] = document
