@@ -46,12 +46,14 @@ from florence_operator.runtime.client import (
     Client,
 )
 from florence_operator.runtime.controller import Controller
+from florence_operator.runtime.discovery import served
 from florence_operator.runtime.events import EventRecorder
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.leader import Leader, Timing, utc_now
 from florence_operator.runtime.limits import TokenBucket
 from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
+from florence_operator.runtime.resources import KUEUE_VERSIONS
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
 from florence_operator.runtime.webserver import WebServer, health_routes
@@ -99,9 +101,12 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     nodes = workloads = None
     if await _may_list(client, NODES.path()):
         nodes = Informer(client, NODES, transform=slim_node)
-    if settings.kueue == "auto" and await _exists(client, WORKLOADS.api_version):
+    found = None
+    if settings.kueue == "auto":
+        found = await served(client, WORKLOADS, KUEUE_VERSIONS)
+    if found is not None:
         waiting = {BY_OWNER: by_owner, BY_QUEUE: queue_key}
-        workloads = Informer(client, WORKLOADS, namespaces=namespaces, indices=waiting)
+        workloads = Informer(client, found, namespaces=namespaces, indices=waiting)
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
         children=Informer(client, PYTORCH_JOBS, transform=slim_child, indices=indices, **ours),
@@ -118,16 +123,6 @@ async def _may_list(client: Client, path: str) -> bool:
         await client.request("GET", path, query={"limit": 1})
     except ApiError as error:
         if error.forbidden:
-            return False
-        raise
-    return True
-
-
-async def _exists(client: Client, api_version: str) -> bool:
-    try:
-        await client.request("GET", f"/apis/{api_version}")
-    except ApiError as error:
-        if error.not_found:
             return False
         raise
     return True

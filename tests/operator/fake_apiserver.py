@@ -22,6 +22,7 @@ from tests.operator.api_semantics import (
     RefusedError,
     Watch,
     Where,
+    discovered,
     error_line,
     json_patched,
     line_of,
@@ -46,6 +47,8 @@ class FakeApiServer:
         """Asked before each request; an answer other than None is sent instead."""
         self.tokens: dict[str, Document] = {}
         """Status of the TokenReview of each token that is known."""
+        self.groups: dict[str, list[str]] = {}
+        """Versions of the groups that discovery tells of, the preferred one first."""
         self.logs: dict[tuple[str, str], str] = {}
         self.url = ""
         self.watches: list[Watch] = []
@@ -108,12 +111,11 @@ class FakeApiServer:
         self._oldest = self._version
 
     def backup(self) -> tuple[int, Any]:
-        """What :meth:`restore` needs."""
         return self._version, copy.deepcopy(self.objects)
 
     def restore(self, backup: tuple[int, Any]) -> None:
-        """Goes back to what was stored, older versions and all, as etcd does from a snapshot."""
-        self._version, self.objects = backup[0], copy.deepcopy(backup[1])
+        """Goes back to a backup, older versions and all."""
+        self._version, self.objects = backup
         self.compact()
         self.drop_watches()
 
@@ -244,6 +246,8 @@ class FakeApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
+            if request.path.startswith("/apis/") and request.path.count("/") < 4:
+                return web.json_response(discovered(self.groups, *request.path.split("/")[2:]))
             where = parse(request.path)
             if where.plural in ("tokenreviews", "selfsubjectaccessreviews"):
                 return web.json_response(self._review(await request.json()), status=201)
