@@ -206,6 +206,7 @@ class Replica:
             ready=self._unready,
             # Attempts carry the authorities that their pods trust, and keep them to their end.
             fit_to_lead=self._certificates.loaded.wait,
+            shutdown_delay=seconds(self._settings.shutdown_delay),
         )
         health.add(health_routes(manager.unhealthy, manager.unready, self._metrics))
         return manager

@@ -168,6 +168,11 @@ class OperatorConfiguration(Settings):
     health_port: int = setting(
         8080, description="TCP port of /healthz, /readyz and /metrics", ge=1, le=65535
     )
+    shutdown_delay: Duration = setting(
+        "5s",
+        description="how long a replica that is asked to stop still answers: until the Service "
+        "sends nobody to it any more",
+    )
     defaults: JobDefaults = settings_group(JobDefaults, description="defaults of jobs")
     allowed: Allowed = settings_group(Allowed, description="what jobs may ask for")
     kueue: Literal["auto", "off"] = setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from florence.config.base import first_problem
 from florence.errors import ConfigurationError, FlorenceError
 from florence_operator.api import JobStatus, State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
+from florencectl.cluster.admitting import once_admitted
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import NotFoundError, lacks_kind
 from florencectl.program import program_name
@@ -75,10 +77,9 @@ async def create_job(
     from florence_operator.runtime.client import ApiError
 
     metadata = {"namespace": namespace, **document["metadata"]}
+    wanted = {**document, "metadata": metadata}
     try:
-        return await client.create(
-            {**document, "metadata": metadata}, manager=MANAGER, dry_run=dry_run
-        )
+        return await once_admitted(lambda: client.create(wanted, manager=MANAGER, dry_run=dry_run))
     except ApiError as error:
         if not error.already_exists:
             raise
@@ -165,7 +166,9 @@ async def _hold_for_artifacts(client: Client, job: Document) -> Document:
         held = {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}
         body = {"metadata": held, "spec": {"artifacts": {"deleteWithJob": True}}}
         try:
-            return await client.patch(FLORENCE_JOBS, name, namespace, body, manager=MANAGER)
+            return await once_admitted(
+                partial(client.patch, FLORENCE_JOBS, name, namespace, body, manager=MANAGER)
+            )
         except ApiError as error:
             if not error.conflict:
                 raise
@@ -246,4 +249,6 @@ def _done(suspend: bool) -> str:
 async def _patch(client: Client, namespace: str, name: str, spec: Document) -> None:
     from florence_operator.runtime.client import FLORENCE_JOBS
 
-    await client.patch(FLORENCE_JOBS, name, namespace, {"spec": spec}, manager=MANAGER)
+    await once_admitted(
+        lambda: client.patch(FLORENCE_JOBS, name, namespace, {"spec": spec}, manager=MANAGER)
+    )

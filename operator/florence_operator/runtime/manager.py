@@ -24,6 +24,9 @@ class Manager:
     ``tasks`` and ``servers`` run on every replica, ``controllers`` and ``leading`` on the leader.
     ``ready`` is asked for more reasons not to be ready. A replica seeks the lease only when
     ``fit_to_lead`` has ended: until then it serves, and another one may lead.
+
+    A replica that is asked to stop says at once that it is not ready, gives up the lease, and goes
+    on serving for ``shutdown_delay`` seconds, until nobody is sent to it any more.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class Manager:
         ready: Callable[[], Sequence[str]] = tuple,
         fit_to_lead: Callable[[], Awaitable[object]] | None = None,
         grace: float = 20.0,
+        shutdown_delay: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._informers = tuple(informers)
         self._servers = tuple(servers)
@@ -50,6 +55,8 @@ class Manager:
         self._ready = ready
         self._fit_to_lead = fit_to_lead
         self._grace = grace
+        self._shutdown_delay = shutdown_delay
+        self._sleep = sleep
         self._stopping = asyncio.Event()
         self._serving = False
 
@@ -73,7 +80,9 @@ class Manager:
             for informer in self._informers
             if not informer.synced.is_set()
         ]
-        if not self._serving and not problems:
+        if self._stopping.is_set():
+            problems.append("it was asked to stop")
+        elif not self._serving and not problems:
             problems.append("the servers have not started")
         return [*problems, *self._ready()]
 
@@ -102,6 +111,7 @@ class Manager:
                     self._serving = True
                     if self._fit_to_lead is None or await self._until_stopped(self._fit_to_lead()):
                         await self._elected()
+                    await self._sleep(self._shutdown_delay)
             except LeadershipLostError as error:
                 log.error("ends: %s", error)
                 code = 1

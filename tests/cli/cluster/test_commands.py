@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -13,7 +14,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+from florencectl.cluster.admitting import PATIENCE_SECONDS, once_admitted
 from tests.cli.cluster_objects import attempt, job, pod, stage
 from tests.cli.cluster_server import ServedCluster, served_cluster
 
@@ -97,12 +99,47 @@ def test_what_the_webhook_refuses_is_told_in_its_words(
     assert words.count("\n") == 1
 
 
+AWAY = (
+    'Internal error occurred: failed calling webhook "florencejobs.florence.dev": failed to call '
+    "webhook: Post https://florence-operator.florence-system.svc:443/validate: dial tcp: connect: "
+    "connection refused"
+)
+
+
+def test_submit_waits_for_a_webhook_that_is_being_started(
+    cluster: ServedCluster, tmp_path: Path
+) -> None:
+    cluster.do(lambda server: server.fail(500, AWAY, method="POST", path="florencejobs"))
+    result = cluster.run("submit", "-f", manifest(tmp_path))
+    assert (result.returncode, result.stdout) == (0, "florencejob.florence.dev/big created\n")
+    assert "the operator's webhook does not answer" in result.stderr
+    assert "trying again for 20 s" in result.stderr
+
+
+@pytest.mark.parametrize(("message", "tries"), [(AWAY, 12), ("etcd is away", 1)])
+def test_patience_with_a_webhook_ends_and_is_for_nothing_else(message: str, tries: int) -> None:
+    now, asked = [0.0], []
+
+    async def write() -> None:
+        asked.append(now[0])
+        raise ApiError(500, "InternalError", message)
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(ApiError, match=message[:20]):
+        asyncio.run(once_admitted(write, clock=lambda: now[0], sleep=sleep))
+    assert len(asked) == tries
+    assert now[0] <= PATIENCE_SECONDS
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "code", "words"),
     [
         (403, "Forbidden", 4, "not allowed"),
         (401, "Unauthorized", 4, "does not know who you are"),
         (404, "NotFound", 1, "is the FlorenceJob operator installed?"),
+        (500, AWAY, 1, "the operator's webhook does not answer: Internal error"),
     ],
 )
 def test_refusals_have_exit_codes_of_their_own(

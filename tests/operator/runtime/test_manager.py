@@ -50,7 +50,12 @@ class Replica:
     """A whole process of the operator, in this one."""
 
     def __init__(
-        self, client: Client, name: str, reconcile: Any, fit: asyncio.Event | None = None
+        self,
+        client: Client,
+        name: str,
+        reconcile: Any,
+        fit: asyncio.Event | None = None,
+        **options: Any,
     ) -> None:
         self.informer = Informer(client, CONFIG_MAPS, backoff=Backoff(first=0.01, longest=0.02))
         self.leader = Leader(client, namespace="lab", name="l", identity=name, timing=TIMING)
@@ -77,6 +82,7 @@ class Replica:
             controllers=[self.controller],
             ready=lambda: self.problems,
             fit_to_lead=fit.wait if fit else None,
+            **options,
         )
         self.task = asyncio.create_task(self.manager.run())
 
@@ -149,6 +155,36 @@ def test_a_replica_that_is_not_fit_to_lead_serves_and_lets_another_lead() -> Non
         await until(lambda: three.manager.unready() == [])
         three.manager.stop()
         assert await three.task == 0
+
+    running(test)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_replica_serves_until_nobody_is_sent_to_it_any_more(leads: bool) -> None:
+    async def test(server: FakeApiServer, client: Client) -> None:
+        delays: list[float] = []
+        nobody_comes = asyncio.Event()
+
+        async def reconcile(key: Key) -> Result:
+            return Result()
+
+        async def sleep(seconds: float) -> None:
+            delays.append(seconds)
+            await nobody_comes.wait()
+
+        fit = None if leads else asyncio.Event()
+        one = Replica(client, "one", reconcile, fit, shutdown_delay=7.0, sleep=sleep)
+        await until(lambda: one.leader.leads if leads else one.manager.unready() == [])
+        one.manager.stop()
+        assert await one.probe("/readyz") == (503, "it was asked to stop\n")
+        await until(lambda: delays)
+        lease = server.get(LEASES, "lab", "l")
+        assert lease is None or lease["spec"]["holderIdentity"] == ""
+        assert (await get(f"http://127.0.0.1:{one.everywhere.port}/"))[0] == 404
+        assert not one.task.done()
+        nobody_comes.set()
+        assert await one.task == 0
+        assert delays == [7.0]
 
     running(test)
 
