@@ -35,6 +35,7 @@ from florence_operator.observe import JOB_LABEL
 from florence_operator.progress import ProgressBook, ProgressServer
 from florence_operator.reconcile import Reconciler
 from florence_operator.runtime.authority import service_names
+from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
 from florence_operator.runtime.client import (
     FLORENCE_JOBS,
@@ -56,7 +57,7 @@ from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.resources import KUEUE_VERSIONS
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
-from florence_operator.runtime.webserver import WebServer, health_routes
+from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
 from florence_operator.tokens import TokenChecker
 
@@ -141,6 +142,7 @@ class Replica:
         environment: Mapping[str, str],
     ) -> None:
         pod = environment.get("POD_NAME", SERVICE)
+        self._client = client
         self._settings = settings
         self._caches = caches
         self._metrics = metrics
@@ -198,7 +200,7 @@ class Replica:
         manager = Manager(
             informers=self._caches.all(),
             servers=self._servers(),
-            health=health,
+            early=[health, self._metrics_server()],
             tasks=[self._certificates.run],
             controllers=[self._controller],
             leading=[self._certificates.run_renewal, self._count],
@@ -208,8 +210,15 @@ class Replica:
             fit_to_lead=self._certificates.loaded.wait,
             shutdown_delay=seconds(self._settings.shutdown_delay),
         )
-        health.add(health_routes(manager.unhealthy, manager.unready, self._metrics))
+        health.add(health_routes(manager.unhealthy, manager.unready))
         return manager
+
+    def _metrics_server(self) -> WebServer:
+        settings, route = self._settings.metrics, metrics_route(self._metrics)
+        if not settings.protected:
+            return WebServer([route], port=settings.port)
+        guarded = Authorizer(self._client).guarded(route)
+        return WebServer([guarded], port=settings.port, tls=self._certificates.tls)
 
     def _servers(self) -> list[WebServer]:
         tls = self._certificates.tls

@@ -105,6 +105,17 @@ class Webhook(Settings):
     )
 
 
+class MetricsServer(Settings):
+    """Where Prometheus reads the metrics."""
+
+    port: int = setting(8444, description="TCP port of /metrics", ge=1, le=65535)
+    protected: bool = setting(
+        True,
+        description="serve them over TLS, and to those only whom the API server lets get the "
+        "nonResourceURL /metrics; false serves them to anybody, without TLS",
+    )
+
+
 class JobDefaults(Settings):
     """What jobs get that do not say otherwise."""
 
@@ -165,9 +176,8 @@ class OperatorConfiguration(Settings):
     progress: ProgressServer = settings_group(ProgressServer, description="the progress server")
     certificates: Certificates = settings_group(Certificates, description="TLS")
     webhook: Webhook = settings_group(Webhook, description="the admission webhook")
-    health_port: int = setting(
-        8080, description="TCP port of /healthz, /readyz and /metrics", ge=1, le=65535
-    )
+    health_port: int = setting(8080, description="TCP port of /healthz and /readyz", ge=1, le=65535)
+    metrics: MetricsServer = settings_group(MetricsServer, description="the metrics")
     shutdown_delay: Duration = setting(
         "5s",
         description="how long a replica that is asked to stop still answers: until the Service "

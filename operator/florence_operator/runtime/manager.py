@@ -22,6 +22,7 @@ class Manager:
     """Runs until a signal or a lost lease.
 
     ``tasks`` and ``servers`` run on every replica, ``controllers`` and ``leading`` on the leader.
+    ``early`` servers start at once: they tell what is wrong; the others when the caches are filled.
     ``ready`` is asked for more reasons not to be ready. A replica seeks the lease only when
     ``fit_to_lead`` has ended: until then it serves, and another one may lead.
 
@@ -34,7 +35,7 @@ class Manager:
         *,
         informers: Sequence[Informer] = (),
         servers: Sequence[WebServer] = (),
-        health: WebServer | None = None,
+        early: Sequence[WebServer] = (),
         tasks: Sequence[Task] = (),
         controllers: Sequence[Controller] = (),
         leading: Sequence[Task] = (),
@@ -47,7 +48,7 @@ class Manager:
     ) -> None:
         self._informers = tuple(informers)
         self._servers = tuple(servers)
-        self._health = health
+        self._early = tuple(early)
         self._tasks = tuple(tasks)
         self._controllers = tuple(controllers)
         self._leading = tuple(leading)
@@ -100,8 +101,8 @@ class Manager:
     async def _run(self) -> int:
         code = 0
         async with AsyncExitStack() as servers, asyncio.TaskGroup() as group:
-            if self._health is not None:
-                await servers.enter_async_context(self._health)
+            for server in self._early:
+                await servers.enter_async_context(server)
             background = [group.create_task(_forever(run)) for run in self._tasks]
             background += [group.create_task(informer.run()) for informer in self._informers]
             try:

@@ -82,6 +82,13 @@ ACCESS_REVIEWS = Resource(
     "SelfSubjectAccessReview",
     namespaced=False,
 )
+SUBJECT_REVIEWS = Resource(
+    "authorization.k8s.io",
+    "v1",
+    "subjectaccessreviews",
+    "SubjectAccessReview",
+    namespaced=False,
+)
 
 KNOWN: tuple[Resource, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Resource)

@@ -85,8 +85,8 @@ class WebServer:
         await self._runner.cleanup()
 
 
-def health_routes(health: Check, ready: Check, metrics: Metrics) -> list[Route]:
-    """/healthz and /readyz, which answer 503 and what is wrong, and /metrics."""
+def health_routes(health: Check, ready: Check) -> list[Route]:
+    """/healthz and /readyz, which answer 503 and what is wrong."""
 
     def probe(check: Check) -> Handler:
         async def answer(_: web.Request) -> web.Response:
@@ -96,12 +96,14 @@ def health_routes(health: Check, ready: Check, metrics: Metrics) -> list[Route]:
 
         return answer
 
+    return [("GET", "/healthz", probe(health)), ("GET", "/readyz", probe(ready))]
+
+
+def metrics_route(metrics: Metrics) -> Route:
+    """/metrics in Prometheus' text form."""
+
     async def exposition(_: web.Request) -> web.Response:
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=metrics.exposition(), headers=headers)
 
-    return [
-        ("GET", "/healthz", probe(health)),
-        ("GET", "/readyz", probe(ready)),
-        ("GET", "/metrics", exposition),
-    ]
+    return ("GET", "/metrics", exposition)

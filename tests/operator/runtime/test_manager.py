@@ -12,7 +12,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
 
 from florence_operator.runtime.client import CONFIG_MAPS, LEASES, Client
 from florence_operator.runtime.controller import Controller, Key, Result
@@ -20,7 +19,6 @@ from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.leader import Leader, Timing
 from florence_operator.runtime.limits import Backoff
 from florence_operator.runtime.manager import Manager
-from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.store import key_of
 from florence_operator.runtime.webserver import WebServer, health_routes
 from tests.operator.fake_apiserver import FakeApiServer
@@ -65,11 +63,7 @@ class Replica:
         )
         self.problems: list[str] = []
         self.health = WebServer(
-            health_routes(
-                lambda: self.manager.unhealthy(),
-                lambda: self.manager.unready(),
-                Metrics(CollectorRegistry()),
-            ),
+            health_routes(lambda: self.manager.unhealthy(), lambda: self.manager.unready()),
             port=0,
             host="127.0.0.1",
         )
@@ -77,7 +71,7 @@ class Replica:
         self.manager = Manager(
             informers=[self.informer],
             servers=[self.everywhere],
-            health=self.health,
+            early=[self.health],
             leader=self.leader,
             controllers=[self.controller],
             ready=lambda: self.problems,

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import MOST_REVIEWS, PATIENCE_SECONDS, Reviewer
-from florence_operator.runtime.webserver import WebServer, health_routes
+from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 
 
 def review(uid: Any = "u1", **extra: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_a_review_that_takes_long_holds_up_nothing_else() -> None:
         return AdmissionAnswer(asked.wait(10))
 
     async def main() -> None:
-        health = health_routes(lambda: [], lambda: [], Metrics(CollectorRegistry()))
+        health = health_routes(lambda: [], lambda: [])
         routes = [Reviewer(validate).route("/validate"), *health]
         async with (
             WebServer(routes, port=0, host="127.0.0.1") as server,
@@ -188,7 +188,7 @@ def test_health_readiness_and_metrics() -> None:
     async def main() -> None:
         metrics = Metrics(CollectorRegistry())
         metrics.request("GET", "200")
-        routes = health_routes(lambda: [], lambda: problems, metrics)
+        routes = [*health_routes(lambda: [], lambda: problems), metrics_route(metrics)]
         async with (
             WebServer(routes, port=0, host="127.0.0.1") as server,
             aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
