@@ -41,7 +41,7 @@ _OWN_FOLDERS = (CONFIG_FOLDER, TOKEN_FOLDER, "/tmp", "/dev", "/proc", "/sys")
 
 def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[str]:
     """What keeps a valid job from running on this operator's cluster."""
-    return [
+    found = [
         *_image(job, settings),
         *_artifacts(job),
         *_tracking(job.spec.tracking),
@@ -53,8 +53,9 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
             for index, stage in enumerate(job.spec.stages)
             for problem in _stage(f"spec.stages[{index}]", stage, job.spec.pods.volumes)
         ),
-        *_annotations_size(job, settings),
     ]
+    # A plan can be made only of a job that has nothing else wrong with it.
+    return found or [*_annotations_size(job, settings)]
 
 
 def unfit(job: FlorenceJob, settings: OperatorConfiguration) -> str | None:

@@ -84,13 +84,12 @@ class FakeApiServer:
 
     def get(self, resource: Resource, namespace: str, name: str) -> Document | None:
         """An object as it is now."""
-        found = self._of(resource.group, resource.plural).get((namespace, name))
-        return copy.deepcopy(found)
+        return copy.deepcopy(self._of(resource.group, resource.plural).get((namespace, name)))
 
     def all(self, resource: Resource, labels: str = "") -> list[Document]:
         """All objects of a resource as they are now."""
-        objects = self._of(resource.group, resource.plural).values()
-        return [copy.deepcopy(each) for each in objects if selected(each, labels)]
+        every = self._of(resource.group, resource.plural).values()
+        return [copy.deepcopy(each) for each in every if selected(each, labels)]
 
     def put(self, document: Document) -> Document:
         """Creates or replaces an object, status included, as somebody else would."""
@@ -114,7 +113,7 @@ class FakeApiServer:
         return self._version, copy.deepcopy(self.objects)
 
     def restore(self, backup: tuple[int, Any]) -> None:
-        """Goes back to a backup, older versions and all."""
+        """Goes back to a backup and its versions."""
         self._version, self.objects = backup
         self.compact()
         self.drop_watches()
@@ -149,8 +148,7 @@ class FakeApiServer:
 
         With ``after`` the request is carried out, and its answer is lost.
         """
-        left = [times]
-        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        left, headers = [times], {} if retry_after is None else {"Retry-After": str(retry_after)}
 
         async def refuse(request: web.Request) -> web.StreamResponse | None:
             if left[0] <= 0 or path not in request.path or method not in ("", request.method):
@@ -264,10 +262,10 @@ class FakeApiServer:
             return refused.response()
 
     def _review(self, review: Document) -> Document:
-        known = {"authenticated": False, "error": "unknown token"}
         if review["kind"] == "SelfSubjectAccessReview":
             return {**review, "status": {"allowed": True}}
-        return {**review, "status": self.tokens.get(review["spec"]["token"], known)}
+        known = self.tokens.get(review["spec"]["token"], {"authenticated": False})
+        return {**review, "status": known}
 
     def _read(self, request: web.Request, where: Where) -> Document:
         objects = self._of(*where.kind)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -255,45 +253,6 @@ def test_allowed_host_paths(path: str) -> None:
     assert create(with_volume(hostPath=path)).allowed
 
 
-@pytest.mark.parametrize("read_only", [True, False])
-@pytest.mark.parametrize("path", ["/mnt/data/scratch", "/mnt/data/scratch/", "/nvme"])
-def test_folders_that_jobs_may_write_to(path: str, read_only: bool) -> None:
-    assert create(with_volume(hostPath=path, readOnly=read_only)).allowed
-
-
-@pytest.mark.parametrize("path", ["/mnt/data", "/mnt/data/a", "/srv/x"])
-def test_other_folders_of_nodes_are_read_only(path: str) -> None:
-    answer = create(with_volume(hostPath=path, readOnly=False))
-    assert answer.message.startswith("spec.pods.volumes[0].readOnly: ")
-
-
-@pytest.mark.parametrize("path", ["/mnt/data/scratch/link", "/nvme/a/b"])
-def test_what_jobs_may_have_made_is_no_folder_to_mount(path: str) -> None:
-    """A link that one job makes there would lead the next one's mount anywhere on the node."""
-    answer = create(with_volume(hostPath=path))
-    assert answer.message.startswith("spec.pods.volumes[0].hostPath: ")
-
-
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("labels", {"team": "vision", "example.com/a": "b", "app.kubernetes.io/part-of": "x"}),
-        ("annotations", {"example.com/a": "b", "prometheus.io/scrape": "true"}),
-    ],
-)
-def test_labels_and_annotations_that_are_allowed(field: str, values: dict[str, str]) -> None:
-    answer = create(put(small(), f"spec.pods.{field}", values))
-    assert answer.allowed, answer
-
-
-def test_the_operators_own_labels_cannot_be_allowed() -> None:
-    settings = OperatorConfiguration.model_validate(
-        {"allowed": {"labels": ["florence.dev/", "kueue.x-k8s.io/"]}}
-    )
-    job = put(small(), "spec.pods.labels", {"florence.dev/job": "x"})
-    assert "is the operator's" in create(job, settings).message
-
-
 @pytest.mark.parametrize(
     "path", ["/", "/mnt", "/mnt/database", "/mnt/data/../../etc", "//mnt/data/..", "/srv"]
 )
@@ -312,73 +271,6 @@ def test_mounts_that_would_hide_the_pods_own_folders_are_refused(mount: str) -> 
 
 def test_an_allowed_service_account() -> None:
     assert create(put(small(), "spec.pods.serviceAccount", "trainer")).allowed
-
-
-def test_memory_that_cannot_fit_is_refused_with_what_would() -> None:
-    job = put(SAMPLES["florence-h"], "spec.stages.2.pretrain.activationCheckpointing", "none")
-    message = create(job).message
-    assert message.startswith("spec.stages[2].pretrain: needs ")
-    assert "A100-40GB, which has 40.0 GB" in message
-    assert "activationCheckpointing: " in message
-
-
-def test_memory_on_an_unknown_gpu_is_a_warning() -> None:
-    job = put(small(), "spec.stages.0.resources.gpusPerWorker", 1)
-    answer = create(job)
-    assert answer.allowed
-    assert answer.warnings[0].startswith("spec.stages[0].pretrain: its memory is not checked")
-    job = put(job, "spec.nodePool.selector", {"nvidia.com/gpu.product": "Abacus"})
-    assert "Abacus" in create(job).warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("spec.model.image.depths", [2**40] * 4),
-        ("spec.model.image.depths", [2, 2, 250, 2]),
-        ("spec.model.text.layers", 250),
-        ("spec.stages.0.pretrain.batchSize", 2**50),
-        ("spec.stages.0.pretrain.batchSize", 98_280),  # 128 divisors: as many ways to split it
-    ],
-)
-def test_what_takes_the_planner_long_is_not_planned(path: str, value: Any) -> None:
-    job = put(small(), "spec.stages.0.resources.gpusPerWorker", 1)
-    job = put(job, "spec.nodePool.selector", {"nvidia.com/gpu.product": "A100-40GB"})
-    answer = create(put(job, path, value))
-    assert answer.allowed
-    assert any("too large" in line for line in answer.warnings)
-
-
-def crowded(stages: int = 32) -> dict[str, Any]:
-    """A job with as many stages as there may be, each to be planned."""
-    job = put(small(), "spec.nodePool.selector", {"nvidia.com/gpu.product": "A100-40GB"})
-    stage = put(job, "spec.stages.0.resources.gpusPerWorker", 1)["spec"]["stages"][0]
-    return put(job, "spec.stages", [{**stage, "name": f"s{i}"} for i in range(stages)])
-
-
-def ticking(step: float) -> Callable[[], float]:
-    """A clock that goes on by so many seconds whenever it is asked."""
-    times = count(0, step)
-    return lambda: next(times)
-
-
-def test_planning_has_a_time_and_what_is_left_is_a_warning() -> None:
-    """The API server waits for some seconds; it may not be made to wait by a long list."""
-    answer = validate({"operation": "CREATE", "object": crowded()}, SETTINGS, clock=ticking(0.1))
-    assert answer.allowed
-    late = [line for line in answer.warnings if "took too long" in line]
-    assert 15 < len(late) < 32
-    assert late[-1].startswith("spec.stages[31].pretrain: its memory is not checked: ")
-
-
-def test_a_change_is_not_refused_for_what_there_was_no_time_to_find_before() -> None:
-    old = put(crowded(), "spec.stages.31.pretrain.resolution", 2048)
-    old = put(old, "spec.stages.31.pretrain.batchSize", 4096)
-    new = put(old, "spec.runPolicy.suspend", True)
-    assert not create(old).allowed
-    request = {"operation": "UPDATE", "object": new, "oldObject": old}
-    for step in (0.0, 0.01, 0.03, 0.05, 0.1):
-        assert validate(request, SETTINGS, clock=ticking(step)).allowed
 
 
 @pytest.mark.parametrize(
