@@ -17,7 +17,7 @@ from florence_operator.runtime.webserver import Route
 PATIENCE_SECONDS = 5.0
 """How long the API server waits for an answer (``timeoutSeconds`` of the webhook)."""
 MOST_REVIEWS = 32
-"""Reviews at once: each may hold a body of some megabytes."""
+"""Reviews that may wait at once: each holds a body of some megabytes."""
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +37,25 @@ class Reviewer:
         self._validate = validate
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="review")
-        self._held = 0
+        self._waiting = 0
 
     def route(self, path: str) -> Route:
         """The route: 400 for a body that is no review, 503 for one too many, 500 for a bug."""
 
         async def review(request: web.Request) -> web.Response:
-            if self._held >= MOST_REVIEWS:
-                return _busy("too many reviews at once")
-            came = self._clock()
-            self._held += 1
             try:
-                return await self._answered(await request.read(), came)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    body = await request.read()
+            except TimeoutError:
+                return web.Response(status=408, text="the review was not sent in time")
+            # Only what waits for the thread is counted: nobody who dawdles keeps others out.
+            if self._waiting >= MOST_REVIEWS:
+                return _busy("too many reviews at once")
+            self._waiting += 1
+            try:
+                return await self._answered(body, self._clock())
             finally:
-                self._held -= 1
+                self._waiting -= 1
 
         return ("POST", path, review)
 

@@ -160,7 +160,7 @@ def test_a_review_that_nobody_waits_for_any_more_is_not_begun() -> None:
     asyncio.run(main())
 
 
-def test_one_review_too_many_is_sent_away_before_its_body_is_read() -> None:
+def test_one_review_too_many_is_sent_away() -> None:
     clock, go_on = Clock(), threading.Event()
 
     async def main() -> None:
