@@ -162,7 +162,7 @@ class Informer:
 
     async def _list(self, namespace: str) -> None:
         listed: set[Key] = set()
-        token, before = "", self._store.highest
+        token, before = "", self._store.newest(namespace)
         while True:
             page = await self._client.page(
                 self.resource,
@@ -180,7 +180,7 @@ class Informer:
                     "%s: the server's history has gone back from %d to %d: it is taken anew",
                     *(self.resource.plural, before, version),
                 )
-                self._store.start_anew(namespace, version)
+                self._store.start_anew(namespace)
                 before = 0
             # Page by page, so that a second list never holds all objects twice.
             for document in page.items:

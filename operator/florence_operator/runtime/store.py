@@ -63,8 +63,6 @@ class Store:
         self._before: set[Key] = set()
         """Those whose versions are of the server's history before it was restored."""
         self._clock = clock
-        self.highest = 0
-        """The highest version that was seen."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -90,7 +88,6 @@ class Store:
         if version <= self._deleted.get(key, (-1, 0.0))[0]:
             return None
         self._deleted.pop(key, None)
-        self.highest = max(self.highest, version)
         self._set(key, document)
         return Change(old, document)
 
@@ -99,7 +96,6 @@ class Store:
         old = self._objects.get(key)
         if old is not None and version_of(old) > version and key not in self._before:
             return None
-        self.highest = max(self.highest, version)
         self._remember(key, version)
         if old is None:
             return None
@@ -119,13 +115,22 @@ class Store:
         changes = [self.remove(key, version) for key in missing]
         return [change for change in changes if change is not None]
 
-    def start_anew(self, namespace: str, version: int) -> None:
-        """Takes older versions of a namespace's objects ('' is all), which are at ``version``."""
-        every = (*self._objects, *self._deleted)
-        ours = {key for key in every if not namespace or key.namespace == namespace}
-        self._before |= ours & self._objects.keys()
-        self._deleted = {key: known for key, known in self._deleted.items() if key not in ours}
-        self.highest = version
+    def newest(self, namespace: str) -> int:
+        """The highest version that is known of a namespace's objects ('' is all), 0 of none."""
+        known = ((key, version_of(each)) for key, each in self._objects.items())
+        deleted = ((key, version) for key, (version, _) in self._deleted.items())
+        versions = (
+            version
+            for key, version in (*known, *deleted)
+            if key not in self._before and namespace in ("", key.namespace)
+        )
+        return max(versions, default=0)
+
+    def start_anew(self, namespace: str) -> None:
+        """Takes any version of a namespace's objects ('' is all) from now on."""
+        self._before |= {key for key in self._objects if namespace in ("", key.namespace)}
+        kept = {key: v for key, v in self._deleted.items() if namespace not in ("", key.namespace)}
+        self._deleted = kept
 
     def _set(self, key: Key, document: Document | None) -> None:
         self._before.discard(key)
