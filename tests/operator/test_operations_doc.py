@@ -252,7 +252,7 @@ def test_commands_of_kubectl_exist_with_their_options(line: str) -> None:
     deeper = [words[words.index(verb) + 1]] if verb in ("auth", "rollout", "create") else []
     run = [KUBECTL, verb, *deeper]
     shown = "".join(
-        subprocess.run([*given], capture_output=True, text=True, check=True, timeout=30).stdout
+        subprocess.run([*given], capture_output=True, text=True, check=True, timeout=120).stdout
         for given in ([*run, "--help"], [KUBECTL, "options"])
     )
     for option in options:

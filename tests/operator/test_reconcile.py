@@ -66,7 +66,7 @@ class Bench:
 
     async def seen(self) -> None:
         """Wait until the caches hold what the server does."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while not all(
                 versions(self.server.all(informer.resource)) == versions(informer.all())
                 for informer in self.caches.all()

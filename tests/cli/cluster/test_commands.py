@@ -195,7 +195,7 @@ def test_watch_prints_every_change_as_a_line_of_json(cluster: ServedCluster) -> 
     cluster.put(job("Running", stage("mixed", "Running")))
     assert json.loads(process.stdout.readline())["status"]["phase"] == "Running"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "florencectl: interrupted\n")
 
 
@@ -242,7 +242,7 @@ def test_wait_ends_with_the_job_and_with_its_patience(cluster: ServedCluster) ->
     failed = attempt(1, cause="Diverged", exitCode=4, message="loss is NaN", ended="x")
     failed["ended"] = "2027-01-15T07:59:00Z"
     cluster.put(job("Failed", stage("mixed", "Failed", attempts=[failed])))
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
     assert "mixed: failed: attempt 1 diverged" in errors
     assert "'florencectl why big'" in errors
@@ -341,7 +341,7 @@ def test_following_goes_on_with_the_next_attempt(cluster: ServedCluster) -> None
     cluster.put(job("Running", stage("mixed", "Running", attempts=[first, second])), pod(0, 2))
     assert process.stdout.readline() == "second\n"
     cluster.put(job("Succeeded", stage("mixed", "Succeeded", attempts=[first, second])))
-    rest, errors = process.communicate(timeout=20)
+    rest, errors = process.communicate(timeout=120)
     assert (process.returncode, rest) == (0, "")
     assert "-- mixed, attempt 2 --" in errors
 
@@ -377,7 +377,7 @@ def test_submit_follows_the_job_to_its_end(cluster: ServedCluster, tmp_path: Pat
         stage("check", "Succeeded", metrics={"digits/top1": 0.98}),
     )
     cluster.put(done)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert output.splitlines()[1].split() == ["check", "digits/top1", "98.00", "%"]
     assert "model: s3://m" in errors

@@ -128,7 +128,7 @@ def test_troubles_with_the_secret_are_tried_again(tmp_path: Path) -> None:
             one = replica(client, tmp_path / "a", Clock(), sleep=sleep)
             server.fail(500)
             task = asyncio.create_task(one.run())
-            await asyncio.wait_for(refreshed.wait(), 10)
+            await asyncio.wait_for(refreshed.wait(), 120)
             task.cancel()
 
     asyncio.run(main())

@@ -31,7 +31,7 @@ def names(informer: Informer) -> set[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Waits for something that the network brings."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - it is not of this process's making
             await asyncio.sleep(0.002)
 

@@ -97,7 +97,7 @@ def test_a_review_that_takes_long_holds_up_nothing_else() -> None:
     asked = threading.Event()
 
     def validate(request: dict[str, Any]) -> AdmissionAnswer:
-        return AdmissionAnswer(asked.wait(10))
+        return AdmissionAnswer(asked.wait(60))
 
     async def main() -> None:
         health = health_routes(lambda: [], lambda: [])
@@ -129,7 +129,7 @@ class Clock:
 
     async def asked(self, times: int) -> None:
         for _ in range(times):
-            assert await asyncio.to_thread(self._asked.acquire, timeout=10)
+            assert await asyncio.to_thread(self._asked.acquire, timeout=60)
 
 
 def test_a_review_that_nobody_waits_for_any_more_is_not_begun() -> None:
@@ -138,7 +138,7 @@ def test_a_review_that_nobody_waits_for_any_more_is_not_begun() -> None:
 
     def validate(request: dict[str, Any]) -> AdmissionAnswer:
         begun.append(request["uid"])
-        return AdmissionAnswer(go_on.wait(10))
+        return AdmissionAnswer(go_on.wait(60))
 
     async def main() -> None:
         routes = [Reviewer(validate, clock=clock).route("/validate")]
@@ -164,7 +164,7 @@ def test_one_review_too_many_is_sent_away() -> None:
     clock, go_on = Clock(), threading.Event()
 
     async def main() -> None:
-        reviewer = Reviewer(lambda request: AdmissionAnswer(go_on.wait(10)), clock=clock)
+        reviewer = Reviewer(lambda request: AdmissionAnswer(go_on.wait(60)), clock=clock)
         async with (
             WebServer([reviewer.route("/validate")], port=0, host="127.0.0.1") as server,
             aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
