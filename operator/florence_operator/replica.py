@@ -161,7 +161,7 @@ class Replica:
             if election.enabled
             else None
         )
-        self._certificates = Certificates(
+        self.certificates = Certificates(
             client,
             directory=Path(settings.certificates.directory),
             namespace=namespace,
@@ -181,7 +181,7 @@ class Replica:
             settings,
             self._book,
             clock=time.time,
-            ca=lambda: self._certificates.authorities,
+            ca=lambda: self.certificates.authorities,
             told=lambda key, old, new: account(metrics, key, old, new),
         )
         self._controller = Controller(
@@ -201,13 +201,13 @@ class Replica:
             informers=self._caches.all(),
             servers=self._servers(),
             early=[health, self._metrics_server()],
-            tasks=[self._certificates.run],
+            tasks=[self.certificates.run],
             controllers=[self._controller],
-            leading=[self._certificates.run_renewal, self._count],
+            leading=[self.certificates.run_renewal, self._count],
             leader=self._leader,
             ready=self._unready,
             # Attempts carry the authorities that their pods trust, and keep them to their end.
-            fit_to_lead=self._certificates.loaded.wait,
+            fit_to_lead=self.certificates.loaded.wait,
             shutdown_delay=seconds(self._settings.shutdown_delay),
         )
         health.add(health_routes(manager.unhealthy, manager.unready))
@@ -218,10 +218,10 @@ class Replica:
         if not settings.protected:
             return WebServer([route], port=settings.port)
         guarded = Authorizer(self._client).guarded(route)
-        return WebServer([guarded], port=settings.port, tls=self._certificates.tls)
+        return WebServer([guarded], port=settings.port, tls=self.certificates.tls)
 
     def _servers(self) -> list[WebServer]:
-        tls = self._certificates.tls
+        tls = self.certificates.tls
         progress = WebServer(
             [("POST", "/progress", self._counted(self._progress_server().handle))],
             port=self._settings.progress.port,
@@ -245,7 +245,7 @@ class Replica:
             clock=time.time,
             enqueue=self._controller.enqueue,
             leading=lambda: leader is None or leader.leads,
-            forward=LeaderForward(leader, port, self._host, lambda: self._certificates.authorities)
+            forward=LeaderForward(leader, port, self._host, lambda: self.certificates.authorities)
             if leader
             else _nobody,
         )
@@ -263,7 +263,7 @@ class Replica:
         return counted
 
     def _unready(self) -> list[str]:
-        if self._certificates.loaded.is_set():
+        if self.certificates.loaded.is_set():
             return []
         return [f"{self._settings.certificates.directory} holds no certificate yet"]
 
