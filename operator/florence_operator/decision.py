@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 from florence_operator.api.status import JobStatus
 
-ARTIFACTS_FINALIZER = "florence.dev/artifacts"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """An object to delete; with a uid only that very one."""
 
-    kind: Literal["PyTorchJob", "ConfigMap", "FlorenceJob"]
+    kind: Literal["PyTorchJob", "FlorenceJob"]
     name: str
     uid: str | None = None
 

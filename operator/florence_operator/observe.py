@@ -141,8 +141,6 @@ class Observation:
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
     children: Mapping[str, Child] = field(default_factory=dict)
-    config_maps: frozenset[str] = frozenset()
-    """Names of the job's ConfigMaps."""
     pods: Sequence[Pod] = ()
     nodes: Mapping[str, Node] | None = None
     """None where nodes may not be read."""

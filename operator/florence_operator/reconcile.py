@@ -13,14 +13,13 @@ from florence.config.base import first_problem
 from florence_operator.api.duration import seconds
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.status import JobStatus, State
-from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
 from florence_operator.build import removal_name
-from florence_operator.caches import Caches
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Notice
+from florence_operator.caches import Caches, owner
+from florence_operator.decision import Decision, Deletion, Notice
 from florence_operator.observe import Observation, Refusal, Removal
 from florence_operator.progress import ProgressBook
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     FLORENCE_JOBS,
     JOBS,
     PYTORCH_JOBS,
@@ -37,7 +36,7 @@ from florence_operator.writes import WriteBudget
 
 log = logging.getLogger(__name__)
 
-_KINDS = {"PyTorchJob": PYTORCH_JOBS, "ConfigMap": CONFIG_MAPS, "FlorenceJob": FLORENCE_JOBS}
+_KINDS = {"PyTorchJob": PYTORCH_JOBS, "FlorenceJob": FLORENCE_JOBS}
 _ENDED = (State.SUCCEEDED, State.FAILED)
 _REMOVAL_POLL = 5.0
 _NAME_POLL = 2.0
@@ -112,7 +111,7 @@ class Reconciler:
         if policy.get("ttlAfterFinished") or policy.get("ttlAfterFailed"):
             return None
         uid = metadata["uid"]
-        if self._caches.children_of(key, uid) or self._caches.config_maps_of(key, uid):
+        if self._caches.children_of(key, uid):
             return None
         self._book.forget(key)
         self._budget.forget(key)
@@ -130,13 +129,13 @@ class Reconciler:
             finalizers=finalizers,
             progress=self._book.of(key, uid),
             operator_started=self._started,
-            removal=await self._removal(key)
+            removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,
             **self._caches.observe(key, uid),
         )
 
-    async def _removal(self, key: Key) -> Removal | None:
+    async def _removal(self, key: Key, uid: str) -> Removal | None:
         """How far the Job is that deletes the artifacts; rare, so no cache is kept of such Jobs."""
         try:
             job = await self._client.get(JOBS, removal_name(key.name), key.namespace)
@@ -144,6 +143,11 @@ class Reconciler:
             if error.not_found:
                 return None
             raise
+        if owner(job) != uid:
+            owners = job["metadata"].get("ownerReferences") or ()
+            if any(each.get("kind") == KIND for each in owners):
+                return Removal()  # an older namesake's, which garbage collection is about to take
+            return Removal(failed=f"the Job {job['metadata']['name']} is somebody else's")
         conditions = (job.get("status") or {}).get("conditions") or ()
         true = {c["type"]: c.get("message", "") for c in conditions if c["status"] == "True"}
         failed = f"its Job failed: {true['Failed']}" if "Failed" in true else ""
@@ -206,11 +210,7 @@ class Reconciler:
         return refusals, last
 
     async def _make(self, document: Document) -> None:
-        answer = await self._client.apply(dict(document))
-        if document["kind"] == "PyTorchJob":
-            self._caches.children.put(answer)
-        elif document["kind"] == "ConfigMap":
-            self._caches.config_maps.put(answer)
+        self._caches.children.put(await self._client.apply(dict(document)))
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.build import child_name, config_map, pytorch_job, removal_job
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Start, Work
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
+from florence_operator.build import child_name, pytorch_job, removal_job
+from florence_operator.decision import Decision, Deletion, Start, Work
 from florence_operator.failures import Ending
 from florence_operator.observe import Observation, timestamp, unix
 from florence_operator.policy import unfit
@@ -36,8 +37,9 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
     retried = _retried(seen, old)
     if retried.phase.terminal:
         return _terminal(seen, old, finalizers)
-    problem = unfit(seen.job, settings)
-    if problem is not None and not any(live(stage) for stage in retried.stages):
+    at_work = any(live(stage) for stage in retried.stages)
+    problem = None if at_work else unfit(seen.job, settings)
+    if problem is not None:
         status = invalid(seen.job.metadata.generation, retried, problem, seen.now)
         return _decision(seen, old, status, Work(seen.now), finalizers)
     work = Work(seen.now)
@@ -202,14 +204,13 @@ def _start(
     job, stage, settings = view.job, view.stage, view.settings
     name = child_name(job.metadata.name, stage.name, number)
     documents = []
-    if name not in view.seen.config_maps:
-        documents.append(config_map(job, stage, number, settings, view.ca))
     last = record.attempts[-1] if record.attempts else None
     if adopted:
         work.wake(view.now)
     else:
         avoided = last.node if last and last.cause is Cause.NODE_LOST else None
-        documents.append(pytorch_job(job, stage, number, settings, avoid_node=avoided))
+        child = pytorch_job(job, stage, number, settings, ca=view.ca, avoid_node=avoided)
+        documents.append(child)
     work.starts.append(Start(stage=stage.name, documents=tuple(documents)))
     if last is not None and last.cause is not Cause.SUSPENDED and view.seen.refusals == {}:
         said = f"stage '{stage.name}': attempt {number} starts"
@@ -234,7 +235,7 @@ def _start(
 
 
 def _leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletion, ...]:
-    """The children and ConfigMaps of no attempt that goes on."""
+    """The children of no attempt that goes on."""
     going = [attempt for stage in status.stages if (attempt := live(stage)) is not None]
     # An attempt that the API server has not taken yet keeps what there is of it.
     wanted = {
@@ -243,18 +244,10 @@ def _leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deleti
         if stage.reason == "Refused"
     }
     kept = wanted | {a.child for a in going if a.stopping is None}
-    mapped = wanted | {a.child for a in going}
-    return (
-        *(
-            Deletion(kind="PyTorchJob", name=child.name, uid=child.uid or None)
-            for child in seen.children.values()
-            if child.name not in kept and not child.deleting
-        ),
-        *(
-            Deletion(kind="ConfigMap", name=name)
-            for name in sorted(seen.config_maps)
-            if name not in mapped
-        ),
+    return tuple(
+        Deletion(kind="PyTorchJob", name=child.name, uid=child.uid or None)
+        for child in seen.children.values()
+        if child.name not in kept and not child.deleting
     )
 
 
@@ -322,7 +315,7 @@ def _deleted(seen: Observation, settings: OperatorConfiguration, status: JobStat
         ready = not holding and not any(not c.deleting for c in seen.children.values())
         return Decision(
             status=status,
-            apply=tuple(removal_job(seen.job, settings)) if ready and removal is None else (),
+            apply=(removal_job(seen.job, settings),) if ready and removal is None else (),
             delete=leftovers,
             requeue_after=work.requeue_after,
         )

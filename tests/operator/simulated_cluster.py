@@ -46,7 +46,6 @@ class Cluster:
     now: float = 1_000_000.0
     version: int = 0
     children: dict[str, Child] = field(default_factory=dict)
-    config_maps: set[str] = field(default_factory=set)
     pods: dict[str, Pod] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     queue: dict[str, QueuePlace] = field(default_factory=dict)
@@ -72,7 +71,6 @@ class Cluster:
             job=self.job,
             now=self.now,
             children=dict(self.children),
-            config_maps=frozenset(self.config_maps),
             pods=list(shown.values()),
             nodes=dict(self.nodes),
             queue=dict(self.queue),
@@ -108,16 +106,10 @@ class Cluster:
             self._create(effect)
         elif effect.kind == "PyTorchJob":
             self.delete_child(effect.name)
-        elif effect.kind == "ConfigMap":
-            self.config_maps.discard(effect.name)
 
     def _create(self, document: dict[str, Any]) -> None:
         name = document["metadata"]["name"]
-        if document["kind"] == "ConfigMap":
-            self.config_maps.add(name)
-            return
         assert name not in self.children, "a child is never applied twice"
-        assert name in self.config_maps
         labels = document["metadata"]["labels"]
         self.version += 1
         self.children[name] = Child(
