@@ -69,7 +69,10 @@ ELSEWHERE = {
     "florencectl submit -f job.yaml --local --extend": "test_resubmission.py, after a run",
 }
 
-ON_A_CLUSTER = ("-n ", "doctor")
+WATCHING = {"florencectl events JOB -n NAMESPACE -w"}
+"""What goes on until it is interrupted: run without its ``-w``."""
+
+ON_A_CLUSTER = ("-n ", "doctor", "top -A")
 MAY_FAIL = {"doctor": (0, 1)}
 """What the stand-in of a cluster lacks is what it is to find."""
 
@@ -94,7 +97,7 @@ def normal(line: str) -> str:
 def test_what_is_not_simply_run_is_on_a_page() -> None:
     """A line that is gone, or has changed, has no business in these lists."""
     every = {normal(line) for page in pages() for line in shown_in(page)}
-    assert {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE} <= every
+    assert {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE, *WATCHING} <= every
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,10 @@ def run(line: str, cluster: ServedCluster, s3: S3Settings) -> Result:
         phase = "Running" if "suspend" in line else "Succeeded"
         pages_world.fill_cluster(cluster, phase, s3)
         env = {"KUBECONFIG": str(cluster.kubeconfig)}
-    return CliRunner().invoke(app, words_of(line), env=env)
+    words = words_of(line)
+    if normal(line) in WATCHING:
+        words.remove("-w")
+    return CliRunner().invoke(app, words, env=env)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
