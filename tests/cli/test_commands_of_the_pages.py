@@ -24,10 +24,12 @@ pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("open_clip", reason="open_clip is not installed")
 
 from florence.config.storage import S3Settings
+from florence_jobs.local import Records
 from florencectl.main import app
 from tests.cli import pages_world
 from tests.cli.cluster_server import ServedCluster, served_cluster
 from tests.cli.test_documented_commands import ROOT, SHORTENED, pages, shown_in
+from tests.cli.test_submit import job, write
 from tests.gang import free_port
 
 pytestmark = pytest.mark.slow
@@ -64,10 +66,10 @@ ONE_AFTER_ANOTHER = [
 ]
 """Of the page about training: they are about one job."""
 
-ELSEWHERE = {
-    "florencectl serve models:/MODEL_ID": "test_serve.py, whose store has a model",
-    "florencectl submit -f job.yaml --local --extend": "test_resubmission.py, after a run",
-}
+EXTENDING = "florencectl submit -f job.yaml --local --extend"
+"""Of a job that has run, with more steps."""
+
+ELSEWHERE = {"florencectl serve models:/MODEL_ID": "test_serve.py, whose store has a model"}
 
 WATCHING = {"florencectl events JOB -n NAMESPACE -w"}
 """What goes on until it is interrupted: run without its ``-w``."""
@@ -86,7 +88,7 @@ def words_of(line: str) -> list[str]:
 
 
 def plainly(lines: list[str]) -> list[str]:
-    special = {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE}
+    special = {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE, EXTENDING}
     return [line for line in map(normal, lines) if line not in special and SHORTENED not in line]
 
 
@@ -97,7 +99,7 @@ def normal(line: str) -> str:
 def test_what_is_not_simply_run_is_on_a_page() -> None:
     """A line that is gone, or has changed, has no business in these lists."""
     every = {normal(line) for page in pages() for line in shown_in(page)}
-    assert {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE, *WATCHING} <= every
+    assert {*DRY, *SERVING, *ONE_AFTER_ANOTHER, *ELSEWHERE, *WATCHING, EXTENDING} <= every
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +219,6 @@ def test_what_serves_answers_until_it_is_interrupted(
 
 
 def test_the_commands_about_one_job_run_one_after_another(inside: dict[str, str]) -> None:
-    def start(line: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "florencectl.main", *words_of(line)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
     submit, logs, why, stop, resume, wait = ONE_AFTER_ANOTHER
     assert run_to_its_end(start(submit)) == 0
     log = Path(inside["FLORENCE_HOME"]) / "jobs/default/digits/mixed/a1/log"
@@ -243,6 +237,30 @@ def test_the_commands_about_one_job_run_one_after_another(inside: dict[str, str]
         assert run_to_its_end(resumed) == 0
     finally:
         following.kill()
+
+
+def test_a_finished_job_is_trained_longer(inside: dict[str, str]) -> None:
+    document = job(steps=2, checkpoints={"everySteps": 2})
+    del document["spec"]["stages"][1]
+    for steps, line in ((2, EXTENDING.replace(" --extend", "")), (4, EXTENDING)):
+        document["spec"]["stages"][0]["pretrain"]["steps"] = steps
+        write(Path("job.yaml"), document)
+        assert run_to_its_end(start(line)) == 0
+        known = Records(Path(inside["FLORENCE_HOME"])).load("default", "small")
+        assert known is not None
+        assert known.status is not None
+        progress = known.status.stages[0].progress
+        assert progress is not None
+        assert progress.step == steps
+
+
+def start(line: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "florencectl.main", *words_of(line)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run_to_its_end(process: subprocess.Popen[str]) -> int:
