@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.stage import ProgressTarget, Removal, StagePlan, plan_of
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, FlorenceJob, Stage
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
+from florence_operator.observe import (
+    ATTEMPT_LABEL,
+    JOB_LABEL,
+    QUEUE_LABEL,
+    SPEC_HASH,
+    STAGE_LABEL,
+    UID_LABEL,
+)
 from florence_operator.pods import (
     CONFIG_FOLDER,
     PLAN_FILE,
@@ -23,13 +32,15 @@ from florence_operator.settings import OperatorConfiguration
 LONGEST_NAME = 51
 """Training Operator appends ``-worker-<index>`` and makes Services of these names: 63 in all."""
 REMOVAL_FILE = "removal.json"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
 def child_name(job: str, stage: str, attempt: int) -> str:
-    """``<job>-<stage>-a<attempt>``: a DNS-1035 label, shortened with a hash when it is too long."""
-    return _name(f"{job}-{stage}", f"-a{attempt}")
+    """``<job>-<stage>-<hash>-a<attempt>``: a DNS-1035 label, shortened where it is too long.
+
+    The hash is of both names: stage ``c`` of job ``a-b`` is not stage ``b-c`` of job ``a``.
+    """
+    return _name(f"{job}-{stage}", f"-{_digest(f'{job}/{stage}')}-a{attempt}")
 
 
 def removal_name(job: str) -> str:
@@ -40,10 +51,23 @@ def removal_name(job: str) -> str:
 def _name(body: str, suffix: str) -> str:
     whole = body if body[0].isalpha() else f"fj-{body}"
     if len(whole) + len(suffix) > LONGEST_NAME:
-        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        digest = _digest(whole)
         kept = whole[: LONGEST_NAME - len(suffix) - len(digest) - 1].rstrip("-")
         whole = f"{kept}-{digest}"
     return whole + suffix
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def spec_hash(job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration) -> str:
+    """What an attempt would be made from now: its plan and its PyTorchJob, hints left out."""
+    made = [
+        build_plan(job, stage, attempt, settings).wire(),
+        _pytorch_job(job, stage, attempt, settings, avoid_nodes=()),
+    ]
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def artifacts_uri(job: FlorenceJob, stage: str | None = None) -> str:
@@ -108,19 +132,32 @@ def pytorch_job(
     attempt: int,
     settings: OperatorConfiguration,
     *,
-    avoid_node: str | None = None,
+    avoid_nodes: Sequence[str] = (),
 ) -> Document:
     """The PyTorchJob of an attempt: worker-only, tried once, with a rendezvous of our own.
 
     The Training Operator keeps no limits for it: deadlines, retries and clean-up are the
     FlorenceJob's.
     """
+    document = _pytorch_job(job, stage, attempt, settings, avoid_nodes=avoid_nodes)
+    stamp = {SPEC_HASH: spec_hash(job, stage, attempt, settings)}
+    return {**document, "metadata": {**document["metadata"], "annotations": stamp}}
+
+
+def _pytorch_job(
+    job: FlorenceJob,
+    stage: Stage,
+    attempt: int,
+    settings: OperatorConfiguration,
+    *,
+    avoid_nodes: Sequence[str],
+) -> Document:
     name = child_name(job.metadata.name, stage.name, attempt)
     labels = _labels(job, stage, attempt)
     policy = job.spec.run_policy
     queue = {QUEUE_LABEL: policy.queue, PRIORITY_LABEL: policy.priority_class}
     template = pod_template(
-        job, stage, attempt, settings, child=name, labels=labels, avoid_node=avoid_node
+        job, stage, attempt, settings, child=name, labels=labels, avoid_nodes=avoid_nodes
     )
     return {
         "apiVersion": "kubeflow.org/v1",

@@ -15,6 +15,7 @@ from florence_operator.observe import (
     QueuePlace,
     child_from,
     node_from,
+    owner,
     pod_from,
     queue_place_from,
 )
@@ -58,6 +59,12 @@ class Caches:
             if owner(document) == uid
             and "deletionTimestamp" not in document["metadata"]
             and child_from(document) is not None
+        )
+
+    def left_of(self, key: Key, uid: str) -> bool:
+        """Whether anything is left of the job's attempts."""
+        return bool(
+            self.children_of(key, uid) or self.config_maps_of(key, uid) or self.pods_of(key, uid)
         )
 
     def pods_of(self, key: Key, uid: str) -> list[Pod]:
@@ -109,12 +116,6 @@ class Caches:
             "nodes": self.nodes_of(pods),
             "queue": self.queue_of(children),
         }
-
-
-def owner(document: Mapping[str, Any]) -> str:
-    """The uid of an object's controller, or nothing."""
-    references = document["metadata"].get("ownerReferences") or ()
-    return next((ref["uid"] for ref in references if ref.get("controller")), "")
 
 
 def by_job(document: Document) -> list[str]:

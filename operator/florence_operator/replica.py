@@ -150,7 +150,8 @@ class Replica:
         self._settings = settings
         self._caches = caches
         self._metrics = metrics
-        self._book = ProgressBook()
+        self._book = ProgressBook(seconds(settings.progress.silence))
+        self._leads_since = time.time()
         self._host = urlsplit(settings.progress.url or "").hostname or SERVICE
         election = settings.leader_election
         self._leader = (
@@ -160,7 +161,7 @@ class Replica:
                 name=election.lease_name,
                 identity=f"{pod}/{environment.get('POD_IP', '127.0.0.1')}",
                 timing=_timing(election),
-                on_change=lambda leads: metrics.leading(election.lease_name, leads),
+                on_change=self._led,
             )
             if election.enabled
             else None
@@ -186,6 +187,7 @@ class Replica:
             self._book,
             clock=time.time,
             ca=lambda: self._certificates.authorities,
+            hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
         )
         self._controller = Controller(
@@ -197,6 +199,11 @@ class Replica:
         self._tokens = TokenChecker(client, settings.progress.audience, time.time)
         follow_changes(caches, self._controller.enqueue)
         caches.jobs.add_handler(self._forget)
+
+    def _led(self, leads: bool) -> None:
+        """The lease was won or lost; before that, reports of pods went to another replica."""
+        self._metrics.leading(self._settings.leader_election.lease_name, leads)
+        self._leads_since = time.time()
 
     def manager(self) -> Manager:
         """What runs it all."""

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from florence_operator.api.status import State
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.observe import Pod
-from tests.operator.simulated_cluster import Cluster, job_document
+from tests.operator.simulated_operator import Cluster, job_document
 
 EXIT_CODES = st.sampled_from([0, 1, 2, 75, 137, 143])
 STEPS = {

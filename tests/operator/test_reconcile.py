@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from florence.config.progress import StageProgress
+from florence_operator.build import child_name
 from florence_operator.caches import Caches
 from florence_operator.progress import Posted, ProgressBook
 from florence_operator.reconcile import Reconciler
@@ -30,6 +31,7 @@ from tests.operator.fake_apiserver import FakeApiServer
 from tests.operator.simulated_cluster import SETTINGS, job_document
 
 KEY = Key("ns", "j")
+C1 = child_name("j", "c", 1)
 
 
 def single(**changes: Any) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class Bench:
     def __init__(self, server: FakeApiServer, client: Client, caches: Caches) -> None:
         self.server, self.client, self.caches = server, client, caches
         self.now = 1_800_000_000.0
+        self.hears_since = self.now
         self.book = ProgressBook()
         self.changes = asyncio.Event()
         for informer in caches.all():
@@ -58,6 +61,7 @@ class Bench:
             self.book,
             clock=lambda: self.now,
             ca=lambda: "CA",
+            hears_since=lambda: self.hears_since,
         )
 
     async def reconcile(self) -> Result:
@@ -92,7 +96,14 @@ class Bench:
             "florence.dev/attempt": "1",
             "training.kubeflow.org/replica-index": "0",
         }
-        metadata = {"name": "j-c-a1-worker-0", "namespace": "ns", "labels": labels}
+        child = self.server.get(PYTORCH_JOBS, "ns", C1)
+        owners = [{"uid": child["metadata"]["uid"], "controller": True}] if child else []
+        metadata = {
+            "name": f"{C1}-worker-0",
+            "namespace": "ns",
+            "labels": labels,
+            "ownerReferences": owners,
+        }
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         self.server.put({**pod, "spec": {}, "status": {"phase": phase, **status}})
 
@@ -211,7 +222,7 @@ def test_a_quota_is_told_of_and_tried_again() -> None:
         with pytest.raises(ApiError, match="pytorchjobs"):
             await bench.reconcile()
         assert bench.condition()["reason"] == "Refused"
-        assert "pytorchjobs/j-c-a1" in bench.condition()["message"]
+        assert f"pytorchjobs/{C1}" in bench.condition()["message"]
         await bench.seen()
         await bench.reconcile()
         assert bench.job["status"]["phase"] == "Starting"
@@ -237,14 +248,14 @@ def test_a_name_that_another_job_holds_is_waited_for() -> None:
     async def check(bench: Bench) -> None:
         labels = {"florence.dev/job": "j", "florence.dev/stage": "c", "florence.dev/attempt": "1"}
         owner = {"uid": "an-older-job", "controller": True, "name": "j"}
-        metadata = {"name": "j-c-a1", "namespace": "ns", "labels": labels}
+        metadata = {"name": C1, "namespace": "ns", "labels": labels}
         old = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "spec": {}}
         bench.server.put({**old, "metadata": {**metadata, "ownerReferences": [owner]}})
         await bench.seen()
         result = await bench.reconcile()
         assert result.requeue_after == 2
         assert bench.condition()["reason"] == "Refused"
-        bench.server.remove(PYTORCH_JOBS, "ns", "j-c-a1")
+        bench.server.remove(PYTORCH_JOBS, "ns", C1)
         await bench.seen()
         await bench.reconcile()
         assert bench.job["status"]["phase"] == "Starting"

@@ -55,7 +55,19 @@ def _frozen_once_started(what: str) -> str:
     )
 
 
+_SUCCEEDED = (
+    "has(oldSelf.status) && has(oldSelf.status.phase) && "
+    f"oldSelf.status.phase == '{State.SUCCEEDED.value}'"
+)
+
 ROOT_RULES: list[Rule] = [
+    {
+        "rule": f"!({_SUCCEEDED}) || "
+        "self.spec.stages.all(n, oldSelf.spec.stages.exists(o, o.name == n.name))",
+        "message": "a job that has succeeded takes no more stages: make another job, whose stages "
+        "start from this one's model (initialModel)",
+        "fieldPath": ".spec.stages",
+    },
     {
         "rule": f"oldSelf.spec.stages.all(o, !({_STARTED.format(_OF_STAGE)}) || "
         "self.spec.stages.exists(n, n.name == o.name))",
@@ -159,6 +171,7 @@ RULES: dict[str, list[Rule]] = {
 LIST_KEYS = {
     "spec.stages": ["name"],
     "status.stages": ["name"],
+    "status.stages[].conditions": ["type"],
     "status.conditions": ["type"],
 }
 

@@ -199,7 +199,14 @@ class RunPolicy(Settings):
         None, description="longest time until all pods of an attempt run, queueing excluded"
     )
     stall_timeout: Duration = setting(
-        "10m", description="longest time without progress before an attempt is replaced"
+        "10m",
+        description="longest time that a running attempt may report and get no further before it "
+        "is replaced",
+    )
+    silence_timeout: Duration | None = setting(
+        None,
+        description="longest time that a running attempt may report nothing before it is "
+        "replaced. Default: it is never replaced for that, since what is not heard may train well",
     )
     ttl_after_finished: Duration | None = setting(
         None, description="the job is deleted this long after it ended"

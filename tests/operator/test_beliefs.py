@@ -1,0 +1,506 @@
+"""Who may be believed: what the operator cannot see, cannot hear or does not know is no fact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.status import PROGRESS_REPORTED, StageStatus, State
+from florence_operator.api.v1alpha1 import FlorenceJob, Resources
+from florence_operator.build import child_name
+from florence_operator.observe import Question
+from tests.operator.simulated_operator import Cluster, job_document
+from tests.operator.test_schedule import cluster, pods, reasons, running
+
+A1, A2 = child_name("j", "a", 1), child_name("j", "a", 2)
+
+
+def stage(subject: Cluster) -> StageStatus:
+    return subject.status.stages[0]
+
+
+def causes(subject: Cluster) -> list[Cause | None]:
+    return [attempt.cause for attempt in stage(subject).attempts]
+
+
+def heard(subject: Cluster) -> dict[str, str]:
+    """The condition of the first stage that says whether it is heard."""
+    found = [c for c in stage(subject).conditions if c.type == PROGRESS_REPORTED]
+    return {"status": found[0].status, "reason": found[0].reason} if found else {}
+
+
+def settle(subject: Cluster, rounds: int = 4) -> None:
+    for _ in range(rounds):
+        subject.reconcile()
+        subject.training_operator()
+        subject.kubelets()
+        subject.now += 1
+
+
+# What is not heard.
+
+
+def test_another_leader_does_not_take_an_outage_for_a_stall() -> None:
+    subject = running(stallTimeout="10m")
+    subject.report("a", 1, 50)
+    subject.reconcile()
+    subject.now += 11 * 60
+    subject.restart()
+    assert not subject.reconcile().delete
+    subject.report("a", 1, 50)
+    subject.reconcile()
+    assert stage(subject).state is State.RUNNING
+
+
+def test_pods_that_are_never_heard_are_told_of_and_let_alone() -> None:
+    subject = running()
+    subject.now += 120
+    assert reasons(subject.reconcile()) == ["NotHeard"]
+    assert (stage(subject).state, stage(subject).reason) == (State.RUNNING, "NotHeard")
+    assert "nothing has been heard of attempt 1 since 1970-01-12T13:46:40Z" in str(
+        stage(subject).message
+    )
+    assert heard(subject) == {"status": "False", "reason": "NotHeard"}
+    for _ in range(20):
+        subject.now += 8 * 3600
+        assert not subject.reconcile().changed
+    assert causes(subject) == [None]
+    assert len(subject.children) == 1
+    subject.report("a", 1, 50)
+    assert not subject.reconcile().events
+    assert heard(subject) == {"status": "True", "reason": "Reporting"}
+    assert stage(subject).reason == "Running"
+
+
+def test_what_another_leader_did_not_hear_stays_told_until_this_one_knows_better() -> None:
+    subject = running()
+    subject.now += 120
+    subject.reconcile()
+    subject.restart()
+    assert not subject.reconcile().changed
+    subject.report("a", 1, 50)
+    subject.reconcile()
+    assert stage(subject).reason == "Running"
+
+
+def test_silence_ends_an_attempt_only_where_the_job_asks_for_it() -> None:
+    subject = running(silenceTimeout="1h")
+    subject.report("a", 1, 50)
+    subject.now += 3599
+    subject.reconcile()
+    assert stage(subject).attempts[0].stopping is None
+    assert subject.wake == subject.now + 1
+    subject.now += 1
+    subject.reconcile()
+    assert stage(subject).attempts[0].stopping is Cause.NOT_HEARD
+    settle(subject)
+    assert causes(subject)[0] is Cause.NOT_HEARD
+    assert not stage(subject).conditions
+
+
+def test_time_in_which_nothing_could_be_heard_is_no_part_of_a_silence() -> None:
+    subject = running(silenceTimeout="1h")
+    subject.now += 3000
+    subject.restart()
+    subject.now += 3000
+    subject.reconcile()
+    assert stage(subject).attempts[0].stopping is None
+
+
+# What is not in a cache.
+
+
+def test_a_node_that_the_cache_does_not_have_yet_is_asked_for() -> None:
+    subject = running()
+    subject.lag("nodes", {})
+    decision = subject.reconcile()
+    assert not decision.changed
+    assert not decision.delete
+    assert Question("Node", "n1") in subject.questions
+
+
+def test_a_node_that_the_cache_takes_for_lost_is_looked_at_again() -> None:
+    subject = running()
+    subject.set_node("n1", False)
+    subject.lag("nodes")
+    subject.set_node("n1", True)
+    subject.now += 3600
+    assert not subject.reconcile().delete
+    assert stage(subject).attempts[0].stopping is None
+
+
+def test_a_node_that_is_gone_is_lost_at_once() -> None:
+    subject = running()
+    subject.remove_node("n1")
+    subject.reconcile()
+    assert stage(subject).attempts[0].stopping is Cause.NODE_LOST
+
+
+@pytest.mark.parametrize("behind", [("children", "pods"), ("pods",), ("children",)])
+def test_what_the_caches_of_a_new_leader_do_not_show_is_not_gone(behind: tuple[str, ...]) -> None:
+    subject = running()
+    subject.now += 100
+    subject.take_over({kind: {} for kind in behind})
+    for _ in range(3):
+        assert not subject.reconcile().changed
+    assert len(subject.children) == 1
+
+
+@pytest.mark.parametrize("rounds", range(4))
+def test_a_new_leader_whose_cache_of_the_job_is_behind_touches_nothing(rounds: int) -> None:
+    """However old what it sees is, the attempt that goes on is neither doubled nor deleted."""
+    subject = cluster()
+    old = [subject.snapshot()]
+    subject.reconcile()
+    old.append(subject.snapshot())
+    subject.training_operator()
+    subject.scheduler()
+    subject.reconcile()
+    old.append(subject.snapshot())
+    subject.end(next(iter(subject.pods.values())), 75)
+    subject.now += 5
+    settle(subject, 12)
+    old.append(subject.snapshot())
+    subject.scheduler()
+    subject.reconcile()
+    assert list(subject.children) == [A2]
+    subject.report("a", 2, 10)
+    subject.take_over({**old[rounds], "children": subject.children})
+    subject.report("a", 2, 11)
+    for _ in range(4):
+        subject.reconcile()
+        subject.check()
+    assert list(subject.children) == [A2]
+
+
+def test_a_child_that_is_gone_indeed_ends_the_attempt() -> None:
+    subject = running()
+    subject.harm("a", 1)
+    subject.delete_child(A1)
+    subject.now += 100
+    subject.reconcile()
+    assert causes(subject) == [Cause.CHILD_DELETED]
+
+
+def test_the_next_attempt_waits_for_pods_that_no_cache_shows() -> None:
+    subject = running()
+    subject.harm("a", 1)
+    before = dict(subject.pods)
+    subject.delete_child(A1)
+    subject.take_over({"pods": {}})
+    subject.now += 10
+    subject.reconcile()
+    assert causes(subject) == [Cause.CHILD_DELETED]
+    for _ in range(3):
+        subject.now += 10
+        subject.reconcile()
+    assert stage(subject).reason == "WaitingForPods"
+    assert set(subject.pods) == set(before)
+
+
+# What cannot be killed, and what belongs to nobody.
+
+
+def test_a_pod_that_does_not_end_does_not_hold_its_stage_for_ever() -> None:
+    subject = running(deadline="1h")
+    while stage(subject).state is not State.STALLED:
+        subject.now += 100
+        subject.report("a", 1, 10)
+        subject.reconcile()
+    left = next(iter(subject.pods))
+    subject.stuck.add(left)
+    subject.kubelets()
+    subject.reconcile()
+    assert subject.wake == subject.pods[left].gone_by + 30
+    subject.now = subject.wake
+    decision = subject.reconcile()
+    attempt = stage(subject).attempts[0]
+    assert attempt.cause is Cause.STALLED
+    assert attempt.node == subject.pods[left].node
+    assert "did not end on node" in str(attempt.message)
+    subject.now += 10
+    decision = subject.reconcile()
+    assert f"'values': ['{attempt.node}']" in str(decision.starts)
+    assert stage(subject).state is State.STARTING
+    subject.now += 3600
+    settle(subject)
+    assert subject.status.phase is State.FAILED
+
+
+def test_orphans_hold_their_stage_and_are_deleted_with_their_services() -> None:
+    subject = running()
+    subject.orphan_child(A1)
+    subject.now += 4
+    subject.reconcile()
+    assert causes(subject) == [Cause.CHILD_DELETED]
+    assert all(pod.deleting for pod in subject.pods.values())
+    assert not subject.services
+    subject.now += 10
+    subject.reconcile()
+    assert stage(subject).reason == "WaitingForPods"
+    subject.kubelets()
+    subject.reconcile()
+    assert (len(stage(subject).attempts), list(subject.children)) == (2, [A2])
+
+
+def test_orphans_of_a_job_that_is_over_are_deleted() -> None:
+    subject = running()
+    subject.orphan_child(A1)
+    pods(subject, phase="Succeeded")
+    subject.now += 4
+    subject.reconcile()
+    assert not subject.pods
+    assert not subject.services
+
+
+def test_a_pod_that_belongs_to_nobody_says_nothing() -> None:
+    subject = running()
+    subject.harm("a", 1)
+    pods(subject, owner="", phase="Succeeded")
+    subject.now += 4
+    subject.reconcile()
+    assert stage(subject).state is not State.SUCCEEDED
+
+
+# What Kueue says.
+
+
+def evicted(reason: str, **policy: Any) -> Cluster:
+    subject = cluster(queue="pool", **policy)
+    subject.reconcile()
+    subject.admit(A1)
+    subject.training_operator()
+    subject.scheduler()
+    subject.reconcile()
+    assert stage(subject).state is State.RUNNING
+    subject.evict(A1, reason)
+    settle(subject)
+    return subject
+
+
+@pytest.mark.parametrize("reason", ["Deactivated", "DeactivatedDueToRequeuingLimitExceeded"])
+def test_a_workload_that_was_switched_off_is_for_its_administrator_to_switch_on(
+    reason: str,
+) -> None:
+    subject = evicted(reason)
+    assert causes(subject) == [Cause.SUSPENDED]
+    assert (stage(subject).state, stage(subject).reason) == (State.SUSPENDED, "Deactivated")
+    assert list(subject.children) == [A1]
+    subject.now += 1_000_000
+    assert not subject.reconcile().changed
+    # A new leader whose cache of Workloads is behind does not overrule it either.
+    subject.take_over({"queue": {}})
+    assert not subject.reconcile().changed
+    subject.catch_up()
+    subject.activate(A1)
+    settle(subject)
+    assert list(subject.children) == [A2]
+    assert stage(subject).state is State.QUEUED
+
+
+def test_a_workload_that_is_switched_off_before_it_ran_waits() -> None:
+    subject = cluster(queue="pool")
+    subject.reconcile()
+    subject.evict(A1, "Deactivated")
+    settle(subject)
+    assert causes(subject) == [None]
+    assert (stage(subject).state, stage(subject).reason) == (State.SUSPENDED, "Deactivated")
+    subject.activate(A1)
+    subject.reconcile()
+    assert stage(subject).state is State.QUEUED
+    assert list(subject.children) == [A1]
+
+
+@pytest.mark.parametrize(
+    "reason", ["MaximumExecutionTimeExceeded", "DeactivatedDueToMaximumExecutionTimeExceeded"]
+)
+def test_the_maximum_execution_time_is_final(reason: str) -> None:
+    subject = evicted(reason)
+    assert causes(subject) == [Cause.MAXIMUM_EXECUTION_TIME]
+    assert subject.status.phase is State.FAILED
+    assert not subject.children
+
+
+def test_pods_that_were_not_ready_in_time_cost_a_retry_and_a_pause() -> None:
+    subject = evicted("PodsReadyTimeout", retries={"infrastructure": 1})
+    assert causes(subject) == [Cause.PODS_READY_TIMEOUT]
+    assert budget_of(Cause.PODS_READY_TIMEOUT) is Budget.INFRASTRUCTURE
+    assert subject.status.stages[0].next_attempt is not None
+    subject.now += 10
+    subject.reconcile()
+    subject.admit(A2)
+    subject.reconcile()
+    subject.evict(A2, "PodsReadyTimeout")
+    settle(subject)
+    assert stage(subject).reason == "BudgetExhausted"
+
+
+def test_pods_that_go_before_their_child_is_seen_suspended_were_preempted() -> None:
+    subject = cluster(queue="pool")
+    subject.reconcile()
+    subject.admit(A1)
+    subject.training_operator()
+    subject.scheduler()
+    subject.reconcile()
+    subject.lag("children")
+    subject.lag("queue")
+    subject.evict(A1)
+    subject.training_operator()
+    for _ in range(5):
+        subject.reconcile()
+        subject.now += 1
+    assert causes(subject)[0] is Cause.PREEMPTED
+
+
+# What changed in between.
+
+
+def resized(subject: Cluster, workers: int) -> None:
+    first, *others = subject.job.spec.stages
+    first = first.model_copy(update={"resources": Resources(workers=workers)})
+    spec = subject.job.spec.model_copy(update={"stages": (first, *others)})
+    subject.job = subject.job.model_copy(update={"spec": spec})
+
+
+def test_a_child_of_an_older_spec_is_made_anew() -> None:
+    subject = cluster()
+    subject.reconcile(crash=2)  # ConfigMap and child, and no status
+    (old,) = subject.children.values()
+    resized(subject, 4)
+    settle(subject)
+    subject.scheduler()
+    subject.reconcile()
+    (new,) = subject.children.values()
+    assert (new.name, new.attempt) == (old.name, 1)
+    assert new.uid != old.uid
+    assert len(subject.pods) == 4
+    assert stage(subject).state is State.RUNNING
+
+
+def test_a_child_of_the_same_spec_is_kept() -> None:
+    subject = cluster()
+    subject.reconcile(crash=2)
+    before = dict(subject.children)
+    subject.policy(deadline="1d")
+    settle(subject)
+    assert subject.children == before
+
+
+def test_that_a_finished_job_was_changed_is_seen() -> None:
+    subject = running()
+    for pod in list(subject.pods.values()):
+        subject.end(pod, 0)
+    settle(subject)
+    assert subject.status.phase is State.SUCCEEDED
+    document = job_document()
+    more = FlorenceJob.model_validate(document).spec
+    metadata = subject.job.metadata.model_copy(update={"generation": 7})
+    subject.job = subject.job.model_copy(update={"spec": more, "metadata": metadata})
+    subject.reconcile()
+    assert subject.status.observed_generation == 7
+    assert subject.status.phase is State.SUCCEEDED
+    assert not subject.reconcile().changed
+
+
+# What another version wrote.
+
+
+def with_stage(subject: Cluster, **fields: Any) -> None:
+    first, *others = subject.status.stages
+    status = subject.status.model_copy(
+        update={"stages": (first.model_copy(update=fields), *others)}
+    )
+    subject.job = subject.job.model_copy(update={"status": status})
+
+
+def test_a_cause_of_another_version_stays_in_the_history() -> None:
+    subject = running(retries={"infrastructure": 5})
+    subject.end(next(iter(subject.pods.values())), 75)
+    subject.now += 5
+    settle(subject)
+    first, *others = stage(subject).attempts
+    newer = first.model_copy(update={"cause": Cause("Gremlins")})
+    with_stage(subject, attempts=(newer, *others))
+    subject.now += 10
+    settle(subject)
+    assert [cause and cause.value for cause in causes(subject)] == ["Gremlins", None]
+
+
+def test_a_stage_in_a_state_of_another_version_is_let_alone() -> None:
+    subject = cluster()
+    subject.reconcile()
+    attempt = stage(subject).attempts[0].model_copy(update={"ended": "1970-01-12T13:46:40Z"})
+    with_stage(subject, state=State("Cancelled"), message="by hand", attempts=(attempt,))
+    for _ in range(3):
+        subject.now += 1000
+        subject.reconcile()
+    assert (stage(subject).state.value, stage(subject).message) == ("Cancelled", "by hand")
+    assert len(stage(subject).attempts) == 1
+
+
+def test_an_attempt_in_a_state_of_another_version_is_watched_over() -> None:
+    subject = running()
+    with_stage(subject, state=State("Debugging"))
+    subject.reconcile()
+    assert stage(subject).state.value == "Debugging"
+    assert subject.status.phase.value == "Debugging"
+    for pod in list(subject.pods.values()):
+        subject.end(pod, 0)
+    subject.reconcile()
+    assert subject.status.phase is State.SUCCEEDED
+
+
+def test_a_job_in_a_phase_of_another_version_is_let_alone() -> None:
+    subject = cluster()
+    subject.reconcile(crash=2)
+    status = subject.status.model_copy(update={"phase": State("Archived")})
+    subject.job = subject.job.model_copy(update={"status": status})
+    decision = subject.reconcile()
+    assert (decision.changed, decision.starts, decision.delete) == (False, (), ())
+
+
+def test_fields_and_conditions_of_another_version_are_written_back() -> None:
+    subject = running()
+    document = subject.status.stored()
+    document["goodput"] = {"stalled": 3}
+    document["stages"][0]["attempts"][0]["uid"] = "u"
+    document["conditions"].append(
+        {"type": "Novel", "status": "True", "reason": "R", "lastTransitionTime": "x"}
+    )
+    status = type(subject.status).model_validate(document)
+    subject.job = subject.job.model_copy(update={"status": status})
+    for pod in list(subject.pods.values()):
+        subject.end(pod, 0)
+    subject.reconcile()
+    stored = subject.status.stored()
+    assert stored["phase"] == "Succeeded"
+    assert stored["goodput"] == {"stalled": 3}
+    assert stored["stages"][0]["attempts"][0]["uid"] == "u"
+    assert "Novel" in [condition["type"] for condition in stored["conditions"]]
+
+
+def test_a_look_at_an_attempt_does_not_check_whether_the_job_could_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject = running()
+
+    def unfit(*_: Any) -> str | None:
+        raise AssertionError("nothing is about to start")
+
+    monkeypatch.setattr("florence_operator.schedule.unfit", unfit)
+    subject.report("a", 1, 10)
+    subject.reconcile()
+    assert stage(subject).state is State.RUNNING
+
+
+def test_a_stage_beside_one_at_work_does_not_start_from_a_spec_that_cannot_run() -> None:
+    subject = running(2)
+    spec = subject.job.spec.model_copy(update={"image": None})
+    subject.job = subject.job.model_copy(update={"spec": spec})
+    for pod in list(subject.pods.values()):
+        subject.end(pod, 0)
+    decision = subject.reconcile()
+    assert not decision.starts
+    assert subject.status.stages[1].reason == "InvalidSpec"
