@@ -52,7 +52,8 @@ def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> b
     Without it nobody could switch that on again, and what follows would overrule whoever did it.
     """
     record = status.stage(child.stage)
-    if record.state.terminal or len(record.attempts) != child.attempt or not child.suspended:
+    last = len(record.attempts) == child.attempt and live(record) is None
+    if record.state.terminal or not last or not child.suspended:
         return False
     if child.queued and child.name not in seen.queue:
         return not work.ask(seen, Question("Workload"))

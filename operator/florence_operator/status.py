@@ -112,7 +112,7 @@ def story(status: JobStatus) -> tuple[str, str]:
         return "Succeeded", f"all {len(status.stages)} stages finished" if len(
             status.stages
         ) > 1 else "the stage finished"
-    told = [s for s in status.stages if s.state is status.phase and s.message]
+    told = [s for s in status.stages if s.state == status.phase and s.message]
     if not told:
         return status.phase, ""
     if len(status.stages) == 1:
@@ -192,7 +192,7 @@ def announce(job: FlorenceJob, old: JobStatus, new: JobStatus, work: Work) -> No
             if stage.state is State.SUCCEEDED and before is not State.SUCCEEDED:
                 said = f"stage '{stage.name}' finished"
                 work.tell("StageSucceeded", said, action="Finishing")
-    if new.phase is old.phase:
+    if new.phase == old.phase:
         return
     _, message = story(new)
     if new.phase is State.SUCCEEDED:

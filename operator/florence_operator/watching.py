@@ -10,8 +10,6 @@ from florence_operator.observe import timestamp, unix
 from florence_operator.runtime.conditions import find_condition, set_condition
 from florence_operator.view import View, changed
 
-_NOT_HEARD = "NotHeard"
-
 
 def watched(view: View, status: StageStatus, work: Work) -> tuple[StageStatus, Cause | None]:
     """The record of a running attempt, and the cause for which it has to be stopped, if there is.
@@ -58,8 +56,8 @@ def _not_heard(
             f"nothing has been heard of attempt {attempt.number} since {timestamp(heard)}, "
             "although its pods run"
         )
-        status = _with_condition(view, status, False, _NOT_HEARD, said)
-        work.tell(_NOT_HEARD, f"stage '{status.name}': {said}", action="Watching", warning=True)
+        status = _with_condition(view, status, False, "NotHeard", said)
+        work.tell("NotHeard", f"stage '{status.name}': {said}", action="Watching", warning=True)
     status = _as_known(status)
     if view.policy.silence_timeout is None:
         return status, None

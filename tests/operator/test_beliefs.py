@@ -313,6 +313,18 @@ def test_a_workload_that_is_switched_off_before_it_ran_waits() -> None:
     assert list(subject.children) == [A1]
 
 
+def test_a_job_whose_workload_is_switched_off_can_be_suspended_all_the_same() -> None:
+    subject = cluster(queue="pool")
+    subject.reconcile()
+    subject.evict(A1, "Deactivated")
+    settle(subject)
+    subject.policy(suspend=True)
+    settle(subject)
+    assert subject.status.phase is State.SUSPENDED
+    assert causes(subject) == [Cause.SUSPENDED]
+    assert not subject.children
+
+
 @pytest.mark.parametrize(
     "reason", ["MaximumExecutionTimeExceeded", "DeactivatedDueToMaximumExecutionTimeExceeded"]
 )
