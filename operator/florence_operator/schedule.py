@@ -112,9 +112,18 @@ def _stages(
 ) -> tuple[StageStatus, ...]:
     """The record of every stage after this look, in the order of the spec."""
     overdue = seen.now >= _deadline(seen, status)
+    checked = not any(live(stage) for stage in status.stages)
     done: dict[str, StageStatus] = {}
     for stage in seen.job.spec.in_order():
-        view = View(stage=stage, seen=seen, settings=settings, ca=ca, overdue=overdue, work=work)
+        view = View(
+            stage=stage,
+            seen=seen,
+            settings=settings,
+            ca=ca,
+            overdue=overdue,
+            checked=checked,
+            work=work,
+        )
         before = record = status.stage(stage.name)
         if live(record) is not None:
             record = follow(view, record, work)
@@ -211,7 +220,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
         return changed(
             record, state=again, reason="WaitingForPods", message=said, next_attempt=None
         )
-    problem = unfit(view.job, view.settings)
+    problem = None if view.checked else unfit(view.job, view.settings)
     if problem is not None:
         return changed(record, state=again, reason="InvalidSpec", message=problem)
     refusal = view.seen.refusals.get(view.stage.name)

@@ -40,6 +40,8 @@ class View:
     ca: str = ""
     overdue: bool = False
     """Whether the job's deadline has passed."""
+    checked: bool = False
+    """Whether the spec has been found fit to run at this look."""
     work: Work = field(default_factory=lambda: Work(0.0))
     """Collects what has to be asked of the API server before this look can be finished."""
 

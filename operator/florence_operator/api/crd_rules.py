@@ -176,7 +176,13 @@ LIST_KEYS = {
 }
 
 # Bounds of the status that rules go through. Its stages are some of the spec's, which has 32.
-BOUNDS = {"status.stages": {"maxItems": 32}, "status.stages[].name": {"maxLength": 40}}
+# States are no enumeration, for a newer version may know more of them; they are words all the same.
+BOUNDS = {
+    "status.phase": {"maxLength": 32},
+    "status.stages": {"maxItems": 32},
+    "status.stages[].name": {"maxLength": 40},
+    "status.stages[].state": {"maxLength": 32},
+}
 
 COLUMNS: list[dict[str, Any]] = [
     {"name": "State", "type": "string", "jsonPath": ".status.phase"},
