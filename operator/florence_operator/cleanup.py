@@ -61,8 +61,12 @@ def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> b
 
 
 def _orphans(seen: Observation, status: JobStatus) -> list[Pod]:
-    """The pods of attempts that are over which belong to nobody: no garbage collection has them."""
-    going = {(stage.name, a.number) for stage in status.stages if (a := live(stage)) is not None}
+    """The pods of no attempt that goes on, and of nobody: no garbage collection has them."""
+    going = {
+        (stage.name, attempt.number)
+        for stage in status.stages
+        if (attempt := live(stage)) is not None and attempt.stopping is None
+    }
     there = {(child.stage, child.attempt) for child in seen.children.values()}
     return [
         pod
@@ -149,11 +153,11 @@ def deleted(seen: Observation, settings: OperatorConfiguration, status: JobStatu
         said = "its artifacts stay: the namespace is going, and no pod can delete them"
         work.tell("ArtifactsLeft", said, action="Deleting", warning=True)
     elif not (never_ran or unwanted or (removal is not None and removal.done)):
-        ready = _nothing_runs(seen, settings, work)
+        ready = removal is None and _nothing_runs(seen, settings, work)
         return Decision(
             status=status,
             questions=frozenset(work.questions),
-            apply=tuple(removal_job(seen.job, settings)) if ready and removal is None else (),
+            apply=tuple(removal_job(seen.job, settings)) if ready else (),
             delete=left,
             requeue_after=work.requeue_after,
         )

@@ -242,6 +242,16 @@ def test_orphans_hold_their_stage_and_are_deleted_with_their_services() -> None:
     assert (len(stage(subject).attempts), list(subject.children)) == (2, [A2])
 
 
+def test_an_attempt_that_is_being_stopped_does_not_wait_for_orphans_for_ever() -> None:
+    subject = running()
+    subject.policy(suspend=True)
+    subject.reconcile(crash=1)  # the status alone
+    subject.orphan_child(A1)
+    settle(subject)
+    assert subject.status.phase is State.SUSPENDED
+    assert not subject.pods
+
+
 def test_orphans_of_a_job_that_is_over_are_deleted() -> None:
     subject = running()
     subject.orphan_child(A1)
