@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from florence_operator.api.duration import seconds
-from florence_operator.api.status import JobStatus, State
+from florence_operator.api.status import JobStatus, StageStatus, State
 from florence_operator.build import child_name, removal_job
 from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Work
 from florence_operator.observe import Child, Observation, Pod, Question, QueuePlace, unix
@@ -28,6 +28,10 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
         if stage.reason == "Refused"
     }
     parked = {child.name for child in seen.children.values() if _parked(seen, status, child, work)}
+    for child in seen.children.values():
+        if seen.now < (moment := kept_until(seen, status.stage(child.stage), child)):
+            parked.add(child.name)
+            work.wake(moment)
     kept = parked | wanted | {a.child for a in going if a.stopping is None}
     mapped = parked | wanted | {a.child for a in going}
     unwanted = [c for c in seen.children.values() if c.name not in kept and not c.deleting]
@@ -44,6 +48,18 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
         ),
         *(deletion for pod in orphans for deletion in _with_service(pod)),
     )
+
+
+def kept_until(seen: Observation, record: StageStatus, child: Child) -> float:
+    """Until when a child stays for its failed pods, which hold no GPU and are there to be read."""
+    lasts = seen.job.spec.run_policy.keep_failed_pods
+    attempt = next((a for a in record.attempts if a.child == child.name), None)
+    if lasts is None or attempt is None or attempt.stopping is not None:
+        return -math.inf
+    # The Training Operator ends the other pods of such a child, and makes it no new ones.
+    failed = any(pod.phase == "Failed" and pod.owner == child.uid for pod in seen.pods)
+    ended = unix(attempt.ended)
+    return -math.inf if ended is None or not failed else ended + seconds(lasts)
 
 
 def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> bool:

@@ -9,7 +9,7 @@ from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.build import child_name, config_map, pytorch_job, spec_hash
-from florence_operator.cleanup import deleted, finalizers, leftovers, terminal
+from florence_operator.cleanup import deleted, finalizers, kept_until, leftovers, terminal
 from florence_operator.decision import Decision, Start, Work
 from florence_operator.failures import Ending
 from florence_operator.observe import Child, Observation, Pod, Question, timestamp, unix
@@ -205,6 +205,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
         other
         for other in view.seen.children.values()
         if other.stage == view.stage.name and not other.deleting and other is not child
+        if kept_until(view.seen, record, other) <= view.now
     ]
     if child is not None and not adopted:
         others.append(child)

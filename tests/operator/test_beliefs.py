@@ -262,6 +262,36 @@ def test_orphans_of_a_job_that_is_over_are_deleted() -> None:
     assert not subject.services
 
 
+def test_failed_pods_are_kept_as_long_as_the_job_asks_for_and_hold_up_nothing() -> None:
+    subject = running(keepFailedPods="10m")
+    failed = next(iter(subject.pods.values()))
+    subject.end(failed, 75)
+    subject.now += 5
+    subject.reconcile()
+    ended = subject.now
+    subject.now += 10
+    settle(subject)
+    assert list(subject.children) == [A1, A2]
+    assert failed.uid in subject.pods
+    subject.scheduler()
+    subject.reconcile()
+    subject.now = ended + 599
+    subject.report("a", 2, 10)
+    assert not subject.reconcile().delete
+    assert subject.wake == ended + 600
+    subject.now += 1
+    subject.reconcile()
+    assert list(subject.children) == [A2]
+    assert failed.uid not in subject.pods
+
+
+def test_pods_that_did_not_fail_are_not_kept() -> None:
+    subject = running(keepFailedPods="10m")
+    subject.policy(suspend=True)
+    settle(subject)
+    assert not subject.children
+
+
 def test_a_pod_that_belongs_to_nobody_says_nothing() -> None:
     subject = running()
     subject.harm("a", 1)

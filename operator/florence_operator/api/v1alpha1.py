@@ -214,6 +214,11 @@ class RunPolicy(Settings):
     ttl_after_failed: Duration | None = setting(
         None, description="the same for a job that failed; default: as ttlAfterFinished"
     )
+    keep_failed_pods: Duration | None = setting(
+        None,
+        description="how long the pods of an attempt that failed are kept, without their GPUs, for "
+        "whoever wants to look at them. Default: not at all",
+    )
     grace_period: Duration = setting(
         "60s", description="time from asking a pod to stop to killing it: for the last checkpoint"
     )
