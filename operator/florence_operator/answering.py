@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from florence_operator.caches import Caches
@@ -49,7 +49,7 @@ class Answers:
             seen["nodes"] |= dict.fromkeys(self._gone)
         return {**seen, "answered": self.asked}
 
-    def is_newest(self, job: Document) -> bool:
+    def is_newest(self, job: Mapping[str, Any]) -> bool:
         """Whether the job was as it is here when the API server was asked."""
         return bool(job["metadata"]["resourceVersion"] == self._version)
 

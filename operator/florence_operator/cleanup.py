@@ -36,7 +36,8 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
     mapped = parked | wanted | {a.child for a in going}
     unwanted = [c for c in seen.children.values() if c.name not in kept and not c.deleting]
     orphans = _orphans(seen, status)
-    if any(not _recorded(status, each) for each in (*unwanted, *orphans)):
+    left: list[Child | Pod] = [*unwanted, *orphans]
+    if not all(_recorded(status, each) for each in left):
         # The status may be older than they are, and the one to come may be about them.
         work.ask(seen, _JOB)
     return (
@@ -87,7 +88,7 @@ def _orphans(seen: Observation, status: JobStatus) -> list[Pod]:
     return [
         pod
         for pod in seen.pods
-        if not pod.owner and (pod.stage, pod.attempt) not in going | there and not pod.deleting
+        if not pod.owner and (pod.stage, pod.attempt) not in going | there
     ]
 
 
@@ -95,7 +96,8 @@ def _with_service(pod: Pod) -> Iterator[Deletion]:
     """The deletions of an orphan and of the Service of its name, which only the pod leads to."""
     child = pod.name.rpartition("-worker-")[0]
     yield Deletion(kind="Service", name=pod.name, child=child)
-    yield Deletion(kind="Pod", name=pod.name, uid=pod.uid or None)
+    if not pod.deleting:
+        yield Deletion(kind="Pod", name=pod.name, uid=pod.uid or None)
 
 
 def _recorded(status: JobStatus, thing: Child | Pod) -> bool:

@@ -46,7 +46,8 @@ class World:
     version: int = 0
     children: dict[str, Child] = field(default_factory=dict)
     config_maps: set[str] = field(default_factory=set)
-    services: set[str] = field(default_factory=set)
+    services: dict[str, str] = field(default_factory=dict)
+    """By name, the uid of the child that each belongs to."""
     pods: dict[str, Pod] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     queue: dict[str, QueuePlace] = field(default_factory=dict)
@@ -94,15 +95,22 @@ class World:
         if child is not None:
             for pod in self.pods_of(child):
                 self.delete_pod(pod)
-                self.services.discard(pod.name)
+            self.services = {s: uid for s, uid in self.services.items() if uid != child.uid}
 
     def orphan_child(self, name: str) -> None:
         """``kubectl delete pytorchjob --cascade=orphan``: pods and Services belong to nobody."""
         child = self.children.pop(name)
         self.queue.pop(name, None)
         self.harm(child.stage, child.attempt)
-        for pod in self.pods_of(child):
+        pods = self.pods_of(child)
+        for pod in pods:
             self.pods[pod.uid] = replace(pod, owner="")
+        names = {pod.name for pod in pods}
+        self.services = {
+            name: uid if uid != child.uid else ""
+            for name, uid in self.services.items()
+            if uid != child.uid or name in names
+        }
 
     def harm(self, stage: str, attempt: int) -> None:
         self.harmed.add((stage, attempt))
@@ -112,10 +120,16 @@ class World:
 
     def delete_pod(self, pod: Pod) -> None:
         if pod.over or pod.node is None:
-            self.pods.pop(pod.uid, None)
+            self._remove_pod(pod)
         elif not pod.deleting:
             deleted = {"deleting": True, "deleted": self.now, "gone_by": self.now + 60}
             self.pods[pod.uid] = replace(pod, **deleted)
+
+    def _remove_pod(self, pod: Pod) -> None:
+        self.pods.pop(pod.uid, None)
+        if not pod.owner:
+            # A Service without its pod leads nobody to it: who took the pod away takes it too.
+            self.services.pop(pod.name, None)
 
     def training_operator(self) -> None:
         """One round of the Training Operator over all of its jobs."""
@@ -154,7 +168,7 @@ class World:
             owner=child.uid,
         )
         self.pods[pod.uid] = pod
-        self.services.add(pod.name)
+        self.services[pod.name] = child.uid
 
     def scheduler(self) -> None:
         ready = sorted(name for name, node in self.nodes.items() if node.ready)
@@ -168,7 +182,7 @@ class World:
         for pod in list(self.pods.values()):
             node = self.nodes.get(pod.node or "")
             if pod.deleting and pod.uid not in self.stuck and (node is None or node.ready):
-                del self.pods[pod.uid]
+                self._remove_pod(pod)
 
     def end(self, pod: Pod, code: int, **how: Any) -> None:
         phase = "Failed" if code else "Succeeded"
@@ -225,7 +239,7 @@ class World:
     def answers(self, pod: Pod) -> bool:
         """Whether a pod is where somebody could see it run, and does nothing unseen."""
         node = self.nodes.get(pod.node or "")
-        lost = pod.uid in self.stuck and pod.deleting and self.now >= pod.gone_by + GRACE
+        lost = pod.deleting and self.now >= pod.gone_by + GRACE
         return node is not None and node.ready and pod.uid not in self.zombies and not lost
 
     def well(self) -> Iterator[Child]:

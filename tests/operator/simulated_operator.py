@@ -154,7 +154,8 @@ class Cluster(World):
         elif deletion.kind == "ConfigMap":
             self.config_maps.discard(deletion.name)
         elif deletion.kind == "Service":
-            self.services.discard(deletion.name)
+            if self.services.get(deletion.name) == "":
+                del self.services[deletion.name]
         elif deletion.kind == "Pod" and (pod := self.pods.get(deletion.uid or "")) is not None:
             assert not pod.owner
             self.delete_pod(pod)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from florence_operator.api.failure import Cause
-from florence_operator.api.status import JobStatus, State
+from florence_operator.api.status import JobStatus, StageStatus, State
 from florence_operator.api.v1alpha1 import FlorenceJob
 from tests.operator.simulated_operator import CACHED, Cluster, job_document
 
@@ -29,7 +29,7 @@ EVICTIONS = st.sampled_from(
 EXIT_CODES = st.sampled_from([0, 1, 2, 75, 137, 143])
 STEPS = {
     State.PENDING: set(State),
-    State.QUEUED: set(State) - {State.SUCCEEDED},
+    State.QUEUED: set(State),
     State.STARTING: set(State),
     State.RUNNING: set(State),
     State.STALLED: set(State),
@@ -223,10 +223,10 @@ class Machine(RuleBasedStateMachine):
             stage = stage.model_copy(update={"attempts": tuple(attempts)})
         self._put(stage)
 
-    def _put(self, stage: Any) -> None:
+    def _put(self, stage: StageStatus, **fields: Any) -> None:
         status = self.cluster.status
         stages = tuple(stage if each.name == stage.name else each for each in status.stages)
-        changed = status.model_copy(update={"stages": stages})
+        changed = status.model_copy(update={"stages": stages, **fields})
         self.cluster.job = self.cluster.job.model_copy(update={"status": changed})
 
     @rule()
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
         for stage in self.cluster.status.stages:
             if not stage.state.known and all(attempt.ended for attempt in stage.attempts):
                 after = State.RECOVERING if stage.attempts else State.PENDING
-                self._put(stage.model_copy(update={"state": after}))
+                self._put(stage.model_copy(update={"state": after}), phase=State.PENDING)
 
     @rule(name=st.sampled_from(["n1", "n2"]), ready=st.booleans())
     def node_changes(self, name: str, ready: bool) -> None:
