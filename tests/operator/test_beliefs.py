@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from florence_operator.api.failure import Cause
@@ -195,6 +197,52 @@ def test_the_next_attempt_waits_for_pods_that_no_cache_shows() -> None:
         subject.reconcile()
     assert stage(subject).reason == "WaitingForPods"
     assert set(subject.pods) == set(before)
+
+
+def test_an_attempt_that_is_being_stopped_ends_when_its_pods_are_gone_indeed() -> None:
+    subject = running()
+    subject.policy(suspend=True)
+    subject.reconcile(crash=1)  # the status alone
+    subject.take_over({"children": {}, "pods": {}})
+    subject.reconcile()
+    assert stage(subject).attempts[0].ended is None
+    subject.catch_up()
+    settle(subject)
+    assert subject.status.phase is State.SUSPENDED
+
+
+def failed_once() -> tuple[Cluster, dict[str, Any]]:
+    """A stage whose second attempt trains, and what the caches held before that began."""
+    subject = running(retries={"infrastructure": 0})
+    subject.end(next(iter(subject.pods.values())), 75)
+    subject.now += 5
+    settle(subject)
+    assert subject.status.phase is State.FAILED
+    old = subject.snapshot()
+    subject.policy(retry=1)
+    settle(subject)
+    subject.scheduler()
+    subject.reconcile()
+    subject.report("a", 2, 10)
+    assert list(subject.children) == [A2]
+    return subject, old
+
+
+def test_a_child_that_an_old_status_does_not_know_is_not_taken_for_a_leftover() -> None:
+    subject, old = failed_once()
+    subject.take_over({"job": old["job"]})
+    subject.report("a", 2, 11)
+    settle(subject)
+    assert list(subject.children) == [A2]
+    assert stage(subject).state is State.RUNNING
+
+
+def test_an_attempt_that_old_caches_do_not_show_is_not_started_twice() -> None:
+    subject, old = failed_once()
+    retried = old["job"].model_copy(update={"spec": subject.job.spec})
+    subject.take_over({**old, "job": retried})
+    settle(subject)
+    assert [attempt.number for attempt in stage(subject).attempts] == [1, 2]
 
 
 # What cannot be killed, and what belongs to nobody.

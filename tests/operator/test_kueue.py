@@ -26,6 +26,20 @@ def evicted(reason: str, **policy: Any) -> Cluster:
     return subject
 
 
+def test_a_child_that_a_cache_still_shows_in_its_queue_was_not_preempted() -> None:
+    subject = cluster(queue="pool")
+    subject.reconcile()
+    old = subject.snapshot()
+    subject.admit(A1)
+    subject.training_operator()
+    subject.scheduler()
+    subject.reconcile()
+    subject.take_over({"children": old["children"], "queue": old["queue"]})
+    settle(subject)
+    assert causes(subject) == [None]
+    assert stage(subject).state is State.RUNNING
+
+
 @pytest.mark.parametrize("reason", ["Deactivated", "DeactivatedDueToRequeuingLimitExceeded"])
 def test_a_workload_that_was_switched_off_is_for_its_administrator_to_switch_on(
     reason: str,
