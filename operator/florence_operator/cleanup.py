@@ -86,9 +86,7 @@ def _orphans(seen: Observation, status: JobStatus) -> list[Pod]:
     }
     there = {(child.stage, child.attempt) for child in seen.children.values()}
     return [
-        pod
-        for pod in seen.pods
-        if not pod.owner and (pod.stage, pod.attempt) not in going | there
+        pod for pod in seen.pods if not pod.owner and (pod.stage, pod.attempt) not in going | there
     ]
 
 
