@@ -2,7 +2,7 @@
 #
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
-.PHONY: help run test test-fast e2e check lint types imports generated format generate
+.PHONY: help run test test-fast test-cuda e2e check lint types imports generated format generate
 .PHONY: samples samples-short bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
@@ -23,6 +23,9 @@ test: $(VENV)/.dev ## every test that needs no cluster and no GPU
 
 test-fast: $(VENV)/.dev ## the tests that take seconds: all but those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+test-cuda: $(VENV)/.dev ## the tests that need a GPU, on this machine's first
+	$(BIN)/python -m pytest -m cuda
 
 e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
 	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200

@@ -30,7 +30,7 @@ COLUMNS = ["name", "state", "stage", "progress", "eta", "loss", "attempts", "age
 
 def show_jobs(names: Sequence[str], namespace: str | None, output: Format) -> None:
     """Print the named jobs, or all of a namespace; of every namespace when that is ``None``."""
-    jobs = _chosen(names, namespace)
+    jobs = jobs_here(names, namespace)
     if not jobs and output in (Format.TABLE, Format.WIDE):
         note("no jobs on this machine")
         return
@@ -48,7 +48,7 @@ def watch_jobs(names: Sequence[str], namespace: str | None, output: Format) -> N
     shown = [*_columns(namespace), *(_WIDE_COLUMNS if output is Format.WIDE else ())]
     table = TableStream(shown)
     known: dict[tuple[str, str], FlorenceJob] = {}
-    _chosen(names, namespace)  # tells a misspelt name at once
+    jobs_here(names, namespace)  # tells a misspelt name at once
     while True:
         now = {
             (job.namespace, job.metadata.name): job
@@ -82,7 +82,8 @@ def _print_change(
         sys.stdout.flush()
 
 
-def _chosen(names: Sequence[str], namespace: str | None) -> list[FlorenceJob]:
+def jobs_here(names: Sequence[str], namespace: str | None) -> list[FlorenceJob]:
+    """The named jobs of this machine, or all of a namespace, or all when that is ``None``."""
     records = records_here()
     if names:
         return [find_job(records, namespace or "default", name) for name in names]

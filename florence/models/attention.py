@@ -14,6 +14,10 @@ from torch import Generator, Tensor, nn
 from florence.config.model import Attention
 from florence.models.windows import WindowGrid, region_mask, relative_index
 
+# torch's fused kernel takes at most so many at once, which is CUDA's limit of a grid. It takes more
+# in turns, and then its backward pass fails on the gradient of a bias (torch 2.11).
+MAX_FUSED_BATCH = 65_535
+
 
 class WindowAttention(nn.Module):
     """Self-attention of the tokens of each window (Liu et al. 2021, arXiv 2103.14030, eq. 4).
@@ -92,13 +96,13 @@ def attend_math(qkv: Tensor, bias: Tensor) -> Tensor:
 def attend_sdpa(qkv: Tensor, bias: Tensor) -> Tensor:
     """The same through ``scaled_dot_product_attention``, fused where the device has a kernel."""
     batch, windows, tokens, _, heads, width = qkv.shape
-    if bias.shape[0] == 1:
+    if bias.shape[0] == 1 and batch * windows <= MAX_FUSED_BATCH:
         q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind(0)
     else:
-        # A bias per window: windows count as heads, so that it is broadcast over the batch
-        # instead of being repeated for every image.
+        # A bias per window, or more windows than the kernel takes: windows count as heads, so that
+        # the bias is broadcast over the batch instead of being repeated for every image.
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, batch, -1, tokens, width).unbind(0)
-        bias = bias.view(1, windows * heads, tokens, tokens)
+        bias = bias.expand(windows, -1, -1, -1).reshape(1, windows * heads, tokens, tokens)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     out = out.view(batch, windows, heads, tokens, width)
     return out.transpose(2, 3).reshape(batch, windows * tokens, heads * width)

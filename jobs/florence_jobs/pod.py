@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from florence.errors import ConfigurationError, FlorenceError
 from florence.storage import open_storage
@@ -33,6 +36,8 @@ log = logging.getLogger("florence")
 
 SECONDS_BETWEEN_UPLOADS = 15.0
 _LONGEST_LAST_UPLOAD = 10.0
+_LONGEST_DRAIN = 2.0
+_POLL_SECONDS = 0.2
 _LAST_LINES = 20
 _QUIET = {"GIT_PYTHON_REFRESH": "quiet"}
 """MLflow brings GitPython, which fills the last lines with advice where there is no git."""
@@ -102,18 +107,33 @@ def run(arguments: list[str], tail: LogTail, progress: Path) -> Ended:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    assert process.stdout is not None
-    _copy(process.stdout, tail)
+    _copy(process, tail)
     code = process.wait()
     return Ended(code if code >= 0 else 128 - code, asked.is_set())
 
 
-def _copy(source: IO[bytes], tail: LogTail) -> None:
-    """Pass the log on and remember its end."""
-    while data := os.read(source.fileno(), 65536):
-        tail.add(data)
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+def _copy(process: subprocess.Popen[bytes], tail: LogTail) -> None:
+    """Pass the log on and remember its end, until the process has ended and nothing is left.
+
+    A process of its own that it left behind may hold the log open for ever; what that one has to
+    say is waited for no longer than a moment, for the pod holds its GPUs until this ends.
+    """
+    assert process.stdout is not None
+    source, until = process.stdout.fileno(), math.inf
+    with selectors.DefaultSelector() as selector:
+        selector.register(source, selectors.EVENT_READ)
+        while time.monotonic() < until:
+            if until == math.inf and process.poll() is not None:
+                until = time.monotonic() + _LONGEST_DRAIN
+            if not selector.select(timeout=_POLL_SECONDS):
+                continue
+            data = os.read(source, 65536)
+            if not data:
+                return
+            tail.add(data)
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    log.warning("A process that the stage left behind keeps its log open: it is left alone")
 
 
 class LogKeeper:

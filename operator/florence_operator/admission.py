@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from florence_operator.api.changes import refused_changes
+from florence_operator.api.crd import MOST_ITEMS
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.problems import problems, with_name
 from florence_operator.api.status import JobStatus
@@ -23,6 +25,7 @@ _LARGEST_INTEGER = 2**63 - 1
 _DEEPEST = 64
 _MOST_PROBLEMS = 20
 _LONGEST_PROBLEM = 600
+_PLANNING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,19 @@ class Validation:
         return "; ".join(shown)
 
 
-def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Validation:
+def validate(
+    request: Mapping[str, Any],
+    settings: OperatorConfiguration,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Validation:
     """Whether the object of an AdmissionReview's request may be stored.
 
     Deletions, status writes and changes that leave the spec alone are never refused. Of a change,
     only what it brings is held against it: a job that was taken under other settings of the
     operator can still be suspended.
     """
+    until = clock() + _PLANNING_SECONDS
     if request.get("operation") not in ("CREATE", "UPDATE") or request.get("subResource"):
         return Validation(True)
     new, old = request.get("object"), request.get("oldObject")
@@ -66,16 +75,17 @@ def validate(request: Mapping[str, Any], settings: OperatorConfiguration) -> Val
     job = _parsed(new)
     if isinstance(job, list):
         return Validation(False, tuple(job))
-    known: set[str] = set()
-    changes: list[str] = []
+    memory = memory_findings(job, lambda: clock() >= until)
+    found = [*policy_problems(job, settings), *memory.problems]
     if request["operation"] == "UPDATE" and isinstance(old, dict):
         before = [] if _impossible_in(old) else _parsed(old)
         if isinstance(before, FlorenceJob):
-            known = {*policy_problems(before, settings), *memory_findings(before).problems}
-            changes = list(refused_changes(before, job))
-    memory = memory_findings(job)
-    found = [*policy_problems(job, settings), *memory.problems]
-    found = changes + [problem for problem in found if problem not in known]
+            known = memory_findings(before, lambda: clock() >= until)
+            # What there was no time to find before is not held against the change.
+            excused = {*policy_problems(before, settings), *known.problems}
+            excused |= set() if known.complete else set(memory.problems)
+            found = [problem for problem in found if problem not in excused]
+            found = [*refused_changes(before, job), *found]
     if found:
         return Validation(False, tuple(found))
     return Validation(True, warnings=(*memory.warnings, *_untracked(job, settings)))
@@ -113,9 +123,12 @@ def _impossible_in(document: dict[str, Any]) -> list[str]:
 
 
 def _impossible(value: Any, path: str, depth: int = 0) -> Iterator[str]:
-    """Numbers, texts and depths that no API server sends, and that would break what reads them."""
+    """What no API server sends, whose schema bounds it, and that would break what reads it."""
     if depth > _DEEPEST:
         yield f"{path[:200]}: is nested too deeply"
+    elif isinstance(value, dict | list) and len(value) > MOST_ITEMS and path.startswith("spec"):
+        # Some of what is asked of a spec takes longer than in proportion to its lists.
+        yield f"{path[:200]}: has more than {MOST_ITEMS} entries"
     elif isinstance(value, dict):
         for key, inner in value.items():
             name = with_name(path, str(key))

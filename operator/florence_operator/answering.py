@@ -7,15 +7,7 @@ from typing import Any
 
 from florence_operator.caches import Caches
 from florence_operator.observe import JOB_LABEL, UID_LABEL, Question
-from florence_operator.runtime.client import (
-    FLORENCE_JOBS,
-    NODES,
-    PODS,
-    PYTORCH_JOBS,
-    WORKLOADS,
-    Client,
-    Resource,
-)
+from florence_operator.runtime.client import Client
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.store import Key
 
@@ -65,25 +57,24 @@ class Answers:
         caches = self._caches
         if question.kind == "Node":
             named = f"metadata.name={question.name}"
-            if caches.nodes is None or not await self._read(NODES, caches.nodes, fields=named):
+            if caches.nodes is None or not await self._read(caches.nodes, fields=named):
                 self._gone.add(question.name)
         elif question.kind == "PyTorchJob":
-            await self._read(PYTORCH_JOBS, caches.children, labels=labels)
+            await self._read(caches.children, labels=labels)
         elif question.kind == "Pod":
-            await self._read(PODS, caches.pods, labels=labels)
+            await self._read(caches.pods, labels=labels)
         elif question.kind == "FlorenceJob":
             named = f"metadata.name={self._key.name}"
-            jobs = await self._read(FLORENCE_JOBS, caches.jobs, fields=named)
+            jobs = await self._read(caches.jobs, fields=named)
             self._version = jobs[0]["metadata"]["resourceVersion"] if jobs else None
         elif caches.workloads is not None:
             uids = [child.uid for child in caches.children_of(self._key, self._uid).values()]
             if uids:
                 among = f"{_JOB_UID} in ({','.join(sorted(uids))})"
-                await self._read(WORKLOADS, caches.workloads, labels=among)
+                await self._read(caches.workloads, labels=among)
 
-    async def _read(
-        self, resource: Resource, cache: Informer, *, labels: str = "", fields: str = ""
-    ) -> list[Document]:
+    async def _read(self, cache: Informer, *, labels: str = "", fields: str = "") -> list[Document]:
+        resource = cache.resource
         namespace = self._key.namespace if resource.namespaced else None
         found, _ = await self._client.list(resource, namespace, labels=labels, fields=fields)
         for document in found:

@@ -1,4 +1,4 @@
-"""Build what an attempt consists of: its ConfigMap with the plan, and its PyTorchJob."""
+"""Build what an attempt consists of: its PyTorchJob, whose pods carry the plan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from florence_operator.observe import (
     UID_LABEL,
 )
 from florence_operator.pods import (
+    CA_ANNOTATION,
+    CA_FILE,
     CONFIG_FOLDER,
-    PLAN_FILE,
+    PLAN_ANNOTATION,
     TOKEN_FOLDER,
     Document,
+    annotation_files,
     container_security,
     pod_security,
     pod_template,
@@ -32,6 +35,7 @@ from florence_operator.settings import OperatorConfiguration
 LONGEST_NAME = 51
 """Training Operator appends ``-worker-<index>`` and makes Services of these names: 63 in all."""
 REMOVAL_FILE = "removal.json"
+REMOVAL_ANNOTATION = "florence.dev/removal"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
@@ -62,11 +66,8 @@ def _digest(text: str) -> str:
 
 
 def spec_hash(job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration) -> str:
-    """What an attempt would be made from now: its plan and its PyTorchJob, hints left out."""
-    made = [
-        build_plan(job, stage, attempt, settings).wire(),
-        _pytorch_job(job, stage, attempt, settings, avoid_nodes=()),
-    ]
+    """What an attempt would be made from now: its PyTorchJob with the plan, without mere hints."""
+    made = _pytorch_job(job, stage, attempt, settings, ca="", avoid_nodes=())
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -90,7 +91,7 @@ def build_plan(
         ProgressTarget(
             url=f"{settings.progress.url.rstrip('/')}/progress",
             token_file=f"{TOKEN_FOLDER}/token",
-            ca_file=f"{CONFIG_FOLDER}/ca.crt",
+            ca_file=f"{CONFIG_FOLDER}/{CA_FILE}",
             interval_seconds=settings.progress.interval_seconds,
         )
         if settings.progress.url
@@ -108,22 +109,10 @@ def build_plan(
     )
 
 
-def config_map(
-    job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration, ca: str
-) -> Document:
-    """The ConfigMap of an attempt: its plan, and who signs the progress server's certificate."""
+def plan_text(job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration) -> str:
+    """The plan as the pods of an attempt read it."""
     plan = build_plan(job, stage, attempt, settings)
-    text = plan.model_dump_json(by_alias=True, exclude_none=True, indent=1)
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(
-            job,
-            child_name(job.metadata.name, stage.name, attempt),
-            _labels(job, stage, attempt),
-        ),
-        "data": {PLAN_FILE: text, "ca.crt": ca},
-    }
+    return plan.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def pytorch_job(
@@ -132,14 +121,18 @@ def pytorch_job(
     attempt: int,
     settings: OperatorConfiguration,
     *,
+    ca: str = "",
     avoid_nodes: Sequence[str] = (),
 ) -> Document:
     """The PyTorchJob of an attempt: worker-only, tried once, with a rendezvous of our own.
 
     The Training Operator keeps no limits for it: deadlines, retries and clean-up are the
     FlorenceJob's.
+
+    Args:
+        ca: who signs the progress server's certificate, in PEM.
     """
-    document = _pytorch_job(job, stage, attempt, settings, avoid_nodes=avoid_nodes)
+    document = _pytorch_job(job, stage, attempt, settings, ca=ca, avoid_nodes=avoid_nodes)
     stamp = {SPEC_HASH: spec_hash(job, stage, attempt, settings)}
     return {**document, "metadata": {**document["metadata"], "annotations": stamp}}
 
@@ -150,6 +143,7 @@ def _pytorch_job(
     attempt: int,
     settings: OperatorConfiguration,
     *,
+    ca: str,
     avoid_nodes: Sequence[str],
 ) -> Document:
     name = child_name(job.metadata.name, stage.name, attempt)
@@ -157,7 +151,17 @@ def _pytorch_job(
     policy = job.spec.run_policy
     queue = {QUEUE_LABEL: policy.queue, PRIORITY_LABEL: policy.priority_class}
     template = pod_template(
-        job, stage, attempt, settings, child=name, labels=labels, avoid_nodes=avoid_nodes
+        job,
+        stage,
+        attempt,
+        settings,
+        child=name,
+        labels=labels,
+        annotations={
+            PLAN_ANNOTATION: plan_text(job, stage, attempt, settings),
+            CA_ANNOTATION: ca,
+        },
+        avoid_nodes=avoid_nodes,
     )
     return {
         "apiVersion": "kubeflow.org/v1",
@@ -177,32 +181,27 @@ def _pytorch_job(
     }
 
 
-def removal_job(job: FlorenceJob, settings: OperatorConfiguration) -> list[Document]:
-    """The ConfigMap and the Job that delete everything a job kept in its artifacts."""
-    name = removal_name(job.metadata.name)
+def removal_job(job: FlorenceJob, settings: OperatorConfiguration) -> Document:
+    """The Job that deletes everything a job kept in its artifacts."""
     plan = Removal(uri=artifacts_uri(job), storage=job.spec.artifacts.s3)
     labels = {JOB_LABEL: job.metadata.name}
-    template = {
-        "metadata": {"labels": labels, "annotations": {"sidecar.istio.io/inject": "false"}},
-        "spec": _removal_pod(job, settings, name),
+    annotations = {
+        REMOVAL_ANNOTATION: plan.model_dump_json(by_alias=True, exclude_none=True),
+        "sidecar.istio.io/inject": "false",
     }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": _metadata(job, name, labels),
-            "data": {REMOVAL_FILE: plan.model_dump_json(by_alias=True, exclude_none=True)},
-        },
-        {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": _metadata(job, name, labels),
-            "spec": {"backoffLimit": 3, "activeDeadlineSeconds": 1800, "template": template},
-        },
-    ]
+    template = {
+        "metadata": {"labels": labels, "annotations": annotations},
+        "spec": _removal_pod(job, settings),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(job, removal_name(job.metadata.name), labels),
+        "spec": {"backoffLimit": 3, "activeDeadlineSeconds": 1800, "template": template},
+    }
 
 
-def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration, config: str) -> Document:
+def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration) -> Document:
     pods, pool = job.spec.pods, job.spec.node_pool
     container = {
         "name": "removal",
@@ -232,8 +231,8 @@ def _removal_pod(job: FlorenceJob, settings: OperatorConfiguration, config: str)
         "securityContext": pod_security(),
         "containers": [container],
         "volumes": [
-            {"name": "plan", "configMap": {"name": config}},
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "plan", **annotation_files({REMOVAL_FILE: REMOVAL_ANNOTATION})},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
         ],
     }
     if pods.service_account:

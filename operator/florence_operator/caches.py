@@ -36,14 +36,13 @@ class Caches:
 
     jobs: Informer
     children: Informer
-    config_maps: Informer
     pods: Informer
     nodes: Informer | None = None
     workloads: Informer | None = None
 
     def all(self) -> list[Informer]:
         """Every informer there is."""
-        known = (self.jobs, self.children, self.config_maps, self.pods, self.nodes, self.workloads)
+        known = (self.jobs, self.children, self.pods, self.nodes, self.workloads)
         return [informer for informer in known if informer is not None]
 
     def children_of(self, key: Key, uid: str) -> dict[str, Child]:
@@ -51,24 +50,16 @@ class Caches:
         owned = [d for d in self.children.by_index(BY_JOB, _path(key)) if owner(d) == uid]
         return {child.name: child for d in owned if (child := child_from(d)) is not None}
 
-    def config_maps_of(self, key: Key, uid: str) -> frozenset[str]:
-        """The names of the job's ConfigMaps that are of attempts and not being deleted."""
-        return frozenset(
-            document["metadata"]["name"]
-            for document in self.config_maps.by_index(BY_JOB, _path(key))
-            if owner(document) == uid
-            and "deletionTimestamp" not in document["metadata"]
-            and child_from(document) is not None
-        )
-
     def left_of(self, key: Key, uid: str) -> bool:
         """Whether anything is left of the job's attempts."""
-        return bool(
-            self.children_of(key, uid) or self.config_maps_of(key, uid) or self.pods_of(key, uid)
-        )
+        return bool(self.children_of(key, uid) or self.pods_of(key, uid))
 
     def pods_of(self, key: Key, uid: str) -> list[Pod]:
-        """The pods of the attempts of the very job with that uid."""
+        """The pods of the attempts of the very job with that uid.
+
+        Whether their word counts is another question: labels can be copied, and those of a child
+        that is gone may have lost their owner, and still hold their GPUs.
+        """
         documents = self.pods.by_index(BY_JOB, _path(key))
         ours = [d for d in documents if d["metadata"]["labels"].get(UID_LABEL) == uid]
         return [pod for document in ours if (pod := pod_from(document)) is not None]
@@ -100,22 +91,27 @@ class Caches:
     def foreign(self, document: Mapping[str, Any], uid: str) -> str | None:
         """Why an object cannot be made now: its name is taken. None when it is free, or ours."""
         metadata = document["metadata"]
-        cache = self.children if document["kind"] == "PyTorchJob" else self.config_maps
-        known = cache.get(metadata["namespace"], metadata["name"])
+        known = self.children.get(metadata["namespace"], metadata["name"])
         if known is None or (owner(known) == uid and "deletionTimestamp" not in known["metadata"]):
             return None
         return f"another {document['kind']} {metadata['name']} has to be gone first"
 
     def observe(self, key: Key, uid: str) -> dict[str, Any]:
         """The fields of an observation that the caches fill."""
-        children, pods = self.children_of(key, uid), self.pods_of(key, uid)
+        children = self.children_of(key, uid)
+        pods = self.pods_of(key, uid)
         return {
             "children": children,
-            "config_maps": self.config_maps_of(key, uid),
             "pods": pods,
             "nodes": self.nodes_of(pods),
             "queue": self.queue_of(children),
         }
+
+
+def makers(pod: Pod, children: Mapping[str, Child]) -> set[str]:
+    """The uids of the children of a pod's attempt."""
+    attempt = pod.stage, pod.attempt
+    return {c.uid for c in children.values() if (c.stage, c.attempt) == attempt}
 
 
 def by_job(document: Document) -> list[str]:
@@ -163,15 +159,11 @@ def job_of(document: Mapping[str, Any]) -> Key | None:
     return Key(metadata.get("namespace", ""), job) if job else None
 
 
-def without_data(document: Document) -> Document:
-    """A ConfigMap without what it holds: only that it is there matters."""
-    return {key: value for key, value in document.items() if key not in ("data", "binaryData")}
-
-
 def slim_pod(document: Document) -> Document:
-    """A pod without most of its spec: only where it is matters."""
+    """A pod without most of its spec and its annotations, the plan among them."""
     node = (document.get("spec") or {}).get("nodeName")
-    return {**document, "spec": {"nodeName": node} if node else {}}
+    metadata = {key: value for key, value in document["metadata"].items() if key != "annotations"}
+    return {**document, "metadata": metadata, "spec": {"nodeName": node} if node else {}}
 
 
 def slim_child(document: Document) -> Document:
@@ -217,7 +209,7 @@ def follow_changes(caches: Caches, enqueue: Callable[[Key], None]) -> None:
             labelled_changed(None, pod)
 
     caches.jobs.add_handler(job_changed)
-    for informer in (caches.children, caches.config_maps, caches.pods):
+    for informer in (caches.children, caches.pods):
         informer.add_handler(labelled_changed)
     if caches.workloads is not None:
         caches.workloads.add_handler(workload_changed)

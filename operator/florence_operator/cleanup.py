@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.status import JobStatus, StageStatus, State
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
 from florence_operator.build import child_name, removal_job
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Deletion, Work
+from florence_operator.decision import Decision, Deletion, Work
 from florence_operator.observe import Child, Observation, Pod, Question, QueuePlace, unix
 from florence_operator.policy import unfit
 from florence_operator.queueing import held
@@ -19,7 +20,7 @@ _JOB, _CHILDREN, _PODS = Question("FlorenceJob"), Question("PyTorchJob"), Questi
 
 
 def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletion, ...]:
-    """The children, ConfigMaps and orphans of no attempt that goes on."""
+    """The children and orphans of no attempt that goes on."""
     going = [attempt for stage in status.stages if (attempt := live(stage)) is not None]
     # An attempt that the API server has not taken yet keeps what there is of it.
     wanted = {
@@ -33,7 +34,6 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
             parked.add(child.name)
             work.wake(moment)
     kept = parked | wanted | {a.child for a in going if a.stopping is None}
-    mapped = parked | wanted | {a.child for a in going}
     unwanted = [c for c in seen.children.values() if c.name not in kept and not c.deleting]
     orphans = _orphans(seen, status)
     left: list[Child | Pod] = [*unwanted, *orphans]
@@ -42,11 +42,6 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
         work.ask(seen, _JOB)
     return (
         *(Deletion(kind="PyTorchJob", name=c.name, uid=c.uid or None) for c in unwanted),
-        *(
-            Deletion(kind="ConfigMap", name=name)
-            for name in sorted(seen.config_maps)
-            if name not in mapped
-        ),
         *(deletion for pod in orphans for deletion in _with_service(pod)),
     )
 
@@ -173,7 +168,7 @@ def deleted(seen: Observation, settings: OperatorConfiguration, status: JobStatu
         return Decision(
             status=status,
             questions=frozenset(work.questions),
-            apply=tuple(removal_job(seen.job, settings)) if ready else (),
+            apply=(removal_job(seen.job, settings),) if ready else (),
             delete=left,
             requeue_after=work.requeue_after,
         )

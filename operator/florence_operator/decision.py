@@ -9,14 +9,12 @@ from typing import Any, Literal
 from florence_operator.api.status import JobStatus
 from florence_operator.observe import Observation, Question
 
-ARTIFACTS_FINALIZER = "florence.dev/artifacts"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """An object to delete; with a uid only that very one."""
 
-    kind: Literal["PyTorchJob", "ConfigMap", "FlorenceJob", "Pod", "Service"]
+    kind: Literal["PyTorchJob", "FlorenceJob", "Pod", "Service"]
     name: str
     uid: str | None = None
     child: str | None = None

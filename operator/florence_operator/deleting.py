@@ -7,7 +7,6 @@ from collections.abc import Callable
 from florence_operator.decision import Deletion
 from florence_operator.observe import owner
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     FLORENCE_JOBS,
     PODS,
     PYTORCH_JOBS,
@@ -18,7 +17,6 @@ from florence_operator.runtime.client import (
 
 _KINDS = {
     "PyTorchJob": PYTORCH_JOBS,
-    "ConfigMap": CONFIG_MAPS,
     "FlorenceJob": FLORENCE_JOBS,
     "Pod": PODS,
     "Service": SERVICES,

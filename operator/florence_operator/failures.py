@@ -11,6 +11,8 @@ from florence_operator.api.termination import last_words
 from florence_operator.observe import Child, Node, Pod, Terminated
 
 _EVICTIONS = ("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
+_OVER_ITS_VOLUME = "Usage of EmptyDir volume"
+"""In the kubelet's words when it evicts a pod for what the pod wrote itself."""
 _TORN_DOWN = (137, 143)
 
 
@@ -152,6 +154,8 @@ def _judged(pod: Pod) -> tuple[int, Cause]:
     if pod.disruption:
         preempted = pod.disruption == "PreemptionByScheduler"
         return 0, Cause.PREEMPTED if preempted else Cause.EVICTED
+    if _OVER_ITS_VOLUME in pod.message:
+        return 0, Cause.INVALID_CONFIGURATION
     if pod.reason in _EVICTIONS:
         return 0, Cause.EVICTED
     if pod.reason == "NodeLost":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from florence.config import ActivationCheckpointing, Architecture, Training
@@ -17,9 +18,10 @@ from florence_operator.api.v1alpha1 import FlorenceJob, Stage
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 
-# The planner goes through every block and every way to split a batch: within these it is quick.
-_MOST_BLOCKS = 1_000
-_MOST_SAMPLES_PER_GPU = 100_000
+# The planner goes through every block and every way to split a batch: within these, several times
+# what anybody trains, a stage takes it some hundredths of a second.
+_MOST_BLOCKS = 200
+_MOST_SAMPLES_PER_GPU = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,18 @@ class Findings:
 
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    complete: bool = True
+    """Whether there was time for every stage."""
 
 
-def memory_findings(job: FlorenceJob) -> Findings:
-    """Stages whose batch does not divide over their processes, or whose memory cannot suffice."""
+def memory_findings(job: FlorenceJob, late: Callable[[], bool] = lambda: False) -> Findings:
+    """Stages whose batch does not divide over their processes, or whose memory cannot suffice.
+
+    Args:
+        late: whether there is no time left to plan one more stage.
+    """
     problems, warnings = [], []
+    complete = True
     architecture = job.spec.model.architecture()
     gpu, unknown = _gpu(job)
     for index, stage in enumerate(job.spec.stages):
@@ -49,9 +58,14 @@ def memory_findings(job: FlorenceJob) -> Findings:
             warnings.append(f"{field}: its memory is not checked: {unknown}")
         elif not _quick(architecture, request):
             warnings.append(f"{field}: its memory is not checked: the model or batch is too large")
+        elif late():
+            warnings.append(
+                f"{field}: its memory is not checked: the stages before it took too long"
+            )
+            complete = False
         elif problem := _too_large(architecture, request, gpu):
             problems.append(f"{field}: {problem}")
-    return Findings(tuple(problems), tuple(warnings))
+    return Findings(tuple(problems), tuple(warnings), complete)
 
 
 def _gpu(job: FlorenceJob) -> tuple[Gpu | None, str]:

@@ -167,8 +167,6 @@ class Observation:
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
     children: Mapping[str, Child] = field(default_factory=dict)
-    config_maps: frozenset[str] = frozenset()
-    """Names of the job's ConfigMaps."""
     pods: Sequence[Pod] = ()
     nodes: Mapping[str, Node | None] | None = None
     """By name, None for one that the API server does not have; None where they may not be read."""

@@ -13,6 +13,12 @@ from florence_operator.settings import OperatorConfiguration
 
 PORT = 23456
 PLAN_FILE = "stage.json"
+CA_FILE = "ca.crt"
+PLAN_ANNOTATION = "florence.dev/plan"
+CA_ANNOTATION = "florence.dev/ca"
+"""Who signs the progress server's certificate, in PEM; pods see a change in a minute or so."""
+ANNOTATIONS_SIZE = 256 * 1024
+"""What the API server takes of all annotations of a pod, keys and values together."""
 CONFIG_FOLDER = "/etc/florence"
 TOKEN_FOLDER = "/var/run/secrets/florence"
 GPU = "nvidia.com/gpu"
@@ -41,9 +47,10 @@ def pod_template(
     *,
     child: str,
     labels: dict[str, str],
+    annotations: dict[str, str],
     avoid_nodes: Sequence[str],
 ) -> Document:
-    """The template of an attempt's pods."""
+    """The template of an attempt's pods; ``annotations`` become the files that they read first."""
     pods, pool = job.spec.pods, job.spec.node_pool
     spec: Document = {
         "automountServiceAccountToken": False,
@@ -52,7 +59,7 @@ def pod_template(
         "securityContext": pod_security(),
         "affinity": _affinity(labels, avoid_nodes),
         "containers": [_container(job, stage, attempt, settings, child)],
-        "volumes": _volumes(job, stage, settings, child),
+        "volumes": _volumes(job, stage, settings),
     }
     if pods.service_account:
         spec["serviceAccountName"] = pods.service_account
@@ -65,7 +72,11 @@ def pod_template(
     return {
         "metadata": {
             "labels": {**pods.labels, **labels},
-            "annotations": {**pods.annotations, "sidecar.istio.io/inject": "false"},
+            "annotations": {
+                **pods.annotations,
+                **annotations,
+                "sidecar.istio.io/inject": "false",
+            },
         },
         "spec": spec,
     }
@@ -194,25 +205,40 @@ def _resources(resources: Resources, settings: OperatorConfiguration) -> Documen
     }
 
 
-def _volumes(
-    job: FlorenceJob, stage: Stage, settings: OperatorConfiguration, child: str
-) -> list[Document]:
+def annotation_files(files: dict[str, str]) -> Document:
+    """A volume's source: files by name, each with the text of one of the pod's annotations.
+
+    The pod is told by itself: no other object is to be made, kept and allowed for it.
+    """
+    items = [
+        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+        for path, annotation in files.items()
+    ]
+    return {"downwardAPI": {"items": items}}
+
+
+def _volumes(job: FlorenceJob, stage: Stage, settings: OperatorConfiguration) -> list[Document]:
     memory = stage.resources.memory or settings.defaults.memory
     shared = job.spec.pods.shared_memory or f"{max(1, int(quantity(memory)) // 2 // 2**20)}Mi"
+    temporary = job.spec.pods.temporary_storage or settings.defaults.temporary_storage
     token = {
         "path": "token",
         "audience": settings.progress.audience,
         "expirationSeconds": _TOKEN_SECONDS,
     }
     return [
-        {"name": "plan", "configMap": {"name": child}},
+        {"name": "plan", **annotation_files({PLAN_FILE: PLAN_ANNOTATION, CA_FILE: CA_ANNOTATION})},
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": temporary}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
         *(
             {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": claim}}
             if (claim := volume.persistent_volume_claim)
-            else {"name": f"volume-{i}", "hostPath": {"path": volume.host_path}}
+            # Of any other type, one that is missing would be made, and a socket mounted.
+            else {
+                "name": f"volume-{i}",
+                "hostPath": {"path": volume.host_path, "type": "Directory"},
+            }
             for i, volume in enumerate(job.spec.pods.volumes)
         ),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from florence.config.base import locations
 from florence_operator.api.pods import NodePool, Pods, Volume
 from florence_operator.api.v1alpha1 import FlorenceJob, Stage, Tracking
-from florence_operator.pods import CONFIG_FOLDER, TOKEN_FOLDER, quantity
+from florence_operator.build import plan_text
+from florence_operator.pods import ANNOTATIONS_SIZE, CONFIG_FOLDER, TOKEN_FOLDER, quantity
 from florence_operator.settings import Allowed, OperatorConfiguration
 
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -27,16 +28,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BUCKET = re.compile(r"s3://[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9](/.*)?", re.DOTALL)
 
 _OWN_LABELS = ("florence.dev/", "training.kubeflow.org/", "kueue.x-k8s.io/")
+# By these Services, network policies and schedulers choose pods, the operator's own Service too.
+_SELECTED_BY = re.compile(r"app|k8s-app|([^/]*\.)?(kubernetes\.io|k8s\.io|x-k8s\.io)/.*")
 _OWN_VARIABLES = re.compile(
     r"PET_.*|AWS_.*|MLFLOW_TRACKING_.*|FLORENCE_.*|POD_NAME|POD_IP|NODE_NAME"
     r"|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE"
 )
+_OTHERS_ANNOTATIONS = 32 * 1024
+"""Room for the authorities, and for what network plugins and schedulers write."""
 _OWN_FOLDERS = (CONFIG_FOLDER, TOKEN_FOLDER, "/tmp", "/dev", "/proc", "/sys")
 
 
 def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[str]:
     """What keeps a valid job from running on this operator's cluster."""
-    return [
+    found = [
         *_image(job, settings),
         *_artifacts(job),
         *_tracking(job.spec.tracking),
@@ -49,6 +54,8 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
             for problem in _stage(f"spec.stages[{index}]", stage, job.spec.pods.volumes)
         ),
     ]
+    # A plan can be made only of a job that has nothing else wrong with it.
+    return found or [*_annotations_size(job, settings)]
 
 
 def unfit(job: FlorenceJob, settings: OperatorConfiguration) -> str | None:
@@ -118,8 +125,13 @@ def _pods(pods: Pods, allowed: Allowed) -> Iterator[str]:
     for index, name in enumerate(pods.image_pull_secrets):
         yield from _object_name(f"spec.pods.imagePullSecrets[{index}]", name)
     yield from _labels("spec.pods.labels", pods.labels)
+    for key in pods.labels:
+        if _SELECTED_BY.fullmatch(key) and not _among(key, allowed.labels):
+            yield from _not_allowed("spec.pods.labels", key, allowed.labels)
     for key in pods.annotations:
         yield from _label_key("spec.pods.annotations", key)
+        if not _among(key, allowed.annotations):
+            yield from _not_allowed("spec.pods.annotations", key, allowed.annotations)
     for name in pods.environment:
         if not _VARIABLE.fullmatch(name):
             yield f"spec.pods.environment['{name[:80]}']: is not a name of a variable"
@@ -129,6 +141,7 @@ def _pods(pods: Pods, allowed: Allowed) -> Iterator[str]:
                 "artifacts.credentialsSecret and tracking.credentialsSecret"
             )
     yield from _size("spec.pods.sharedMemory", pods.shared_memory)
+    yield from _size("spec.pods.temporaryStorage", pods.temporary_storage)
     for index, volume in enumerate(pods.volumes):
         yield from _volume(f"spec.pods.volumes[{index}]", volume, allowed)
     mounts = [posixpath.normpath(volume.mount_path) for volume in pods.volumes]
@@ -147,13 +160,24 @@ def _volume(field: str, volume: Volume, allowed: Allowed) -> Iterator[str]:
     path = volume.host_path
     if path is None:
         return
+    may = ", ".join((*allowed.host_paths, *allowed.writable_host_paths)) or "none"
     if ".." in path.split("/"):
         yield f"{field}.hostPath: must not contain '..'"
-    elif not any(_below(path, folder) for folder in allowed.host_paths):
-        may = ", ".join(allowed.host_paths) or "none"
+    elif any(_same(path, folder) for folder in allowed.writable_host_paths):
+        return
+    # Where jobs may write they may have made links, and a mount would follow one to anywhere.
+    elif any(_below(path, folder) for folder in allowed.writable_host_paths) or not any(
+        _below(path, folder) for folder in allowed.host_paths
+    ):
         yield (
             f"{field}.hostPath: {path[:80]} is not allowed here: the operator's settings "
             f"allow {may}"
+        )
+    elif not volume.read_only:
+        may = ", ".join(allowed.writable_host_paths) or "none"
+        yield (
+            f"{field}.readOnly: must be true for {path[:80]}: the operator's settings allow jobs "
+            f"to write to {may}"
         )
 
 
@@ -169,6 +193,25 @@ def _stage(field: str, stage: Stage, volumes: tuple[Volume, ...]) -> Iterator[st
     yield from _size(f"{field}.resources.memory", stage.resources.memory)
     for path, uri in locations(stage):
         yield from _location(f"{field}.{path}", uri, volumes)
+
+
+def _annotations_size(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
+    """Whether the plans fit beside the annotations that the job asks for.
+
+    Nobody but the pods would be refused, and they are the Training Operator's to make.
+    """
+    room = (ANNOTATIONS_SIZE - _OTHERS_ANNOTATIONS) // 1024
+    own = sum(len(f"{key}{value}".encode()) for key, value in job.spec.pods.annotations.items())
+    for index, stage in enumerate(job.spec.stages):
+        size = len(plan_text(job, stage, 1, settings).encode())
+        if own + size <= room * 1024:
+            continue
+        field = f"spec.stages[{index}].{stage.kind.name}"
+        yield (
+            f"{field if size > own else 'spec.pods.annotations'}: is too long: {size // 1024} KiB "
+            f"of the stage's plan and {own // 1024} KiB of spec.pods.annotations are more than the "
+            f"{room} KiB that a pod's annotations have room for"
+        )
 
 
 def _location(
@@ -226,6 +269,21 @@ def _label_key(field: str, key: str) -> Iterator[str]:
         yield f"{field}['{key[:80]}']: is not the key of a label or annotation"
     elif field.startswith("spec.pods.") and key.startswith(_OWN_LABELS):
         yield f"{field}['{key}']: is the operator's, the Training Operator's or Kueue's own"
+
+
+def _among(key: str, allowed: Sequence[str]) -> bool:
+    """Whether a key is one of those allowed, or has one of the prefixes."""
+    return any(key == one or (one.endswith("/") and key.startswith(one)) for one in allowed)
+
+
+def _not_allowed(field: str, key: str, allowed: Sequence[str]) -> Iterator[str]:
+    if _LABEL_KEY.fullmatch(key) and not key.startswith(_OWN_LABELS):
+        may = ", ".join(allowed) or "none"
+        yield f"{field}['{key}']: is not allowed here: the operator's settings allow {may}"
+
+
+def _same(path: str, folder: str) -> bool:
+    return posixpath.normpath(path) == posixpath.normpath(folder)
 
 
 def _below(path: str, folder: str) -> bool:

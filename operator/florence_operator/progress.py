@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -14,16 +12,17 @@ from pydantic import ValidationError
 from florence.config.base import Settings, first_problem, setting
 from florence.config.progress import StageProgress
 from florence_operator.api.status import JobStatus
-from florence_operator.caches import Caches
-from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, pod_from
-from florence_operator.runtime.client import TOKEN_REVIEWS, ApiError, Client
+from florence_operator.caches import Caches, makers
+from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, owner, pod_from
+from florence_operator.runtime.client import ApiError
 from florence_operator.runtime.store import Key
+from florence_operator.tokens import PodIdentity, RefusedError, TokenChecker, claimed
 
 LARGEST = 64 * 1024
-_TRUSTED_SECONDS = 60.0
-_TRUSTED_TOKENS = 20_000
-_POD_NAME = "authentication.kubernetes.io/pod-name"
-_POD_UID = "authentication.kubernetes.io/pod-uid"
+LARGEST_NUMBER = 2**53
+"""What JSON's readers agree on."""
+LONGEST_TEXT = 2048
+_MOST_UNUSABLE = 16
 
 Forward = Callable[[bytes, str], Awaitable[tuple[int, bytes]]]
 
@@ -90,72 +89,6 @@ def _position(progress: StageProgress) -> tuple[object, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PodIdentity:
-    """Whose token it is."""
-
-    namespace: str
-    name: str
-    uid: str
-
-
-class RefusedError(Exception):
-    """A report that is not taken."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class TokenChecker:
-    """Asks the API server whose a token is, and remembers the answer for a minute at most."""
-
-    def __init__(self, client: Client, audience: str, clock: Callable[[], float]) -> None:
-        self._client = client
-        self._audience = audience
-        self._clock = clock
-        self._known: dict[bytes, tuple[float, PodIdentity]] = {}
-
-    async def check(self, token: str) -> PodIdentity:
-        """The pod that a token was given to.
-
-        Raises:
-            RefusedError: the token is not valid, not for us, or of no pod.
-            ApiError: the API server does not answer.
-        """
-        digest = hashlib.sha256(token.encode()).digest()
-        until, known = self._known.get(digest, (0.0, None))
-        if known is not None and self._clock() < until:
-            return known
-        identity = await self._review(token)
-        if len(self._known) >= _TRUSTED_TOKENS:
-            now = self._clock()
-            self._known = {k: v for k, v in self._known.items() if now < v[0]}
-        if len(self._known) < _TRUSTED_TOKENS:
-            self._known[digest] = (self._clock() + _TRUSTED_SECONDS, identity)
-        return identity
-
-    async def _review(self, token: str) -> PodIdentity:
-        review = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [self._audience]},
-        }
-        answer = await self._client.request("POST", TOKEN_REVIEWS.path(), body=review)
-        status = answer.get("status") or {}
-        if not status.get("authenticated") or self._audience not in (status.get("audiences") or ()):
-            raise RefusedError(401, "the token is not valid for this audience")
-        user = status.get("user") or {}
-        extra = user.get("extra") or {}
-        names: list[str] = extra.get(_POD_NAME) or []
-        uids: list[str] = extra.get(_POD_UID) or []
-        parts = str(user.get("username", "")).split(":")
-        service_account = len(parts) == 4 and parts[:2] == ["system", "serviceaccount"]
-        if len(names) != 1 or len(uids) != 1 or not service_account:
-            raise RefusedError(403, "the token is not bound to a pod")
-        return PodIdentity(parts[2], names[0], uids[0])
-
-
 class ProgressServer:
     """The handler of POST /progress.
 
@@ -189,26 +122,22 @@ class ProgressServer:
         try:
             body = await _body(request)
             authorization = request.headers.get("Authorization", "")
+            token = _token(authorization)
+            posted, pod = _posted(body), claimed(token)
+            # What the caches know is asked before the API server, and before another replica.
+            self._check_pod(posted, pod)
             if not self._leading():
                 status, answer = await self._forward(body, authorization)
                 return web.Response(status=status, body=answer, content_type="application/json")
-            await self._take(body, authorization)
+            self._check_attempt(posted)
+            await self._tokens.confirm(token, pod)
         except RefusedError as error:
             return web.json_response({"error": str(error)}, status=error.status)
         except (ApiError, OSError) as error:
             return web.json_response({"error": f"try again: {error}"}, status=503)
-        return web.json_response({})
-
-    async def _take(self, body: bytes, authorization: str) -> None:
-        kind, _, token = authorization.partition(" ")
-        if kind.lower() != "bearer" or not token.strip():
-            raise RefusedError(401, "Authorization: a bearer token is needed")
-        posted = _posted(body)
-        identity = await self._tokens.check(token.strip())
-        self._check_pod(posted, identity)
-        self._check_attempt(posted)
         if self._book.take(posted, self._clock()):
             self._enqueue(Key(posted.namespace, posted.job))
+        return web.json_response({})
 
     def _check_pod(self, posted: Posted, identity: PodIdentity) -> None:
         """Whether the token's pod is worker 0 of the attempt that it speaks of."""
@@ -222,6 +151,10 @@ class ProgressServer:
         of = labels.get(JOB_LABEL), labels.get(UID_LABEL)
         if pod is None or (*of, pod.stage, pod.attempt) != told_of:
             raise RefusedError(403, f"pod {identity.name} is of another attempt")
+        # Labels can be copied; a pod of the attempt is controlled by its child.
+        children = self._caches.children_of(Key(posted.namespace, posted.job), posted.uid)
+        if owner(document) not in makers(pod, children):
+            raise RefusedError(403, f"pod {identity.name} was not made for the attempt")
         if pod.index != 0:
             raise RefusedError(403, f"pod {identity.name} is not worker 0, which reports for all")
 
@@ -250,12 +183,32 @@ async def _body(request: web.Request) -> bytes:
     return bytes(body)
 
 
+def _token(authorization: str) -> str:
+    kind, _, token = authorization.partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise RefusedError(401, "Authorization: a bearer token is needed")
+    return token.strip()
+
+
 def _posted(body: bytes) -> Posted:
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
         raise RefusedError(400, "the body is not JSON") from None
     try:
-        return Posted.model_validate(document)
+        posted = Posted.model_validate(document)
     except ValidationError as error:
         raise RefusedError(400, first_problem(error)) from None
+    return posted.model_copy(update={"progress": _bounded(posted.progress)})
+
+
+def _bounded(progress: StageProgress) -> StageProgress:
+    """The progress, if a status can hold it: all of it is written there."""
+    for name, value in progress:
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise RefusedError(400, f"progress.{name}: is longer than {LONGEST_TEXT} characters")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise RefusedError(400, f"progress.{name}: is larger than {LARGEST_NUMBER}")
+    # These are sentences for people: the first tell enough, and no report is lost for them.
+    unusable = tuple(text[:LONGEST_TEXT] for text in progress.unusable[:_MOST_UNUSABLE])
+    return progress.model_copy(update={"unusable": unusable})

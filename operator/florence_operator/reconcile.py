@@ -14,10 +14,10 @@ from florence_operator.answering import Answers
 from florence_operator.api.duration import seconds
 from florence_operator.api.manifest import from_store
 from florence_operator.api.status import JobStatus, State
-from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
 from florence_operator.build import removal_name
 from florence_operator.caches import Caches
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision, Notice
+from florence_operator.decision import Decision, Notice
 from florence_operator.deleting import Deleter
 from florence_operator.observe import Observation, Question, Refusal, Removal, owner
 from florence_operator.progress import ProgressBook
@@ -182,8 +182,10 @@ class Reconciler:
                 return None
             raise
         if owner(job) != uid:
-            failed = f"a Job {removal_name(key.name)} of somebody else's is in the way"
-            return Removal(failed=failed)
+            owners = job["metadata"].get("ownerReferences") or ()
+            if any(each.get("kind") == KIND for each in owners):
+                return Removal()  # an older namesake's, which garbage collection is about to take
+            return Removal(failed=f"the Job {job['metadata']['name']} is somebody else's")
         conditions = (job.get("status") or {}).get("conditions") or ()
         true = {c["type"]: c.get("message", "") for c in conditions if c["status"] == "True"}
         failed = f"its Job failed: {true['Failed']}" if "Failed" in true else ""
@@ -252,11 +254,7 @@ class Reconciler:
         return refusals, last
 
     async def _make(self, document: Document) -> None:
-        answer = await self._client.apply(dict(document))
-        if document["kind"] == "PyTorchJob":
-            self._caches.children.put(answer)
-        elif document["kind"] == "ConfigMap":
-            self._caches.config_maps.put(answer)
+        self._caches.children.put(await self._client.apply(dict(document)))
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""

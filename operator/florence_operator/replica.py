@@ -29,16 +29,15 @@ from florence_operator.caches import (
     slim_child,
     slim_node,
     slim_pod,
-    without_data,
 )
 from florence_operator.forwarding import LeaderForward
 from florence_operator.observe import JOB_LABEL
-from florence_operator.progress import ProgressBook, ProgressServer, TokenChecker
+from florence_operator.progress import ProgressBook, ProgressServer
 from florence_operator.reconcile import Reconciler
 from florence_operator.runtime.authority import service_names
+from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     FLORENCE_JOBS,
     NODES,
     PODS,
@@ -48,15 +47,19 @@ from florence_operator.runtime.client import (
     Client,
 )
 from florence_operator.runtime.controller import Controller
+from florence_operator.runtime.discovery import served
 from florence_operator.runtime.events import EventRecorder
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.leader import Leader, Timing, utc_now
 from florence_operator.runtime.limits import TokenBucket
 from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
+from florence_operator.runtime.resources import KUEUE_VERSIONS
 from florence_operator.runtime.review import AdmissionAnswer
-from florence_operator.runtime.webserver import WebServer, health_routes, review_route
+from florence_operator.runtime.reviewer import Reviewer
+from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
+from florence_operator.tokens import TokenChecker
 
 SERVICE = "florence-operator"
 _COUNT_SECONDS = 15.0
@@ -99,13 +102,15 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     nodes = workloads = None
     if await _may_list(client, NODES.path()):
         nodes = Informer(client, NODES, transform=slim_node)
-    if settings.kueue == "auto" and await _exists(client, WORKLOADS.api_version):
+    found = None
+    if settings.kueue == "auto":
+        found = await served(client, WORKLOADS, KUEUE_VERSIONS)
+    if found is not None:
         waiting = {BY_OWNER: by_owner, BY_QUEUE: queue_key}
-        workloads = Informer(client, WORKLOADS, namespaces=namespaces, indices=waiting)
+        workloads = Informer(client, found, namespaces=namespaces, indices=waiting)
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
         children=Informer(client, PYTORCH_JOBS, transform=slim_child, indices=indices, **ours),
-        config_maps=Informer(client, CONFIG_MAPS, transform=without_data, indices=indices, **ours),
         pods=Informer(
             client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
         ),
@@ -124,16 +129,6 @@ async def _may_list(client: Client, path: str) -> bool:
     return True
 
 
-async def _exists(client: Client, api_version: str) -> bool:
-    try:
-        await client.request("GET", f"/apis/{api_version}")
-    except ApiError as error:
-        if error.not_found:
-            return False
-        raise
-    return True
-
-
 class Replica:
     """The parts of one replica and how they are connected."""
 
@@ -147,6 +142,7 @@ class Replica:
         environment: Mapping[str, str],
     ) -> None:
         pod = environment.get("POD_NAME", SERVICE)
+        self._client = client
         self._settings = settings
         self._caches = caches
         self._metrics = metrics
@@ -166,7 +162,7 @@ class Replica:
             if election.enabled
             else None
         )
-        self._certificates = Certificates(
+        self.certificates = Certificates(
             client,
             directory=Path(settings.certificates.directory),
             namespace=namespace,
@@ -186,7 +182,7 @@ class Replica:
             settings,
             self._book,
             clock=time.time,
-            ca=lambda: self._certificates.authorities,
+            ca=lambda: self.certificates.authorities,
             hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
         )
@@ -196,7 +192,7 @@ class Replica:
             workers=settings.api_client.workers,
             metrics=metrics,
         )
-        self._tokens = TokenChecker(client, settings.progress.audience, time.time)
+        self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
         follow_changes(caches, self._controller.enqueue)
         caches.jobs.add_handler(self._forget)
 
@@ -211,18 +207,28 @@ class Replica:
         manager = Manager(
             informers=self._caches.all(),
             servers=self._servers(),
-            health=health,
-            tasks=[self._certificates.run],
+            early=[health, self._metrics_server()],
+            tasks=[self.certificates.run],
             controllers=[self._controller],
-            leading=[self._certificates.run_renewal, self._count],
+            leading=[self.certificates.run_renewal, self._count],
             leader=self._leader,
             ready=self._unready,
+            # Attempts carry the authorities that their pods trust, and keep them to their end.
+            fit_to_lead=self.certificates.loaded.wait,
+            shutdown_delay=seconds(self._settings.shutdown_delay),
         )
-        health.add(health_routes(manager.unhealthy, manager.unready, self._metrics))
+        health.add(health_routes(manager.unhealthy, manager.unready))
         return manager
 
+    def _metrics_server(self) -> WebServer:
+        settings, route = self._settings.metrics, metrics_route(self._metrics)
+        if not settings.protected:
+            return WebServer([route], port=settings.port)
+        guarded = Authorizer(self._client).guarded(route)
+        return WebServer([guarded], port=settings.port, tls=self.certificates.tls)
+
     def _servers(self) -> list[WebServer]:
-        tls = self._certificates.tls
+        tls = self.certificates.tls
         progress = WebServer(
             [("POST", "/progress", self._counted(self._progress_server().handle))],
             port=self._settings.progress.port,
@@ -230,7 +236,7 @@ class Replica:
         )
         if not self._settings.webhook.enabled:
             return [progress]
-        route = review_route("/validate", self._validate)
+        route = Reviewer(self._validate).route("/validate")
         return [progress, WebServer([route], port=self._settings.webhook.port, tls=tls)]
 
     def _validate(self, request: Document) -> AdmissionAnswer:
@@ -246,7 +252,7 @@ class Replica:
             clock=time.time,
             enqueue=self._controller.enqueue,
             leading=lambda: leader is None or leader.leads,
-            forward=LeaderForward(leader, port, self._host, lambda: self._certificates.authorities)
+            forward=LeaderForward(leader, port, self._host, lambda: self.certificates.authorities)
             if leader
             else _nobody,
         )
@@ -264,7 +270,7 @@ class Replica:
         return counted
 
     def _unready(self) -> list[str]:
-        if self._certificates.loaded.is_set():
+        if self.certificates.loaded.is_set():
             return []
         return [f"{self._settings.certificates.directory} holds no certificate yet"]
 

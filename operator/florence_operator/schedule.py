@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.build import child_name, config_map, pytorch_job, spec_hash
+from florence_operator.build import child_name, pytorch_job, spec_hash
 from florence_operator.cleanup import deleted, finalizers, kept_until, leftovers, terminal
 from florence_operator.decision import Decision, Start, Work
 from florence_operator.failures import Ending
@@ -267,8 +267,6 @@ def _start(
     job, stage, settings = view.job, view.stage, view.settings
     name = child_name(job.metadata.name, stage.name, number)
     documents = []
-    if not adopted or name not in view.seen.config_maps:
-        documents.append(config_map(job, stage, number, settings, view.ca))
     last = record.attempts[-1] if record.attempts else None
     if adopted:
         work.wake(view.now)
@@ -276,7 +274,7 @@ def _start(
         avoided = {pod.node for pod in left if pod.node}
         if last is not None and last.cause is Cause.NODE_LOST and last.node:
             avoided.add(last.node)
-        child = pytorch_job(job, stage, number, settings, avoid_nodes=sorted(avoided))
+        child = pytorch_job(job, stage, number, settings, ca=view.ca, avoid_nodes=sorted(avoided))
         documents.append(child)
     work.starts.append(Start(stage=stage.name, documents=tuple(documents)))
     if last is not None and last.cause is not Cause.SUSPENDED and view.seen.refusals == {}:

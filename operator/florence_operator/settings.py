@@ -110,6 +110,17 @@ class Webhook(Settings):
     )
 
 
+class MetricsServer(Settings):
+    """Where Prometheus reads the metrics."""
+
+    port: int = setting(8444, description="TCP port of /metrics", ge=1, le=65535)
+    protected: bool = setting(
+        True,
+        description="serve them over TLS, and to those only whom the API server lets get the "
+        "nonResourceURL /metrics; false serves them to anybody, without TLS",
+    )
+
+
 class JobDefaults(Settings):
     """What jobs get that do not say otherwise."""
 
@@ -119,6 +130,9 @@ class JobDefaults(Settings):
     )
     cpu: str = setting("1", description="CPU request of pods that ask for none")
     memory: str = setting("2Gi", description="memory request and limit of pods that ask for none")
+    temporary_storage: str = setting(
+        "50Gi", description="size of /tmp, on the node's disk, of pods that ask for none"
+    )
 
 
 class Allowed(Settings):
@@ -128,7 +142,19 @@ class Allowed(Settings):
         (), description="ServiceAccounts that jobs may choose"
     )
     host_paths: tuple[str, ...] = setting(
-        (), description="folders of the nodes below which jobs may mount"
+        (), description="folders of the nodes which, and below which, jobs may mount to read"
+    )
+    writable_host_paths: tuple[str, ...] = setting(
+        (), description="folders of the nodes that jobs may mount to write, and nothing below them"
+    )
+    labels: tuple[str, ...] = setting(
+        (),
+        description="labels of pods, of those that Services and controllers select by, that jobs "
+        "may set: keys, or prefixes that end with /",
+    )
+    annotations: tuple[str, ...] = setting(
+        (),
+        description="annotations of pods that jobs may set: keys, or prefixes that end with /",
     )
 
 
@@ -155,8 +181,12 @@ class OperatorConfiguration(Settings):
     progress: ProgressServer = settings_group(ProgressServer, description="the progress server")
     certificates: Certificates = settings_group(Certificates, description="TLS")
     webhook: Webhook = settings_group(Webhook, description="the admission webhook")
-    health_port: int = setting(
-        8080, description="TCP port of /healthz, /readyz and /metrics", ge=1, le=65535
+    health_port: int = setting(8080, description="TCP port of /healthz and /readyz", ge=1, le=65535)
+    metrics: MetricsServer = settings_group(MetricsServer, description="the metrics")
+    shutdown_delay: Duration = setting(
+        "5s",
+        description="how long a replica that is asked to stop still answers: until the Service "
+        "sends nobody to it any more",
     )
     defaults: JobDefaults = settings_group(JobDefaults, description="defaults of jobs")
     allowed: Allowed = settings_group(Allowed, description="what jobs may ask for")

@@ -22,14 +22,20 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from florence.config import Architecture, Attention, Embedding, ImageTower, architecture_of
+from florence.config import (
+    Architecture,
+    Attention,
+    Embedding,
+    ImageTower,
+    Precision,
+    architecture_of,
+)
 from florence.models.compilation import compile_blocks
 from florence.models.image import CoSwin
 from florence.models.two_tower import TwoTower
+from florence.planner.speed import gpu_named
 
 Step = Callable[[], None]
-# Dense bf16 matrix products, FLOP/s, from the vendors' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def swin_tiny(attention: Attention, classes: int) -> CoSwin:
@@ -181,7 +187,7 @@ def measure_pairs(model: TwoTower, batch: int, arguments: argparse.Namespace) ->
 def huge_on_cuda(arguments: argparse.Namespace) -> None:
     """Pairs per second, model FLOPs utilisation and peak memory, by micro-batch."""
     device = torch.cuda.get_device_name()
-    peak = next((flops for name, flops in PEAKS.items() if name in device), None)
+    peak = gpu_named(device.replace(" ", "-")).peak(Precision.BF16)
     cost = 6 * multiply_adds(architecture_of(arguments.preset), arguments.size, arguments.window)
     print(f"\n{arguments.preset} training, bf16, {arguments.size} px, window {arguments.window}")
     print(f"  {device}, {cost / 1e9:.1f} GFLOP per pair (forward and backward, nothing recomputed)")
@@ -195,9 +201,9 @@ def huge_on_cuda(arguments: argparse.Namespace) -> None:
                 torch.cuda.empty_cache()
                 continue
             rate = batch / seconds
-            mfu = f"{rate * cost / peak:6.1%}" if peak else "unknown"
             print(
-                f"  {name:16} batch {batch:4} {rate:8.1f} pairs/s   MFU {mfu}   "
+                f"  {name:16} batch {batch:4} {rate:8.1f} pairs/s   "
+                f"MFU {rate * cost / peak:6.1%}   "
                 f"peak {memory / 2**30:6.1f} GiB"
             )
 

@@ -69,6 +69,8 @@ class Operator:
             "progress": {"port": PORT + 1, "url": "https://none.invalid"},
             "certificates": {"directory": self._folder.name},
             "healthPort": PORT,
+            "metrics": {"port": PORT + 2, "protected": False},
+            "shutdownDelay": "0s",
             "kueue": "off",
         }
         folder = Path(self._folder.name)
@@ -119,7 +121,7 @@ class Operator:
 
     def requests(self) -> Counter[str]:
         """Requests to the API server so far, by verb."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT + 2}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         counted: Counter[str] = Counter()
         for labels, value in re.findall(r"^rest_client_requests_total{(.*)} (\S+)$", text, re.M):

@@ -75,8 +75,11 @@ def test_the_schema_takes_the_defaults_and_nothing_unknown() -> None:
 def test_no_role_has_a_wildcard_or_reads_secrets() -> None:
     for document in of_kind(BASE_ROLES, "Role", "ClusterRole"):
         for rule in document["rules"]:
-            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
-            assert "nonResourceURLs" not in rule
+            assert "*" not in [word for words in rule.values() for word in words]
+            if "nonResourceURLs" in rule:
+                assert document["metadata"]["name"] == "florence-operator-metrics-reader"
+                assert rule == {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+                continue
             if "secrets" in rule["resources"]:
                 assert rule["verbs"] == ["patch"]
                 assert rule["resourceNames"] == ["florence-operator-tls"]
@@ -129,8 +132,9 @@ def test_rendered_objects(values: Path, tmp_path: Path) -> None:
         assert not restricted_problems(pod), name
     for role, listed in rules(documents).items():
         for rule in listed:
-            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], role
-            assert "secrets" not in rule["resources"] or rule["verbs"] == ["patch"], role
+            listed_words = [word for words in rule.values() for word in words]
+            assert "*" not in listed_words, role
+            assert "secrets" not in listed_words or rule["verbs"] == ["patch"], role
     settings_file = tmp_path / "config.yaml"
     configuration = next(d for d in of_kind(documents, "ConfigMap") if "config.yaml" in d["data"])
     settings_file.write_text(configuration["data"]["config.yaml"])
@@ -153,8 +157,31 @@ def test_ports_are_those_of_the_settings() -> None:
     assert ports == {
         "webhook": settings.webhook.port,
         "progress": settings.progress.port,
-        "metrics": settings.health_port,
+        "health": settings.health_port,
+        "metrics": settings.metrics.port,
     }
+    (service,) = of_kind(documents, "Service")
+    exposed = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    assert exposed["metrics"] == settings.metrics.port
+
+
+@needs_helm
+@pytest.mark.parametrize("protected", [True, False])
+def test_the_monitor_shows_a_token_where_one_is_asked_for(protected: bool) -> None:
+    documents, problem = template(
+        {"serviceMonitor": {"enabled": True}, "config": {"metrics": {"protected": protected}}}
+    )
+    assert documents, problem
+    (monitor,) = of_kind(documents, "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint.get("scheme") == "https") is protected
+    assert ("bearerTokenFile" in endpoint) is protected
+    if protected:
+        tls = endpoint["tlsConfig"]
+        assert tls["serverName"] == "florence-operator.florence-system.svc"
+        assert tls["ca"]["secret"] == {"name": "florence-operator-tls", "key": "ca.crt"}
+    reader = rules(documents)["florence-operator-metrics-reader"]
+    assert reader == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
 
 
 @needs_helm

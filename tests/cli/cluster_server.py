@@ -38,7 +38,7 @@ class ServedCluster:
         async def acted() -> T:
             return act(self.server)
 
-        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(60)
 
     def put(self, *documents: dict[str, Any]) -> None:
         """Make objects be as the documents say."""
@@ -62,7 +62,7 @@ class ServedCluster:
             [sys.executable, "-m", "florencectl.main", *arguments],
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             env=self.environment(**more),
         )
 
@@ -84,15 +84,15 @@ def served_cluster(folder: Path) -> Iterator[ServedCluster]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server = FakeApiServer()
-    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(60)
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(server.url)))
     try:
         yield ServedCluster(server, loop, kubeconfig)
     finally:
-        asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
 
 
 def kubeconfig_of(url: str) -> dict[str, Any]:

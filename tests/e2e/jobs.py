@@ -105,7 +105,7 @@ def pods(name: str, attempt: int | None = None) -> list[Document]:
 def leftovers(name: str) -> list[str]:
     """What of a job's children is still there."""
     found = kubectl(
-        *("-n", NAMESPACE, "get", "pytorchjobs,pods,services,configmaps,jobs.batch"),
+        *("-n", NAMESPACE, "get", "pytorchjobs,pods,services,jobs.batch"),
         *("-l", f"florence.dev/job={name}", "-o", "name"),
     ).split()
     # Services carry the Training Operator's labels, not ours.
@@ -114,7 +114,7 @@ def leftovers(name: str) -> list[str]:
 
 
 def expect_nothing_left(name: str, timeout: float = 90) -> None:
-    """No pod, service, ConfigMap or PyTorchJob of the job remains."""
+    """No pod, service or PyTorchJob of the job remains."""
     eventually(f"nothing left of {name}", lambda: not leftovers(name), timeout=timeout)
 
 

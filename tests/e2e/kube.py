@@ -67,7 +67,7 @@ def story() -> str:
     """What a person would look at when something went wrong."""
     parts = []
     for command in (
-        ("-n", NAMESPACE, "get", "fj,pytorchjobs,pods,configmaps", "-o", "wide"),
+        ("-n", NAMESPACE, "get", "fj,pytorchjobs,pods", "-o", "wide"),
         ("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp"),
         ("-n", NAMESPACE, "get", "fj", "-o", "yaml"),
         ("-n", SYSTEM, "get", "pods", "-o", "wide"),

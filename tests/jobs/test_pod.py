@@ -184,6 +184,34 @@ def test_a_trainer_that_is_killed_was_not_asked_to_stop(tmp_path: Path) -> None:
     assert (words(tmp_path).failure or "").startswith("rank 0 was killed (SIGKILL)")
 
 
+LEAVES_ONE_BEHIND = """
+import subprocess, sys
+subprocess.Popen(["cat", sys.argv[1]])  # waits for a writer, with this process's stdout
+print("the last line", flush=True)
+sys.exit(4)
+"""
+
+
+def test_what_a_stage_leaves_behind_does_not_keep_its_pod(tmp_path: Path) -> None:
+    """A helper that outlives its trainer holds the pipe, and no GPU should be held for it."""
+    fifo = tmp_path / "never-written"
+    os.mkfifo(fifo)
+    program = (
+        "import sys; from pathlib import Path; from florence_jobs import pod\n"
+        "from florence_jobs.log_tail import LogTail\n"
+        "tail = LogTail()\n"
+        "ended = pod.run(sys.argv[1:], tail, Path('progress.json'))\n"
+        "print(ended.code, tail.read())"
+    )
+    stage = [sys.executable, "-c", LEAVES_ONE_BEHIND, str(fifo)]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *stage], capture_output=True, text=True, timeout=300
+    )
+    with fifo.open("w"):  # blocks until it is read: the helper is still there, and ends with this
+        pass
+    assert ended.stdout == "the last line\n4 b'the last line\\n'\n", ended
+
+
 def test_the_tail_keeps_whole_lines() -> None:
     tail = LogTail(limit=100)
     for number in range(100):

@@ -6,10 +6,13 @@ import asyncio
 import copy
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiohttp import web
+
+from florence_operator.runtime.resources import KNOWN
 
 Document = dict[str, Any]
 
@@ -60,6 +63,18 @@ def parse(path: str) -> Where:
         namespace, rest = rest[1], rest[2:]
     rest += [""] * (3 - len(rest))
     return Where(group, version, rest[0], namespace, rest[1], rest[2])
+
+
+def discovered(groups: Mapping[str, list[str]], group: str, version: str = "") -> Document:
+    """What is served of a group, or of one version of it."""
+    versions = groups.get(group, [])
+    if not versions or version not in ("", *versions):
+        raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+    if not version:
+        known = [{"version": each} for each in versions]
+        return {"kind": "APIGroup", "versions": known, "preferredVersion": known[0]}
+    names = [{"name": each.plural} for each in KNOWN if each.group == group]
+    return {"kind": "APIResourceList", "resources": names}
 
 
 def selected(document: Document, selector: str) -> bool:

@@ -22,6 +22,7 @@ from tests.operator.api_semantics import (
     RefusedError,
     Watch,
     Where,
+    discovered,
     error_line,
     json_patched,
     line_of,
@@ -46,6 +47,8 @@ class FakeApiServer:
         """Asked before each request; an answer other than None is sent instead."""
         self.tokens: dict[str, Document] = {}
         """Status of the TokenReview of each token that is known."""
+        self.groups: dict[str, list[str]] = {}
+        """Versions of the groups that discovery tells of, the preferred one first."""
         self.logs: dict[tuple[str, str], str] = {}
         self.url = ""
         self.watches: list[Watch] = []
@@ -81,13 +84,12 @@ class FakeApiServer:
 
     def get(self, resource: Resource, namespace: str, name: str) -> Document | None:
         """An object as it is now."""
-        found = self._of(resource.group, resource.plural).get((namespace, name))
-        return copy.deepcopy(found)
+        return copy.deepcopy(self._of(resource.group, resource.plural).get((namespace, name)))
 
     def all(self, resource: Resource, labels: str = "") -> list[Document]:
         """All objects of a resource as they are now."""
-        objects = self._of(resource.group, resource.plural).values()
-        return [copy.deepcopy(each) for each in objects if selected(each, labels)]
+        every = self._of(resource.group, resource.plural).values()
+        return [copy.deepcopy(each) for each in every if selected(each, labels)]
 
     def put(self, document: Document) -> Document:
         """Creates or replaces an object, status included, as somebody else would."""
@@ -106,6 +108,15 @@ class FakeApiServer:
         """Forgets every version but the newest: older watches and continuations get a 410."""
         self._history.clear()
         self._oldest = self._version
+
+    def backup(self) -> tuple[int, Any]:
+        return self._version, copy.deepcopy(self.objects)
+
+    def restore(self, backup: tuple[int, Any]) -> None:
+        """Goes back to a backup and its versions."""
+        self._version, self.objects = backup
+        self.compact()
+        self.drop_watches()
 
     def drop_watches(self) -> None:
         """Cuts the connections of all watches."""
@@ -137,8 +148,7 @@ class FakeApiServer:
 
         With ``after`` the request is carried out, and its answer is lost.
         """
-        left = [times]
-        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        left, headers = [times], {} if retry_after is None else {"Retry-After": str(retry_after)}
 
         async def refuse(request: web.Request) -> web.StreamResponse | None:
             if left[0] <= 0 or path not in request.path or method not in ("", request.method):
@@ -234,8 +244,10 @@ class FakeApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
+            if request.path.startswith("/apis/") and request.path.count("/") < 4:
+                return web.json_response(discovered(self.groups, *request.path.split("/")[2:]))
             where = parse(request.path)
-            if where.plural in ("tokenreviews", "selfsubjectaccessreviews"):
+            if where.plural.endswith("reviews"):
                 return web.json_response(self._review(await request.json()), status=201)
             if where.sub == "log":
                 return web.Response(text=self.logs[where.key])
@@ -250,10 +262,10 @@ class FakeApiServer:
             return refused.response()
 
     def _review(self, review: Document) -> Document:
-        known = {"authenticated": False, "error": "unknown token"}
-        if review["kind"] == "SelfSubjectAccessReview":
+        if review["kind"] != "TokenReview":
             return {**review, "status": {"allowed": True}}
-        return {**review, "status": self.tokens.get(review["spec"]["token"], known)}
+        known = self.tokens.get(review["spec"]["token"], {"authenticated": False})
+        return {**review, "status": known}
 
     def _read(self, request: web.Request, where: Where) -> Document:
         objects = self._of(*where.kind)

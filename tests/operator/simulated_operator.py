@@ -15,7 +15,7 @@ from tests.operator.simulated_cluster import SETTINGS, World, job_document
 
 __all__ = ["SETTINGS", "Cluster", "job_document"]
 
-CACHED = ("job", "children", "config_maps", "pods", "nodes", "queue")
+CACHED = ("job", "children", "pods", "nodes", "queue")
 _JOB = Question("FlorenceJob")
 _KINDS = {"PyTorchJob": "children", "Pod": "pods", "Workload": "queue"}
 
@@ -54,7 +54,6 @@ class Cluster(World):
             job=self._cached("job"),
             now=self.now,
             children=dict(self._cached("children")),
-            config_maps=frozenset(self._cached("config_maps")),
             pods=list(self._cached("pods").values()),
             nodes={**self._cached("nodes"), **dict.fromkeys(gone)},
             queue=dict(self._cached("queue")),
@@ -125,9 +124,7 @@ class Cluster(World):
             self._write(effect)
         elif isinstance(effect, dict):
             self.create(effect)
-            if effect["kind"] == "ConfigMap" and "config_maps" in self.shown:
-                self.shown["config_maps"].add(effect["metadata"]["name"])
-            elif effect["kind"] == "PyTorchJob" and "children" in self.shown:
+            if "children" in self.shown:
                 name = effect["metadata"]["name"]
                 self.shown["children"][name] = self.children[name]
         else:
@@ -151,8 +148,6 @@ class Cluster(World):
             if child is not None and child.uid == deletion.uid:
                 assert child.uid not in well, f"{child.name} trains and is heard"
                 self.delete_child(deletion.name)
-        elif deletion.kind == "ConfigMap":
-            self.config_maps.discard(deletion.name)
         elif deletion.kind == "Service":
             if self.services.get(deletion.name) == "":
                 del self.services[deletion.name]

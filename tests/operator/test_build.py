@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
@@ -17,14 +18,15 @@ from florence_operator.api import FlorenceJob, load_plan, to_yaml
 from florence_operator.build import (
     LONGEST_NAME,
     artifacts_uri,
+    build_plan,
     child_name,
-    config_map,
     pytorch_job,
     removal_job,
 )
-from florence_operator.pods import quantity
+from florence_operator.observe import SPEC_HASH
+from florence_operator.pods import CA_ANNOTATION, PLAN_ANNOTATION, quantity
 from florence_operator.policy import unfit
-from florence_operator.settings import OperatorConfiguration
+from florence_operator.settings import Allowed, OperatorConfiguration
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = OperatorConfiguration.model_validate(
@@ -104,11 +106,17 @@ def documents(spec: dict[str, Any]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     subject = job(spec)
     for stage in subject.spec.stages:
-        made.append(config_map(subject, stage, 2, SETTINGS, "CA"))
-        made.append(pytorch_job(subject, stage, 2, SETTINGS, avoid_nodes=["node-7", "node-8"]))
+        made.append(
+            pytorch_job(subject, stage, 2, SETTINGS, ca="CA", avoid_nodes=["node-7", "node-8"])
+        )
     if subject.spec.artifacts.delete_with_job:
-        made += removal_job(subject, SETTINGS)
+        made.append(removal_job(subject, SETTINGS))
     return made
+
+
+def template(child: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = child["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    return found
 
 
 @pytest.mark.parametrize(("name", "spec"), [("small", SMALL), ("large", LARGE)])
@@ -126,15 +134,15 @@ def readable(document: dict[str, Any]) -> dict[str, Any]:
 
     The hash of a spec is of those settings too.
     """
-    stamped = document["metadata"].get("annotations", {})
-    if "florence.dev/spec-hash" in stamped:
-        metadata = {**document["metadata"], "annotations": dict.fromkeys(stamped, "of the spec")}
-        return {**document, "metadata": metadata}
-    if "stage.json" not in document.get("data", {}):
+    if document["kind"] != "PyTorchJob":
         return document
-    plan = json.loads(document["data"]["stage.json"])
+    copied: dict[str, Any] = copy.deepcopy(document)
+    copied["metadata"]["annotations"] = {SPEC_HASH: "of the spec"}
+    annotations = template(copied)["metadata"]["annotations"]
+    plan = json.loads(annotations[PLAN_ANNOTATION])
     kept = {key: value for key, value in plan.items() if key not in ("config", "model")}
-    return {**document, "data": {**document["data"], "stage.json": kept}}
+    annotations[PLAN_ANNOTATION] = kept
+    return copied
 
 
 def unknown_fields(value: Any, schema: dict[str, Any], where: str = "") -> list[str]:
@@ -217,7 +225,7 @@ def test_a_child_says_which_spec_it_is_of() -> None:
 def test_a_plan_says_where_the_model_comes_from_and_where_the_results_go() -> None:
     subject = job(LARGE)
     stage = subject.spec.stage("test")
-    plan = load_plan(config_map(subject, stage, 1, SETTINGS, "CA")["data"]["stage.json"])
+    plan = build_plan(subject, stage, 1, SETTINGS)
     assert plan.inputs.checkpoint == "s3://florence/runs/research/florence-h-6e0c5d52/mixed"
     assert plan.output == artifacts_uri(subject, "test")
     assert plan.progress is not None
@@ -227,20 +235,76 @@ def test_a_plan_says_where_the_model_comes_from_and_where_the_results_go() -> No
 
 def test_without_a_progress_server_no_progress_is_asked_for() -> None:
     subject = job(SMALL)
-    document = config_map(subject, subject.spec.stages[0], 1, OperatorConfiguration(), "")
-    assert load_plan(document["data"]["stage.json"]).progress is None
+    assert build_plan(subject, subject.spec.stages[0], 1, OperatorConfiguration()).progress is None
+
+
+def test_pods_find_their_plan_and_authorities_in_files_made_of_annotations() -> None:
+    subject = job(LARGE)
+    stage = subject.spec.stage("test")
+    made = template(pytorch_job(subject, stage, 1, SETTINGS, ca="-----BEGIN…"))
+    annotations = made["metadata"]["annotations"]
+    assert load_plan(annotations[PLAN_ANNOTATION]) == build_plan(subject, stage, 1, SETTINGS)
+    files = {v["name"]: v for v in made["spec"]["volumes"]}["plan"]["downwardAPI"]["items"]
+    shown = {file["path"]: file["fieldRef"]["fieldPath"] for file in files}
+    assert shown == {
+        "stage.json": f"metadata.annotations['{PLAN_ANNOTATION}']",
+        "ca.crt": f"metadata.annotations['{CA_ANNOTATION}']",
+    }
+    assert annotations[CA_ANNOTATION] == "-----BEGIN…"
+    assert made["spec"]["containers"][0]["command"][-1] == "/etc/florence/stage.json"
+
+
+def test_a_plan_that_fits_into_no_annotation_is_refused_by_its_field() -> None:
+    """Annotations of a pod have 256 KiB in all; the API server would refuse the pods only."""
+    zero_shot = [
+        {
+            "name": f"z{i}",
+            "data": "s3://bucket/" + "d" * 2000,
+            "prompts": "s3://bucket/" + "p" * 2000,
+        }
+        for i in range(60)
+    ]
+    spec = copy.deepcopy(LARGE)
+    spec["pods"] = {}
+    assert unfit(job(spec), SETTINGS) is None
+    spec["stages"][1]["evaluate"]["zeroShot"] = zero_shot
+    problem = unfit(job(spec), SETTINGS)
+    assert problem is not None
+    assert problem.startswith("spec.stages[1].evaluate: ")
+    assert "KiB" in problem
+
+    spec["stages"][1]["evaluate"]["zeroShot"] = zero_shot[:1]
+    spec["pods"] = {"annotations": {f"example.com/{i}": "x" * 4000 for i in range(60)}}
+    allowed = SETTINGS.model_copy(update={"allowed": Allowed(annotations=("example.com/",))})
+    problem = unfit(job(spec), allowed)
+    assert problem is not None
+    assert problem.startswith("spec.pods.annotations: ")
 
 
 def test_no_variable_is_set_twice_and_ours_are_not_the_users() -> None:
-    child = documents(LARGE)[1]
-    worker = child["spec"]["pytorchReplicaSpecs"]["Worker"]
-    variables = worker["template"]["spec"]["containers"][0]["env"]
+    variables = template(documents(LARGE)[0])["spec"]["containers"][0]["env"]
     names = [variable["name"] for variable in variables]
     assert len(names) == len(set(names))
     values = {variable["name"]: variable.get("value") for variable in variables}
     assert values["PET_MAX_RESTARTS"] == "0"
     assert values["POD_NAME"] is None
     assert values["NCCL_DEBUG"] == "WARN"
+
+
+@pytest.mark.parametrize(
+    ("pods", "size"), [({}, "50Gi"), ({"temporaryStorage": "2Ti"}, "2Ti")], ids=["default", "asked"]
+)
+def test_no_pod_fills_its_node(pods: dict[str, Any], size: str) -> None:
+    made = template(documents({**SMALL, "pods": pods})[0])
+    volumes = {volume["name"]: volume for volume in made["spec"]["volumes"]}
+    assert volumes["tmp"] == {"name": "tmp", "emptyDir": {"sizeLimit": size}}
+
+
+def test_a_folder_of_a_node_has_to_be_there_and_to_be_one() -> None:
+    """Whatever is missing a kubelet would make, as root, and a socket it would mount."""
+    volumes = template(documents(LARGE)[0])["spec"]["volumes"]
+    paths = [volume["hostPath"] for volume in volumes if "hostPath" in volume]
+    assert paths == [{"path": "/mnt/nvme", "type": "Directory"}]
 
 
 @pytest.mark.parametrize(

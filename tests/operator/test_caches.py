@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from florence_operator.caches import BY_JOB, Caches, slim_child, slim_node, slim_pod, without_data
+from florence_operator.caches import BY_JOB, Caches, slim_child, slim_node, slim_pod
 from florence_operator.observe import child_from, node_from, pod_from
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.store import Key
@@ -59,22 +59,36 @@ def test_a_slim_document_is_observed_as_the_whole_one(
     assert len(str(kept)) <= len(str(document)) + 60
 
 
-def test_pods_of_a_namesake_are_not_the_jobs() -> None:
-    def pod(uid: str) -> dict[str, Any]:
-        labels = {**LABELS, "florence.dev/job-uid": uid}
-        return {**POD, "metadata": {**POD["metadata"], "name": f"of-{uid}", "labels": labels}}
+def test_a_pod_is_kept_without_its_plan() -> None:
+    metadata = {**POD["metadata"], "annotations": {"florence.dev/plan": "x" * 100_000}}
+    assert len(str(slim_pod({**POD, "metadata": metadata}))) < 1_000
+
+
+def pods_of(uid: str, *pods: dict[str, Any]) -> dict[str, str]:
+    """The names of those that are the job's, and whose they are."""
 
     class Pods:
         def by_index(self, index: str, key: str) -> list[dict[str, Any]]:
             assert (index, key) == (BY_JOB, "ns/j")
-            return [pod("new"), pod("old")]
+            return list(pods)
 
     empty: Any = None
-    caches = Caches(jobs=empty, children=empty, config_maps=empty, pods=cast(Informer, Pods()))
-    assert [found.name for found in caches.pods_of(Key("ns", "j"), "new")] == ["of-new"]
+    caches = Caches(jobs=empty, children=empty, pods=cast(Informer, Pods()))
+    return {found.name: found.owner for found in caches.pods_of(Key("ns", "j"), uid)}
 
 
-def test_a_config_map_is_kept_without_its_data() -> None:
-    assert without_data({"metadata": {"name": "m"}, "data": {"a": "b"}}) == {
-        "metadata": {"name": "m"}
-    }
+def pod(name: str, job: str = "new", child: str | None = None) -> dict[str, Any]:
+    labels = {**LABELS, "florence.dev/job-uid": job}
+    owners = [{"uid": child, "controller": True}] if child else []
+    metadata = {**POD["metadata"], "name": name, "labels": labels, "ownerReferences": owners}
+    return {**POD, "metadata": metadata}
+
+
+def test_pods_of_a_namesake_are_not_the_jobs() -> None:
+    assert list(pods_of("new", pod("mine"), pod("old", job="old"))) == ["mine"]
+
+
+def test_pods_are_seen_with_what_they_belong_to() -> None:
+    """All of them may hold GPUs; the word of those counts that the attempt's child controls."""
+    pods = pod("mine", child="c1"), pod("anothers", child="c0"), pod("nobodys")
+    assert pods_of("new", *pods) == {"mine": "c1", "anothers": "c0", "nobodys": ""}

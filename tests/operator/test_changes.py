@@ -23,7 +23,7 @@ def resized(subject: Cluster, workers: int) -> None:
 
 def test_a_child_of_an_older_spec_is_made_anew() -> None:
     subject = cluster()
-    subject.reconcile(crash=2)  # ConfigMap and child, and no status
+    subject.reconcile(crash=1)  # the child, and no status
     (old,) = subject.children.values()
     resized(subject, 4)
     settle(subject)
@@ -38,7 +38,7 @@ def test_a_child_of_an_older_spec_is_made_anew() -> None:
 
 def test_a_child_of_the_same_spec_is_kept() -> None:
     subject = cluster()
-    subject.reconcile(crash=2)
+    subject.reconcile(crash=1)
     before = dict(subject.children)
     subject.policy(deadline="1d")
     settle(subject)
@@ -111,7 +111,7 @@ def test_an_attempt_in_a_state_of_another_version_is_watched_over() -> None:
 
 def test_a_job_in_a_phase_of_another_version_is_let_alone() -> None:
     subject = cluster()
-    subject.reconcile(crash=2)
+    subject.reconcile(crash=1)
     status = subject.status.model_copy(update={"phase": State("Archived")})
     subject.job = subject.job.model_copy(update={"status": status})
     decision = subject.reconcile()

@@ -61,6 +61,18 @@ def judge(*pods: Pod, child: Child = CHILD, ran: bool = True) -> Ending:
         ([ended(0, 137, why="OOMKilled")], Cause.OUT_OF_MEMORY, "p0"),
         ([ended(0, 143)], Cause.STOPPED, "p0"),
         ([pod(0, phase="Failed", reason="Evicted")], Cause.EVICTED, "p0"),
+        # What a pod wrote itself it would write again.
+        (
+            [
+                ended(
+                    *(0, 137),
+                    reason="Evicted",
+                    message='Usage of EmptyDir volume "tmp" exceeds the limit "50Gi". ',
+                )
+            ],
+            Cause.INVALID_CONFIGURATION,
+            "p0",
+        ),
         ([pod(0, phase="Failed", reason="UnexpectedAdmissionError")], Cause.EVICTED, "p0"),
         ([ended(0, 143, disruption="EvictionByEvictionAPI")], Cause.EVICTED, "p0"),
         ([pod(0, deleting=True, disruption="PreemptionByScheduler")], Cause.PREEMPTED, "p0"),

@@ -323,7 +323,6 @@ class Machine(RuleBasedStateMachine):
         assert phase.terminal or phase is State.SUSPENDED, cluster.status
         assert (phase is State.SUSPENDED) <= cluster.job.spec.run_policy.suspend
         assert not cluster.children
-        assert not cluster.config_maps
         assert not cluster.pods
         assert not cluster.services
         assert not cluster.reconcile().changed

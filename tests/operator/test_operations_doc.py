@@ -19,8 +19,8 @@ from pydantic.alias_generators import to_camel
 
 from florence_operator.api.failure import Cause, budget_of
 from florence_operator.api.status import State
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
 from florence_operator.build import PRIORITY_LABEL, QUEUE_LABEL
-from florence_operator.decision import ARTIFACTS_FINALIZER
 from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.settings import OperatorConfiguration
@@ -37,7 +37,7 @@ DECIDING = (
 )
 # Words in them that are not said but read: of Kubernetes, the Training Operator and Kueue.
 READ = {
-    *("PyTorchJob", "ConfigMap", "FlorenceJob", "Pod", "Service", "Node", "Workload"),
+    *("PyTorchJob", "FlorenceJob", "Pod", "Service", "Node", "Workload"),
     *("Pending", "Succeeded", "Failed", "Running"),
     *("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown", "NodeLost"),
     *("PreemptionByScheduler", "OOMKilled", "True", "False"),
@@ -269,7 +269,7 @@ def test_commands_of_kubectl_exist_with_their_options(line: str) -> None:
     deeper = [words[words.index(verb) + 1]] if verb in ("auth", "rollout", "create") else []
     run = [KUBECTL, verb, *deeper]
     shown = "".join(
-        subprocess.run([*given], capture_output=True, text=True, check=True, timeout=30).stdout
+        subprocess.run([*given], capture_output=True, text=True, check=True, timeout=120).stdout
         for given in ([*run, "--help"], [KUBECTL, "options"])
     )
     for option in options:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,11 +12,23 @@ from aiohttp import ClientSession, web
 
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.caches import Caches
-from florence_operator.progress import LARGEST, Posted, ProgressBook, ProgressServer, TokenChecker
+from florence_operator.observe import Child
+from florence_operator.progress import LARGEST, Posted, ProgressBook, ProgressServer
 from florence_operator.runtime.client import ApiError, Client
 from florence_operator.runtime.store import Key
+from florence_operator.tokens import (
+    REFUSED_SECONDS,
+    REVIEWS_AT_ONCE,
+    RefusedError,
+    TokenChecker,
+    claimed,
+)
 
 AUDIENCE = "florence.dev/progress"
+CHILDREN = {
+    f"j-train-a{n}": Child(name=f"j-train-a{n}", uid=f"child-{n}", stage="train", attempt=n)
+    for n in (1, 2)
+}
 
 
 class Cache:
@@ -27,7 +41,9 @@ class Cache:
         return self.documents.get((namespace, name))
 
 
-def pod(name: str, index: int = 0, attempt: int = 2, uid: str = "pod-1") -> dict[str, Any]:
+def pod(
+    name: str, index: int = 0, attempt: int = 2, uid: str = "pod-1", child: str | None = None
+) -> dict[str, Any]:
     labels = {
         "florence.dev/job": "j",
         "florence.dev/job-uid": "job-1",
@@ -35,7 +51,9 @@ def pod(name: str, index: int = 0, attempt: int = 2, uid: str = "pod-1") -> dict
         "florence.dev/attempt": str(attempt),
         "training.kubeflow.org/replica-index": str(index),
     }
+    owner = {"uid": child or f"child-{attempt}", "controller": True}
     metadata = {"name": name, "namespace": "ns", "uid": uid, "labels": labels}
+    metadata["ownerReferences"] = [owner] if child != "" else []
     return {"metadata": metadata, "status": {"phase": "Running"}}
 
 
@@ -46,30 +64,49 @@ def job(*, ended: str | None = None) -> dict[str, Any]:
     return {"metadata": {"name": "j", "namespace": "ns", "uid": "job-1"}, "status": status}
 
 
+def token(pod: str = "ns/p0/pod-1", signature: str = "good") -> str:
+    """A service account's token of a pod, which is given as ``<namespace>/<name>/<uid>``."""
+    namespace, name, uid = pod.split("/")
+    claims = {"kubernetes.io": {"namespace": namespace, "pod": {"name": name, "uid": uid}}}
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"header.{payload}.{signature}"
+
+
+GOOD = token()
+
+
 class Api:
-    """Answers TokenReviews: a token reads ``<namespace>/<pod>/<uid>``."""
+    """Answers TokenReviews by the token's signature."""
 
     def __init__(self) -> None:
         self.reviews = 0
         self.down = False
+
+    def unlimited(self) -> Api:
+        return self
 
     async def request(self, method: str, path: str, *, body: Any) -> dict[str, Any]:
         self.reviews += 1
         if self.down:
             raise ApiError(503, "Down", "the API server is away")
         assert body["spec"]["audiences"] == [AUDIENCE]
-        token = body["spec"]["token"]
-        if token.count("/") != 2:
+        _, payload, signature = body["spec"]["token"].split(".")
+        if signature.startswith("forged"):
             return {"status": {"authenticated": False}}
-        namespace, name, uid = token.split("/")
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        bound = claims["kubernetes.io"]["pod"]
         extra = {
-            "authentication.kubernetes.io/pod-name": [name],
-            "authentication.kubernetes.io/pod-uid": [uid],
+            "authentication.kubernetes.io/pod-name": [bound["name"]],
+            "authentication.kubernetes.io/pod-uid": [bound["uid"]],
         }
-        user = {"username": f"system:serviceaccount:{namespace}:default", "extra": extra}
-        if name == "unbound":
+        user = {"username": "system:serviceaccount:ns:default", "extra": extra}
+        if signature == "of-nobody":
             user["extra"] = {}
-        audiences = ["another"] if name == "elsewhere" else [AUDIENCE]
+        if signature == "of-another":
+            extra["authentication.kubernetes.io/pod-name"] = ["p1"]
+        if signature == "of-a-person":
+            user["username"] = "alice"
+        audiences = ["another"] if signature == "elsewhere" else [AUDIENCE]
         return {"status": {"authenticated": True, "audiences": audiences, "user": user}}
 
 
@@ -81,8 +118,16 @@ class Bench:
         self.enqueued: list[Key] = []
         self.forwarded: list[tuple[bytes, str]] = []
         self.leads = True
-        pods = Cache(pod("p0"), pod("p1", 1, uid="pod-2"), pod("old", attempt=1, uid="pod-3"))
-        caches = cast(Any, type("Caches", (), {"pods": pods, "jobs": Cache(job(ended=ended))}))
+        pods = Cache(
+            pod("p0"),
+            pod("p1", 1, uid="pod-2"),
+            pod("old", attempt=1, uid="pod-3"),
+            pod("nobodys", uid="pod-4", child=""),
+            pod("anothers", uid="pod-5", child="child-1"),
+        )
+        caches = SimpleNamespace(
+            pods=pods, jobs=Cache(job(ended=ended)), children_of=lambda key, uid: CHILDREN
+        )
         self.server = ProgressServer(
             cast(Caches, caches),
             TokenChecker(cast(Client, self.api), AUDIENCE, lambda: self.now),
@@ -110,7 +155,7 @@ class Bench:
         address = runner.addresses[0]
         async with ClientSession() as session:
 
-            async def post(body: Any, token: str | None = "ns/p0/pod-1") -> tuple[int, str]:
+            async def post(body: Any, token: str | None = GOOD) -> tuple[int, str]:
                 headers = {"Authorization": f"Bearer {token}"} if token else {}
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 url = f"http://127.0.0.1:{address[1]}/progress"
@@ -126,7 +171,7 @@ def report(step: int = 1, **changes: Any) -> dict[str, Any]:
     return {**known, "progress": {"step": step, "total": 10}, **changes}
 
 
-def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_a_minute() -> None:
+def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_in_a_while() -> None:
     bench = Bench()
 
     async def check(post: Any) -> None:
@@ -137,7 +182,7 @@ def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_a_minute() ->
         assert bench.enqueued == [Key("ns", "j")] * 2
         assert bench.book.of(Key("ns", "j"), "job-1")["train", 2].progress.step == 2
         assert bench.book.of(Key("ns", "j"), "another") == {}
-        bench.now += 61
+        bench.now += 121
         assert (await post(report(3)))[0] == 200
         assert bench.api.reviews == 2
 
@@ -147,28 +192,58 @@ def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_a_minute() ->
 @pytest.mark.parametrize(
     ("body", "token", "status", "said"),
     [
-        (report(), None, 401, "bearer token"),
-        (report(), "nonsense", 401, "not valid"),
-        (report(), "ns/elsewhere/pod-1", 401, "audience"),
-        (report(), "ns/unbound/pod-1", 403, "not bound to a pod"),
-        (report(), "other/p0/pod-1", 403, "namespace other"),
-        (report(), "ns/p0/pod-9", 403, "of no attempt"),
-        (report(), "ns/stranger/pod-1", 403, "of no attempt"),
-        (report(), "ns/p1/pod-2", 403, "not worker 0"),
-        (report(), "ns/old/pod-3", 403, "another attempt"),
-        (report(attempt=1), "ns/p0/pod-1", 403, "another attempt"),
-        (report(stage="test"), "ns/p0/pod-1", 403, "another attempt"),
-        (report(attempt=1), "ns/old/pod-3", 409, "attempt 1 of train is over"),
-        (report(uid="job-0"), "ns/p0/pod-1", 403, "another attempt"),
-        (report(attempt=0), "ns/p0/pod-1", 400, "attempt: "),
-        (report(progress={"step": "much"}), "ns/p0/pod-1", 400, "progress.step: "),
-        (b"{", "ns/p0/pod-1", 400, "not JSON"),
-        (b"[" * 60_000, "ns/p0/pod-1", 400, "not JSON"),
-        (b"x" * (LARGEST + 1), "ns/p0/pod-1", 413, "bytes at most"),
+        (report(), token(signature="forged"), 401, "not valid"),
+        (report(), token(signature="elsewhere"), 401, "audience"),
+        (report(), token(signature="of-nobody"), 403, "not bound to the pod"),
+        (report(), token(signature="of-another"), 403, "not bound to the pod"),
+        (report(), token(signature="of-a-person"), 403, "not bound to the pod"),
     ],
 )
-def test_a_report_is_refused_with_the_reason(
-    body: Any, token: str | None, status: int, said: str
+def test_a_token_is_believed_only_when_the_api_server_says_so(
+    body: Any, token: str, status: int, said: str
+) -> None:
+    bench = Bench()
+
+    async def check(post: Any) -> None:
+        answered, text = await post(body, token)
+        assert (answered, bench.api.reviews) == (status, 1)
+        assert said in json.loads(text)["error"]
+        assert not bench.enqueued
+
+    bench.run(check)
+
+
+@pytest.mark.parametrize(
+    ("body", "token", "status", "said"),
+    [
+        (report(), None, 401, "bearer token"),
+        (report(), "nonsense", 401, "not a service account's"),
+        (report(), "a.bnVsbA.c", 401, "not a service account's"),  # null
+        (report(), f"a.{'W1tb' * 1500}.c", 401, "not a service account's"),
+        (report(), token("other/p0/pod-1"), 403, "namespace other"),
+        (report(), token("ns/p0/pod-9"), 403, "of no attempt"),
+        (report(), token("ns/stranger/pod-1"), 403, "of no attempt"),
+        (report(), token("ns/p1/pod-2"), 403, "not worker 0"),
+        (report(), token("ns/old/pod-3"), 403, "another attempt"),
+        (report(), token("ns/nobodys/pod-4"), 403, "not made for the attempt"),
+        (report(), token("ns/anothers/pod-5"), 403, "not made for the attempt"),
+        (report(attempt=1), GOOD, 403, "another attempt"),
+        (report(stage="test"), GOOD, 403, "another attempt"),
+        (report(attempt=1), token("ns/old/pod-3"), 409, "attempt 1 of train is over"),
+        (report(uid="job-0"), GOOD, 403, "another attempt"),
+        (report(attempt=0), GOOD, 400, "attempt: "),
+        (report(progress={"step": "much"}), GOOD, 400, "progress.step: "),
+        (report(progress={"step": 10**30}), GOOD, 400, "progress.step: is larger than"),
+        (report(progress={"checkpointStep": -(10**30)}), GOOD, 400, "progress.checkpoint_step: "),
+        (report(progress={"phase": "x" * 30_000}), GOOD, 400, "progress.phase: is longer than"),
+        (report(progress={"checkpoint": "x" * 30_000}), GOOD, 400, "progress.checkpoint: "),
+        (b"{", GOOD, 400, "not JSON"),
+        (b"[" * 60_000, GOOD, 400, "not JSON"),
+        (b"x" * (LARGEST + 1), GOOD, 413, "bytes at most"),
+    ],
+)
+def test_a_report_is_refused_with_the_reason_before_the_api_server_is_asked(
+    body: Any, token: str, status: int, said: str
 ) -> None:
     bench = Bench()
 
@@ -177,6 +252,19 @@ def test_a_report_is_refused_with_the_reason(
         assert answered == status, text
         assert said in json.loads(text)["error"]
         assert not bench.enqueued
+        assert bench.api.reviews == 0
+
+    bench.run(check)
+
+
+def test_sentences_for_people_are_cut_and_cost_no_report() -> None:
+    bench = Bench()
+
+    async def check(post: Any) -> None:
+        told = {"step": 1, "loss": 1e300, "unusable": ["x" * 3_000, *map(str, range(99))]}
+        assert (await post(report(progress=told)))[0] == 200
+        kept = bench.book.of(Key("ns", "j"), "job-1")["train", 2].progress
+        assert (len(kept.unusable), len(kept.unusable[0])) == (16, 2048)
 
     bench.run(check)
 
@@ -190,26 +278,76 @@ def test_reports_of_an_ended_attempt_are_refused() -> None:
     bench.run(check)
 
 
-def test_a_refused_token_is_asked_about_again_and_an_outage_is_no_refusal() -> None:
+def test_a_refused_token_is_not_asked_about_again_for_a_while() -> None:
     bench = Bench()
 
     async def check(post: Any) -> None:
-        for _ in range(2):
-            assert (await post(report(), "nonsense"))[0] == 401
+        for _ in range(50):
+            assert (await post(report(), token(signature="forged")))[0] == 401
+        assert bench.api.reviews == 1
+        bench.now += REFUSED_SECONDS + 1
+        assert (await post(report(), token(signature="forged")))[0] == 401
         assert bench.api.reviews == 2
-        bench.api.down = True
-        assert (await post(report()))[0] == 503
 
     bench.run(check)
 
 
-def test_a_replica_that_does_not_lead_passes_reports_on() -> None:
+def test_an_outage_is_no_refusal() -> None:
+    bench = Bench()
+
+    async def check(post: Any) -> None:
+        bench.api.down = True
+        assert (await post(report()))[0] == 503
+        bench.api.down = False
+        assert (await post(report()))[0] == 200
+
+    bench.run(check)
+
+
+def test_tokens_of_one_pod_cost_few_reviews_however_many_there_are() -> None:
+    bench = Bench()
+
+    async def check(post: Any) -> None:
+        assert (await post(report()))[0] == 200
+        answers = [await post(report(), token(signature=f"forged-{n}")) for n in range(200)]
+        assert {status for status, _ in answers} == {401, 429}
+        assert bench.api.reviews < 10
+        # The pod itself, whose token is known, is still heard.
+        assert (await post(report(2)))[0] == 200
+        bench.now += 60
+        assert (await post(report(), token(signature="forged-again")))[0] == 401
+
+    bench.run(check)
+
+
+def test_reviews_have_a_limit_over_all_pods() -> None:
+    api = Api()
+    checker = TokenChecker(cast(Client, api), AUDIENCE, lambda: 0.0)
+
+    async def main() -> None:
+        refused = 0
+        for number in range(REVIEWS_AT_ONCE + 20):
+            name = f"ns/p/uid-{number}"
+            try:
+                await checker.confirm(token(name), claimed(token(name)))
+            except RefusedError as error:
+                refused += error.status == 429
+        assert (api.reviews, refused) == (REVIEWS_AT_ONCE, 20)
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_does_not_lead_passes_on_what_a_pod_may_have_said() -> None:
     bench = Bench()
     bench.leads = False
 
     async def check(post: Any) -> None:
-        assert await post(b"anything", "token") == (409, '{"error": "from the leader"}')
-        assert bench.forwarded == [(b"anything", "Bearer token")]
+        assert (await post(report(), "nonsense"))[0] == 401
+        assert (await post(b"anything"))[0] == 400
+        assert (await post(report(), token("ns/stranger/pod-1")))[0] == 403
+        assert bench.forwarded == []
+        assert await post(report()) == (409, '{"error": "from the leader"}')
+        assert bench.forwarded == [(json.dumps(report()).encode(), f"Bearer {GOOD}")]
         assert bench.api.reviews == 0
 
     bench.run(check)

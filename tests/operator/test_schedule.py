@@ -7,9 +7,9 @@ import pytest
 
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import State
-from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, FlorenceJob
 from florence_operator.build import child_name
-from florence_operator.decision import ARTIFACTS_FINALIZER, Decision
+from florence_operator.decision import Decision
 from florence_operator.observe import Node, Question, QueuePlace, Refusal, Removal
 from florence_operator.schedule import decide
 from tests.operator.simulated_operator import SETTINGS, Cluster, job_document
@@ -63,7 +63,6 @@ def test_an_undisturbed_job_is_written_three_times_and_told_of_once() -> None:
     assert stage.mlflow_run == "r"
     assert stage.model == "s3://bucket/runs/ns/j-01234567/a/model"
     assert not subject.children
-    assert not subject.config_maps
 
 
 def test_a_stage_starts_when_what_it_needs_has_finished() -> None:
@@ -325,12 +324,12 @@ def test_artifacts_are_deleted_before_the_job_is_gone_and_after_its_pods() -> No
         return decide(seen, SETTINGS)
 
     first = deleted()
-    assert [d.kind for d in first.delete] == ["PyTorchJob", "ConfigMap"]
+    assert [d.kind for d in first.delete] == ["PyTorchJob"]
     assert not first.apply
     subject.delete_child(A1)
     assert not deleted().apply
     subject.kubelets()
-    assert [d["kind"] for d in deleted().apply] == ["ConfigMap", "Job"]
+    assert [d["kind"] for d in deleted().apply] == ["Job"]
     assert deleted(removal=Removal()).finalizers is None
     assert not deleted(removal=Removal()).apply
     assert deleted(removal=Removal(done=True)).finalizers == ("other",)

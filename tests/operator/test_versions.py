@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from florence_operator.observe import timestamp
+from florence_operator.pods import PLAN_ANNOTATION
 from florence_operator.progress import Posted, ProgressBook, StageProgress
 from florence_operator.reconcile import Reconciler
 from florence_operator.replica import make_caches
 from florence_operator.runtime.client import (
-    CONFIG_MAPS,
     EVENTS,
     FLORENCE_JOBS,
     JOBS,
@@ -68,7 +68,6 @@ def test_a_finished_job_of_a_newer_version_is_not_run_again() -> None:
         status |= {"phase": "Failed", "ended": timestamp(bench.now)}
         status["stages"][0] |= {"state": "Failed", "attempts": attempts}
         bench.server.remove(PYTORCH_JOBS, "ns", C1)
-        bench.server.remove(CONFIG_MAPS, "ns", C1)
         put(bench, status=status)
         await rounds(bench)
         assert bench.job["status"] == status
@@ -157,21 +156,6 @@ def test_a_deleted_job_that_cannot_be_read_does_not_hold_its_namespace() -> None
     run(single(artifacts=KEPT), check)
 
 
-def test_somebody_elses_job_of_that_name_does_not_vouch_for_the_removal() -> None:
-    async def check(bench: Bench) -> None:
-        await bench.reconcile()
-        metadata = {"name": "j-removal", "namespace": "ns"}
-        done = {"conditions": [{"type": "Complete", "status": "True"}]}
-        bench.server.put(
-            {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "status": done}
-        )
-        await bench.client.delete(FLORENCE_JOBS, "j", "ns")
-        await rounds(bench)
-        assert "ArtifactsLeft" in events(bench)
-
-    run(single(artifacts=KEPT), check)
-
-
 def test_an_edit_between_child_and_status_is_not_overlooked() -> None:
     async def check(bench: Bench) -> None:
         bench.server.fail(409, "Conflict", method="PUT", path="status")
@@ -183,10 +167,11 @@ def test_an_edit_between_child_and_status_is_not_overlooked() -> None:
         put(bench, spec=spec)
         await rounds(bench, 4)
         (new,) = bench.server.all(PYTORCH_JOBS)
-        (plan,) = bench.server.all(CONFIG_MAPS)
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
-        assert new["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 4
-        assert json.loads(plan["data"]["stage.json"])["config"]["steps"] == 777
+        worker = new["spec"]["pytorchReplicaSpecs"]["Worker"]
+        annotations = worker["template"]["metadata"]["annotations"]
+        assert worker["replicas"] == 4
+        assert json.loads(annotations[PLAN_ANNOTATION])["config"]["steps"] == 777
         assert [a["number"] for a in stage(bench)["attempts"]] == [1]
 
     run(single(), check)

@@ -17,7 +17,7 @@ from florencectl.cluster.phrases import count
 
 Document = Mapping[str, Any]
 
-OLDEST_MINOR = 28
+OLDEST_MINOR = 29
 PYTORCH_FRAMEWORK = "kubeflow.org/pytorchjob"
 _INSTALL = "install it as docs/install.md says"
 
@@ -144,15 +144,16 @@ def training_operator(
 
 
 def kueue(
-    served: Sequence[str] | None,
     configuration: str | None,
     queue: str | None,
     queues: Sequence[str],
+    *,
+    installed: bool = True,
 ) -> Check:
     """Whether Kueue is there, takes PyTorchJobs, and has the queue that a job names."""
     name = "Kueue"
     level = Level.FAIL if queue else Level.WARN
-    if served is None:
+    if not installed:
         if queue:
             return Check(
                 name, level, "not installed", f"install Kueue, or unset runPolicy.queue={queue}"

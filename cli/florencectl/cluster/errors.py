@@ -33,6 +33,11 @@ def told(error: Any) -> tuple[list[str], int]:
         ], NOT_AUTHORISED
     if is_refusal(error):
         return _findings(error) or [words], USAGE
+    if lacks_webhook(error):
+        return [
+            f"the operator's webhook does not answer: {words}: '{program_name()} doctor' checks "
+            "the operator"
+        ], FAILED
     if error.status == 403:
         return [
             f"not allowed: {words}: ask whoever runs the cluster for that right "
@@ -58,6 +63,11 @@ def is_refusal(error: Any) -> bool:
     return error.status in (400, 422) or (
         error.status == 403 and "denied the request" in str(error.message)
     )
+
+
+def lacks_webhook(error: Any) -> bool:
+    """Whether nobody has looked at the object, because a webhook could not be reached."""
+    return error.status >= 500 and "failed calling webhook" in str(error.message)
 
 
 def lacks_kind(error: Any) -> bool:

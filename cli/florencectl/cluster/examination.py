@@ -151,19 +151,21 @@ async def _kueue(
     client: Client, namespace: str, deployments: list[Document] | None, job: FlorenceJob | None
 ) -> list[Check]:
     from florence_operator.runtime.client import CONFIG_MAPS, LOCAL_QUEUES
+    from florence_operator.runtime.discovery import served
+    from florence_operator.runtime.resources import KUEUE_VERSIONS
 
     queue = job.spec.run_policy.queue if job else None
-    served = await _served(client, "kueue.x-k8s.io/v1beta1")
-    if served is None:
-        return [checks.kueue(None, None, queue, ())]
+    local_queues = await served(client, LOCAL_QUEUES, KUEUE_VERSIONS)
+    if local_queues is None:
+        return [checks.kueue(None, queue, (), installed=False)]
     home = next(
         (d["metadata"]["namespace"] for d in deployments or () if "kueue" in d["metadata"]["name"]),
         "kueue-system",
     )
     settings = await _one(client, CONFIG_MAPS, "kueue-manager-config", home)
     text = "\n".join((settings.get("data") or {}).values()) if settings else None
-    queues = await _listed(client, LOCAL_QUEUES, namespace) or []
-    return [checks.kueue(served, text, queue, [q["metadata"]["name"] for q in queues])]
+    queues = await _listed(client, local_queues, namespace) or []
+    return [checks.kueue(text, queue, [q["metadata"]["name"] for q in queues])]
 
 
 async def _nodes(client: Client, job: FlorenceJob | None) -> list[Check]:

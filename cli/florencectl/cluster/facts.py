@@ -112,8 +112,8 @@ async def gather_facts(
     pods, events, workloads, queues, all_nodes, all_pods = await asyncio.gather(
         _optional(client, PODS, namespace, labels=f"{JOB_LABEL}={name}"),
         events_of(client, namespace),
-        _optional(client, WORKLOADS, namespace) if queued else nothing(),
-        _optional(client, LOCAL_QUEUES, namespace) if queued else nothing(),
+        _of_kueue(client, WORKLOADS, namespace) if queued else nothing(),
+        _of_kueue(client, LOCAL_QUEUES, namespace) if queued else nothing(),
         _optional(client, NODES, None) if nodes else nothing(),
         _optional(client, PODS, None) if nodes else nothing(),
     )
@@ -131,10 +131,9 @@ async def gather_facts(
 
 async def events_of(client: Client, namespace: str) -> list[Event]:
     """The events of a namespace, oldest first; none where they may not be read."""
-    from florence_operator.runtime.client import Resource
+    from florence_operator.runtime.resources import CORE_EVENTS
 
-    # The core group's form: every API server serves it, whichever form they were written in.
-    found = await _optional(client, Resource("", "v1", "events", "Event"), namespace)
+    found = await _optional(client, CORE_EVENTS, namespace)
     return sorted(map(event_from, found or ()), key=lambda event: event.last)
 
 
@@ -171,6 +170,17 @@ def _about_job(
         *(f"Pod/{pod['metadata']['name']}" for pod in pods),
     }
     return [event for event in events if event.about in wanted]
+
+
+async def _of_kueue(
+    client: Client, resource: Resource, namespace: str
+) -> list[dict[str, Any]] | None:
+    """A list of one of Kueue's kinds, in the version that the cluster's Kueue serves."""
+    from florence_operator.runtime.discovery import served
+    from florence_operator.runtime.resources import KUEUE_VERSIONS
+
+    found = await served(client, resource, KUEUE_VERSIONS)
+    return await _optional(client, found, namespace) if found else None
 
 
 async def _optional(

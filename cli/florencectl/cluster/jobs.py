@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 from florence.config.base import first_problem
 from florence.errors import ConfigurationError, FlorenceError
 from florence_operator.api import JobStatus, State
+from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
+from florencectl.cluster.admitting import once_admitted
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import NotFoundError, lacks_kind
 from florencectl.program import program_name
@@ -24,6 +27,7 @@ Document = dict[str, Any]
 COLUMNS = ["name", "state", "stage", "progress", "eta", "loss", "attempts", "age"]
 WIDE_COLUMNS = ["gpus", "gpu-hours", "checkpoint"]
 RESOURCE_NAME = "florencejob.florence.dev"
+_TRIES = 5
 
 
 async def get_job(client: Client, namespace: str, name: str) -> Document:
@@ -73,10 +77,9 @@ async def create_job(
     from florence_operator.runtime.client import ApiError
 
     metadata = {"namespace": namespace, **document["metadata"]}
+    wanted = {**document, "metadata": metadata}
     try:
-        return await client.create(
-            {**document, "metadata": metadata}, manager=MANAGER, dry_run=dry_run
-        )
+        return await once_admitted(lambda: client.create(wanted, manager=MANAGER, dry_run=dry_run))
     except ApiError as error:
         if not error.already_exists:
             raise
@@ -131,13 +134,46 @@ async def delete_job(
 
     job = await get_job(client, namespace, name)
     if artifacts:
-        await _patch(client, namespace, name, {"artifacts": {"deleteWithJob": True}})
+        job = await _hold_for_artifacts(client, job)
     try:
         await client.delete(FLORENCE_JOBS, name, namespace, uid=job["metadata"].get("uid"))
     except ApiError as error:
         if not error.not_found:
             raise
     return job
+
+
+async def _hold_for_artifacts(client: Client, job: Document) -> Document:
+    """The job, which asks for the removal of its artifacts and stays until they are removed.
+
+    The operator would set the finalizer as well, but only after it has seen the wish; a job that is
+    deleted before that is gone, and nobody removes anything.
+    """
+    from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    for _ in range(_TRIES):
+        metadata = job["metadata"]
+        finalizers = list(metadata.get("finalizers") or ())
+        if ARTIFACTS_FINALIZER not in finalizers:
+            if "deletionTimestamp" in metadata:
+                raise FlorenceError(
+                    f"job '{name}' is being deleted already, without its artifacts: its artifacts "
+                    "stay, and are to be deleted where they are stored"
+                )
+            finalizers.append(ARTIFACTS_FINALIZER)
+        # A list is replaced as a whole: the version keeps others' finalizers from being lost.
+        held = {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}
+        body = {"metadata": held, "spec": {"artifacts": {"deleteWithJob": True}}}
+        try:
+            return await once_admitted(
+                partial(client.patch, FLORENCE_JOBS, name, namespace, body, manager=MANAGER)
+            )
+        except ApiError as error:
+            if not error.conflict:
+                raise
+        job = await get_job(client, namespace, name)
+    raise FlorenceError(f"job '{name}' is changed by somebody else all the time: try again")
 
 
 def status_of(job: Mapping[str, Any]) -> JobStatus:
@@ -213,4 +249,6 @@ def _done(suspend: bool) -> str:
 async def _patch(client: Client, namespace: str, name: str, spec: Document) -> None:
     from florence_operator.runtime.client import FLORENCE_JOBS
 
-    await client.patch(FLORENCE_JOBS, name, namespace, {"spec": spec}, manager=MANAGER)
+    await once_admitted(
+        lambda: client.patch(FLORENCE_JOBS, name, namespace, {"spec": spec}, manager=MANAGER)
+    )

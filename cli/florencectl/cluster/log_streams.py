@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -268,7 +268,7 @@ def read_kept(job: Document, folder: str, index: int, endpoint: str | None) -> s
         raise type(error)(storage_access.explained(str(error), job, endpoint)) from None
 
 
-def worker_of(job: Document, stage: str, rank: int | None) -> int:
+def worker_of(job: Mapping[str, Any], stage: str, rank: int | None) -> int:
     """The worker whose pod a rank is in; 0 when none is asked for.
 
     Raises:
@@ -277,7 +277,7 @@ def worker_of(job: Document, stage: str, rank: int | None) -> int:
     if rank is None:
         return 0
     stages = (job.get("spec") or {}).get("stages") or ()
-    spec: Document = next((s for s in stages if s.get("name") == stage), {})
+    spec: Mapping[str, Any] = next((s for s in stages if s.get("name") == stage), {})
     resources = spec.get("resources") or {}
     each = max(1, whole(resources.get("gpusPerWorker")))
     ranks = each * max(1, whole(resources.get("workers", 1)))

@@ -27,7 +27,7 @@ def starting(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     ]
     if not pods:
         return sentences + _no_pods(facts, attempt, stage, waited, program)
-    sentences += _waiting_pods(facts, stage, pods)
+    sentences += _waiting_pods(facts, stage, pods, waited)
     limit = facts.policy.get("startDeadline")
     if limit:
         sentences.append(f"The stage fails when they do not all run within {limit}.")
@@ -49,7 +49,7 @@ def _no_pods(
     return ["The pods are being made."]
 
 
-def _waiting_pods(facts: Facts, stage: StageStatus, pods: list[Pod]) -> list[str]:
+def _waiting_pods(facts: Facts, stage: StageStatus, pods: list[Pod], waited: float) -> list[str]:
     """What keeps the pods that do not run, worst first."""
     unscheduled = [pod for pod in pods if pod.unschedulable and not pod.node]
     if unscheduled:
@@ -63,6 +63,14 @@ def _waiting_pods(facts: Facts, stage: StageStatus, pods: list[Pod]) -> list[str
         message = f": {first.waiting_message.rstrip('.')}" if first.waiting_message else ""
         advice = _WAIT_ADVICE.get(first.waiting_reason, "")
         return [f"{names(stuck)} cannot start ({first.waiting_reason}{message}).", advice]
+    unseen = [pod for pod in pods if pod.phase == "Pending" and not pod.node]
+    if unseen:
+        # Neither a node nor a word on why there is none: nothing can be pulled or mounted yet.
+        advice = "That takes a second: see whether kube-scheduler runs."
+        return [
+            f"No scheduler has looked at {names(unseen)} yet.",
+            advice if waited >= SLOW_OPERATOR else "",
+        ]
     waiting = [pod for pod in pods if pod.phase == "Pending"]
     if waiting:
         warnings = [

@@ -124,10 +124,10 @@ def digits_finetune() -> FlorenceJob:
     ways: dict[str, Finetune] = {
         "head": _digits_finetune(
             Mode.HEAD,
-            300,
+            600,
             1e-3,
             # A digit that is turned, sheared or inverted is another one.
-            head=Head(lr_scale=5.0, rand_augment=RandAugmentSettings(operations=0)),
+            head=Head(lr_scale=5.0, mixup=0.2, rand_augment=RandAugmentSettings(operations=0)),
             augmentation=DIGITS_AUGMENTATION,
         ),
         "contrastive": _digits_finetune(
@@ -156,7 +156,7 @@ def digits_finetune() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="pretrain", resources=cores, pretrain=_digits_stage(250, 1e-3, 25)),
+                Stage(name="pretrain", resources=cores, pretrain=_digits_stage(400, 1e-3, 25)),
                 Stage(
                     name="few-shot", depends_on=("pretrain",), resources=cores, finetune=few_shot
                 ),

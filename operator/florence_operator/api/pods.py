@@ -42,7 +42,7 @@ class Volume(Settings):
     )
     host_path: str | None = setting(
         None,
-        description="folder of the node; only below those that the operator's settings allow",
+        description="folder of the node; only what the operator's settings allow",
         pattern="^/",
     )
 
@@ -65,10 +65,19 @@ class Pods(Settings):
     service_account: str | None = setting(
         None, description="ServiceAccount; only one that the operator's settings allow"
     )
-    labels: dict[str, str] = setting({}, description="labels of the pods")
-    annotations: dict[str, str] = setting({}, description="annotations of the pods")
+    labels: dict[str, str] = setting(
+        {}, description="labels of the pods; none of those that Services and controllers select by"
+    )
+    annotations: dict[str, str] = setting(
+        {}, description="annotations of the pods; only those that the operator's settings allow"
+    )
     environment: dict[str, str] = setting({}, description="environment variables, no secrets")
     volumes: tuple[Volume, ...] = setting((), description="folders that the pods see")
     shared_memory: str | None = setting(
         None, description="size of /dev/shm, as Kubernetes writes it; default: half the memory"
+    )
+    temporary_storage: str | None = setting(
+        None,
+        description="size of /tmp, on the node's disk, as Kubernetes writes it; default: the "
+        "operator's",
     )

@@ -27,6 +27,11 @@ GROUP = "florence.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FlorenceJob"
+ARTIFACTS_FINALIZER = "florence.dev/artifacts"
+"""Holds a job with ``deleteWithJob`` until the operator has removed its artifacts."""
+
+MOST_RETRIES = 1_000
+"""Every attempt has a place in the status, which has room for a megabyte or so."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 Duration = Annotated[
@@ -87,9 +92,10 @@ class Tracking(Settings):
 class Resources(Settings):
     """What a stage's pods get, each."""
 
-    workers: int = setting(1, description="pods", ge=1)
+    # The names of pods have room for four digits.
+    workers: int = setting(1, description="pods", ge=1, le=10_000)
     gpus_per_worker: int = setting(
-        0, description="GPUs of a pod; 0 trains on the CPU, one process a pod", ge=0
+        0, description="GPUs of a pod; 0 trains on the CPU, one process a pod", ge=0, le=1_000
     )
     cpu: str | int | None = setting(
         None, description="CPU request of a pod, as Kubernetes writes it"
@@ -180,9 +186,10 @@ class Retries(Settings):
         20,
         description="attempts lost to nodes, evictions, network or storage that are repeated",
         ge=0,
+        le=MOST_RETRIES,
     )
     application: int = setting(
-        2, description="attempts lost to the program that are repeated", ge=0
+        2, description="attempts lost to the program that are repeated", ge=0, le=MOST_RETRIES
     )
 
 

@@ -98,13 +98,17 @@ def newest(mounted: Material | None, made: Material | None) -> Material | None:
     return made if _first(made.certificate).not_valid_before_utc > shown else mounted
 
 
+def certificates_in(pem: bytes) -> set[x509.Certificate]:
+    """The certificates in a file; none when it is none of certificates."""
+    try:
+        return set(x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        return set()
+
+
 def trusts(bundle: bytes, authorities: bytes) -> bool:
     """Whether a bundle contains all of the authorities."""
-    try:
-        have = set(x509.load_pem_x509_certificates(bundle))
-    except ValueError:
-        return False
-    return set(x509.load_pem_x509_certificates(authorities)) <= have
+    return certificates_in(authorities) <= certificates_in(bundle)
 
 
 def _server(

@@ -14,6 +14,7 @@ from typing import Any
 from florence_operator.runtime.authority import (
     Material,
     Step,
+    certificates_in,
     newest,
     next_step,
     renewed,
@@ -138,6 +139,9 @@ class Certificates:
     def _use(self, material: Material | None) -> None:
         if material is None or material == self._used:
             return
+        if not certificates_in(material.authorities):
+            # Clients would have nothing to check the servers by.
+            raise ValueError("ca.crt: holds no certificate")
         self.tls.load(material.certificate, material.key)
         self._used = material
         self.loaded.set()

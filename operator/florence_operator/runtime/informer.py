@@ -162,7 +162,7 @@ class Informer:
 
     async def _list(self, namespace: str) -> None:
         listed: set[Key] = set()
-        token = ""
+        token, before = "", self._store.newest(namespace)
         while True:
             page = await self._client.page(
                 self.resource,
@@ -173,6 +173,15 @@ class Informer:
                 token=token,
             )
             self._active[namespace] = self._clock()
+            version = version_number(page.resource_version)
+            if 0 < version < before:
+                # Lists are never older than what was told before: somebody restored a backup.
+                log.warning(
+                    "%s: the server's history has gone back from %d to %d: it is taken anew",
+                    *(self.resource.plural, before, version),
+                )
+                self._store.start_anew(namespace)
+                before = 0
             # Page by page, so that a second list never holds all objects twice.
             for document in page.items:
                 listed.add(key_of(document))
@@ -180,7 +189,6 @@ class Informer:
             token = page.token
             if not token:
                 break
-        version = version_number(page.resource_version)
         for change in self._store.retain(listed, namespace, version):
             self._tell(change)
         self._versions[namespace] = page.resource_version
@@ -213,6 +221,10 @@ class Informer:
 
     def _take(self, kind: str, document: Document, namespace: str) -> None:
         version = (document.get("metadata") or {}).get("resourceVersion") or ""
+        if version and version_number(version) < version_number(self._versions[namespace]):
+            # A watch goes forward only: the server was restored from a backup. One that says
+            # nothing at all of what it takes for the future is listed after some silence.
+            raise ApiError(410, "Expired", "the server's history has gone back")
         if kind == "DELETED":
             self._tell(self._store.remove(key_of(document), version_number(version)))
         elif kind in ("ADDED", "MODIFIED"):

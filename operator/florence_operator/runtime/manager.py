@@ -22,7 +22,12 @@ class Manager:
     """Runs until a signal or a lost lease.
 
     ``tasks`` and ``servers`` run on every replica, ``controllers`` and ``leading`` on the leader.
-    ``ready`` is asked for more reasons not to be ready.
+    ``early`` servers start at once: they tell what is wrong; the others when the caches are filled.
+    ``ready`` is asked for more reasons not to be ready. A replica seeks the lease only when
+    ``fit_to_lead`` has ended: until then it serves, and another one may lead.
+
+    A replica that is asked to stop says at once that it is not ready, gives up the lease, and goes
+    on serving for ``shutdown_delay`` seconds, until nobody is sent to it any more.
     """
 
     def __init__(
@@ -30,23 +35,29 @@ class Manager:
         *,
         informers: Sequence[Informer] = (),
         servers: Sequence[WebServer] = (),
-        health: WebServer | None = None,
+        early: Sequence[WebServer] = (),
         tasks: Sequence[Task] = (),
         controllers: Sequence[Controller] = (),
         leading: Sequence[Task] = (),
         leader: Leader | None = None,
         ready: Callable[[], Sequence[str]] = tuple,
+        fit_to_lead: Callable[[], Awaitable[object]] | None = None,
         grace: float = 20.0,
+        shutdown_delay: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._informers = tuple(informers)
         self._servers = tuple(servers)
-        self._health = health
+        self._early = tuple(early)
         self._tasks = tuple(tasks)
         self._controllers = tuple(controllers)
         self._leading = tuple(leading)
         self._leader = leader
         self._ready = ready
+        self._fit_to_lead = fit_to_lead
         self._grace = grace
+        self._shutdown_delay = shutdown_delay
+        self._sleep = sleep
         self._stopping = asyncio.Event()
         self._serving = False
 
@@ -70,7 +81,9 @@ class Manager:
             for informer in self._informers
             if not informer.synced.is_set()
         ]
-        if not self._serving and not problems:
+        if self._stopping.is_set():
+            problems.append("it was asked to stop")
+        elif not self._serving and not problems:
             problems.append("the servers have not started")
         return [*problems, *self._ready()]
 
@@ -88,8 +101,8 @@ class Manager:
     async def _run(self) -> int:
         code = 0
         async with AsyncExitStack() as servers, asyncio.TaskGroup() as group:
-            if self._health is not None:
-                await servers.enter_async_context(self._health)
+            for server in self._early:
+                await servers.enter_async_context(server)
             background = [group.create_task(_forever(run)) for run in self._tasks]
             background += [group.create_task(informer.run()) for informer in self._informers]
             try:
@@ -97,7 +110,9 @@ class Manager:
                     for server in self._servers:
                         await servers.enter_async_context(server)
                     self._serving = True
-                    await self._elected()
+                    if self._fit_to_lead is None or await self._until_stopped(self._fit_to_lead()):
+                        await self._elected()
+                    await self._sleep(self._shutdown_delay)
             except LeadershipLostError as error:
                 log.error("ends: %s", error)
                 code = 1
@@ -148,7 +163,7 @@ class Manager:
             for task in (*tasks, *work):
                 task.cancel()
 
-    async def _until_stopped(self, work: Awaitable[None]) -> bool:
+    async def _until_stopped(self, work: Awaitable[object]) -> bool:
         """Whether the work was done before the signal."""
         task = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stopping.wait())

@@ -49,12 +49,16 @@ SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 PERSISTENT_VOLUME_CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
+# The same events in the form that every API server serves, whichever form they were written in.
+CORE_EVENTS = Resource("", "v1", "events", "Event")
 JOBS = Resource("batch", "v1", "jobs", "Job")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
-LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta1", "localqueues", "LocalQueue")
+KUEUE_VERSIONS = ("v1beta2", "v1beta1", "v1")
+"""In which what we read of Kueue's objects is the same; servers have one of them or another."""
+WORKLOADS = Resource("kueue.x-k8s.io", KUEUE_VERSIONS[0], "workloads", "Workload")
+LOCAL_QUEUES = Resource("kueue.x-k8s.io", KUEUE_VERSIONS[0], "localqueues", "LocalQueue")
 CLUSTER_QUEUES = Resource(
-    "kueue.x-k8s.io", "v1beta1", "clusterqueues", "ClusterQueue", namespaced=False
+    "kueue.x-k8s.io", KUEUE_VERSIONS[0], "clusterqueues", "ClusterQueue", namespaced=False
 )
 CRDS = Resource(
     "apiextensions.k8s.io",
@@ -78,6 +82,13 @@ ACCESS_REVIEWS = Resource(
     "v1",
     "selfsubjectaccessreviews",
     "SelfSubjectAccessReview",
+    namespaced=False,
+)
+SUBJECT_REVIEWS = Resource(
+    "authorization.k8s.io",
+    "v1",
+    "subjectaccessreviews",
+    "SubjectAccessReview",
     namespaced=False,
 )
 

@@ -44,7 +44,11 @@ def version_number(version: str | None) -> int:
 
 
 class Store:
-    """Objects by key; an older version never takes the place of a newer one."""
+    """Objects by key; an older version never takes the place of a newer one.
+
+    A server that was restored from a backup begins again at an older version; it is believed once
+    :meth:`start_anew` was called.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Store:
         self._indices = dict(indices or {})
         self._places: dict[str, dict[str, dict[Key, None]]] = {name: {} for name in self._indices}
         self._deleted: dict[Key, tuple[int, float]] = {}
+        self._before: set[Key] = set()
+        """Those whose versions are of the server's history before it was restored."""
         self._clock = clock
 
     def __len__(self) -> int:
@@ -77,7 +83,7 @@ class Store:
         """Takes a version of an object; None when it is not newer than what is known."""
         key, version = key_of(document), version_of(document)
         old = self._objects.get(key)
-        if old is not None and version_of(old) >= version:
+        if old is not None and version_of(old) >= version and key not in self._before:
             return None
         if version <= self._deleted.get(key, (-1, 0.0))[0]:
             return None
@@ -88,7 +94,7 @@ class Store:
     def remove(self, key: Key, version: int) -> Change | None:
         """Forgets an object that was deleted at ``version``; None when a newer one is known."""
         old = self._objects.get(key)
-        if old is not None and version_of(old) > version:
+        if old is not None and version_of(old) > version and key not in self._before:
             return None
         self._remember(key, version)
         if old is None:
@@ -109,7 +115,25 @@ class Store:
         changes = [self.remove(key, version) for key in missing]
         return [change for change in changes if change is not None]
 
+    def newest(self, namespace: str) -> int:
+        """The highest version that is known of a namespace's objects ('' is all), 0 of none."""
+        known = ((key, version_of(each)) for key, each in self._objects.items())
+        deleted = ((key, version) for key, (version, _) in self._deleted.items())
+        versions = (
+            version
+            for key, version in (*known, *deleted)
+            if key not in self._before and namespace in ("", key.namespace)
+        )
+        return max(versions, default=0)
+
+    def start_anew(self, namespace: str) -> None:
+        """Takes any version of a namespace's objects ('' is all) from now on."""
+        self._before |= {key for key in self._objects if namespace in ("", key.namespace)}
+        kept = {key: v for key, v in self._deleted.items() if namespace not in ("", key.namespace)}
+        self._deleted = kept
+
     def _set(self, key: Key, document: Document | None) -> None:
+        self._before.discard(key)
         old = self._objects.pop(key, None)
         if document is not None:
             self._objects[key] = document

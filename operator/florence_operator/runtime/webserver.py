@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,24 +11,12 @@ from typing import Self
 from aiohttp import web
 
 from florence_operator.runtime.metrics import Metrics
-from florence_operator.runtime.review import AdmissionAnswer, Validate, answer_review
-
-__all__ = [
-    "AdmissionAnswer",
-    "Route",
-    "ServerTls",
-    "WebServer",
-    "health_routes",
-    "review_route",
-]
 
 BODY_LIMIT = 3 * 2**20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = tuple[str, str, Handler]
 Check = Callable[[], Sequence[str]]
-
-log = logging.getLogger(__name__)
 
 
 class ServerTls:
@@ -99,26 +85,8 @@ class WebServer:
         await self._runner.cleanup()
 
 
-def review_route(path: str, validate: Validate) -> Route:
-    """Answers AdmissionReviews; a body that is none gets a 400, and a bug in ``validate`` a 500."""
-
-    async def review(request: web.Request) -> web.Response:
-        try:
-            answer = answer_review(await request.read(), validate)
-        except ValueError as error:
-            return web.Response(status=400, text=str(error))
-        except web.HTTPException:
-            raise
-        except Exception:
-            log.exception("an admission review failed")
-            return web.Response(status=500, text="the review failed; the operator's log has more")
-        return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
-
-    return ("POST", path, review)
-
-
-def health_routes(health: Check, ready: Check, metrics: Metrics) -> list[Route]:
-    """/healthz and /readyz, which answer 503 and what is wrong, and /metrics."""
+def health_routes(health: Check, ready: Check) -> list[Route]:
+    """/healthz and /readyz, which answer 503 and what is wrong."""
 
     def probe(check: Check) -> Handler:
         async def answer(_: web.Request) -> web.Response:
@@ -128,12 +96,14 @@ def health_routes(health: Check, ready: Check, metrics: Metrics) -> list[Route]:
 
         return answer
 
+    return [("GET", "/healthz", probe(health)), ("GET", "/readyz", probe(ready))]
+
+
+def metrics_route(metrics: Metrics) -> Route:
+    """/metrics in Prometheus' text form."""
+
     async def exposition(_: web.Request) -> web.Response:
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=metrics.exposition(), headers=headers)
 
-    return [
-        ("GET", "/healthz", probe(health)),
-        ("GET", "/readyz", probe(ready)),
-        ("GET", "/metrics", exposition),
-    ]
+    return ("GET", "/metrics", exposition)

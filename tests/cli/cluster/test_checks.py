@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from florence_operator.api.crd import crd
 from florence_operator.api.manifest import from_cluster
@@ -45,8 +47,8 @@ def installed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("check", "level", "words"),
     [
-        (checks.api_server({"major": "1", "minor": "27+"}, "u"), Level.FAIL, "?"),
-        (checks.api_server({"major": "1", "minor": "34"}, "u"), Level.OK, "u"),
+        (checks.api_server({"major": "1", "minor": "28+"}, "u"), Level.FAIL, "?"),
+        (checks.api_server({"major": "1", "minor": "29"}, "u"), Level.OK, "u"),
         (checks.custom_resource(None, crd()), Level.FAIL, "not installed"),
         (checks.custom_resource(installed(status={}), crd()), Level.FAIL, "not established"),
         (checks.custom_resource(installed(), crd()), Level.OK, "v1alpha1"),
@@ -60,13 +62,13 @@ def installed(**changes: Any) -> dict[str, Any]:
         (checks.leader({"spec": {"holderIdentity": "x"}}, 99.0, 8.0), Level.FAIL, "for 91 s"),
         (checks.training_operator(None, []), Level.FAIL, "PyTorchJob"),
         (checks.training_operator(["pytorchjobs"], []), Level.WARN, "no Deployment"),
-        (checks.kueue(None, None, None, ()), Level.OK, "not installed"),
-        (checks.kueue(None, None, "q", ()), Level.FAIL, "not installed"),
-        (checks.kueue(["workloads"], OFF, None, ()), Level.WARN, "is off"),
-        (checks.kueue(["workloads"], OFF, "q", ["q"]), Level.FAIL, "is off"),
-        (checks.kueue(["workloads"], SETTINGS, "q", ["p"]), Level.FAIL, "no LocalQueue 'q'"),
-        (checks.kueue(["workloads"], SETTINGS, "q", ["q"]), Level.OK, "queues: q"),
-        (checks.kueue(["workloads"], "[", None, ()), Level.WARN, "is off"),
+        (checks.kueue(None, None, (), installed=False), Level.OK, "not installed"),
+        (checks.kueue(None, "q", (), installed=False), Level.FAIL, "not installed"),
+        (checks.kueue(OFF, None, ()), Level.WARN, "is off"),
+        (checks.kueue(OFF, "q", ["q"]), Level.FAIL, "is off"),
+        (checks.kueue(SETTINGS, "q", ["p"]), Level.FAIL, "no LocalQueue 'q'"),
+        (checks.kueue(SETTINGS, "q", ["q"]), Level.OK, "queues: q"),
+        (checks.kueue("[", None, ()), Level.WARN, "is off"),
         (checks.rights([], []), Level.OK, "everything"),
         (checks.rights(["create florencejobs"], []), Level.FAIL, "create florencejobs"),
         (checks.namespace(None, "team"), Level.FAIL, "'team' does not exist"),
@@ -116,16 +118,13 @@ def test_what_the_pod_prints_becomes_checks() -> None:
     assert "ended with 1: no module named" in nothing.message
 
 
+async def version(request: web.Request) -> web.Response | None:
+    if request.path == "/version":
+        return web.json_response({"major": "1", "minor": "34", "gitVersion": "v1.34.2"})
+    return None
+
+
 def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> None:
-    async def version(request: Any) -> Any:
-        from aiohttp import web
-
-        if request.path == "/version":
-            return web.json_response({"major": "1", "minor": "34", "gitVersion": "v1.34.2"})
-        if request.path in ("/apis/kubeflow.org/v1", "/apis/kueue.x-k8s.io/v1beta1"):
-            return web.json_response({"message": "404 page not found"}, status=404)
-        return None
-
     cluster.do(lambda server: server.before.append(version))
     cluster.put(node("n1"))
     result = cluster.run("doctor")
@@ -139,3 +138,30 @@ def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> N
     assert rows["Training Operator"] == "FAIL"
     assert rows["Kueue"] == "OK"
     assert rows["nodes"] == "OK"
+
+
+@pytest.mark.parametrize("versions", [["v1beta2"], ["v1beta1"], ["v1beta2", "v1beta1"]])
+def test_doctor_reads_the_version_of_kueue_that_is_there(
+    cluster: ServedCluster, versions: list[str]
+) -> None:
+    cluster.do(lambda server: server.before.append(version))
+    cluster.do(lambda server: server.groups.update({"kueue.x-k8s.io": versions}))
+    queue = {"apiVersion": f"kueue.x-k8s.io/{versions[0]}", "kind": "LocalQueue"}
+    cluster.put({**queue, "metadata": {"name": "a100", "namespace": "team"}})
+    table = cluster.run("doctor").stdout
+    assert "queues: a100" in table or "settings may not be read" in table
+    asked = cluster.do(
+        lambda server: [path for _, path in server.requests if "localqueues" in path]
+    )
+    assert asked == [f"/apis/kueue.x-k8s.io/{versions[0]}/namespaces/team/localqueues"]
+
+
+def test_every_place_names_the_same_oldest_kubernetes() -> None:
+    root = Path(__file__).parents[3]
+    said = {
+        "docs/install.md": rf"Kubernetes 1\.{checks.OLDEST_MINOR} or newer",
+        "charts/florence-operator/README.md": rf"Kubernetes 1\.{checks.OLDEST_MINOR} or newer",
+        "charts/florence-operator/Chart.yaml": rf'kubeVersion: ">=1\.{checks.OLDEST_MINOR}\.0-0"',
+    }
+    for file, words in said.items():
+        assert re.search(words, (root / file).read_text()), file

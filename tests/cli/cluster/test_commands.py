@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+from florencectl.cluster.admitting import PATIENCE_SECONDS, once_admitted
 from tests.cli.cluster_objects import attempt, job, pod, stage
 from tests.cli.cluster_server import ServedCluster, served_cluster
 
@@ -96,12 +99,47 @@ def test_what_the_webhook_refuses_is_told_in_its_words(
     assert words.count("\n") == 1
 
 
+AWAY = (
+    'Internal error occurred: failed calling webhook "florencejobs.florence.dev": failed to call '
+    "webhook: Post https://florence-operator.florence-system.svc:443/validate: dial tcp: connect: "
+    "connection refused"
+)
+
+
+def test_submit_waits_for_a_webhook_that_is_being_started(
+    cluster: ServedCluster, tmp_path: Path
+) -> None:
+    cluster.do(lambda server: server.fail(500, AWAY, method="POST", path="florencejobs"))
+    result = cluster.run("submit", "-f", manifest(tmp_path))
+    assert (result.returncode, result.stdout) == (0, "florencejob.florence.dev/big created\n")
+    assert "the operator's webhook does not answer" in result.stderr
+    assert "trying again for 20 s" in result.stderr
+
+
+@pytest.mark.parametrize(("message", "tries"), [(AWAY, 12), ("etcd is away", 1)])
+def test_patience_with_a_webhook_ends_and_is_for_nothing_else(message: str, tries: int) -> None:
+    now, asked = [0.0], []
+
+    async def write() -> None:
+        asked.append(now[0])
+        raise ApiError(500, "InternalError", message)
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(ApiError, match=message[:20]):
+        asyncio.run(once_admitted(write, clock=lambda: now[0], sleep=sleep))
+    assert len(asked) == tries
+    assert now[0] <= PATIENCE_SECONDS
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "code", "words"),
     [
         (403, "Forbidden", 4, "not allowed"),
         (401, "Unauthorized", 4, "does not know who you are"),
         (404, "NotFound", 1, "is the FlorenceJob operator installed?"),
+        (500, AWAY, 1, "the operator's webhook does not answer: Internal error"),
     ],
 )
 def test_refusals_have_exit_codes_of_their_own(
@@ -157,7 +195,7 @@ def test_watch_prints_every_change_as_a_line_of_json(cluster: ServedCluster) -> 
     cluster.put(job("Running", stage("mixed", "Running")))
     assert json.loads(process.stdout.readline())["status"]["phase"] == "Running"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "florencectl: interrupted\n")
 
 
@@ -204,7 +242,7 @@ def test_wait_ends_with_the_job_and_with_its_patience(cluster: ServedCluster) ->
     failed = attempt(1, cause="Diverged", exitCode=4, message="loss is NaN", ended="x")
     failed["ended"] = "2027-01-15T07:59:00Z"
     cluster.put(job("Failed", stage("mixed", "Failed", attempts=[failed])))
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
     assert "mixed: failed: attempt 1 diverged" in errors
     assert "'florencectl why big'" in errors
@@ -221,15 +259,50 @@ def test_delete_asks_unless_told_and_waits_for_the_end(cluster: ServedCluster) -
     assert cluster.run("delete", "big").returncode == 3
 
 
-def test_delete_with_artifacts_asks_the_operator_to_remove_them(cluster: ServedCluster) -> None:
+@pytest.mark.parametrize("finalizers", [[], ["example.com/other"], ["florence.dev/artifacts"]])
+def test_delete_with_artifacts_holds_the_job_until_they_are_removed(
+    cluster: ServedCluster, finalizers: list[str]
+) -> None:
+    """The operator may be late: nothing but the finalizer keeps the job until it has come."""
     kept = job()
-    kept["metadata"]["finalizers"] = ["florence.dev/artifacts"]
+    kept["metadata"]["finalizers"] = finalizers
     cluster.put(kept)
     assert cluster.run("delete", "big", "--artifacts").returncode == 0
     stored = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
     assert stored is not None
     assert stored["spec"]["artifacts"]["deleteWithJob"] is True
+    assert set(stored["metadata"]["finalizers"]) == {*finalizers, "florence.dev/artifacts"}
     assert "deletionTimestamp" in stored["metadata"]
+    assert cluster.do(lambda server: server.counts(path="florencejobs")["PATCH"]) == 1
+
+
+def test_a_job_that_changes_meanwhile_keeps_what_others_hold_it_by(cluster: ServedCluster) -> None:
+    cluster.put(job())
+
+    async def somebody_is_faster(request: web.Request) -> None:
+        if request.method == "PATCH" and not others:
+            others.append("example.com/other")
+            faster = job()
+            faster["metadata"]["finalizers"] = list(others)
+            cluster.server.put(faster)
+
+    others: list[str] = []
+    cluster.server.before.append(somebody_is_faster)
+    assert cluster.run("delete", "big", "--artifacts").returncode == 0
+    stored = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
+    assert stored is not None
+    assert stored["metadata"]["finalizers"] == ["example.com/other", "florence.dev/artifacts"]
+
+
+def test_artifacts_of_a_job_that_is_going_already_are_said_to_stay(cluster: ServedCluster) -> None:
+    going = job()
+    going["metadata"]["finalizers"] = ["example.com/other"]
+    cluster.put(going)
+    assert cluster.run("delete", "big").returncode == 0
+    code, words = told(cluster.run("delete", "big", "--artifacts"))
+    assert code == 1
+    assert "is being deleted already" in words
+    assert "its artifacts stay" in words
 
 
 def test_logs_come_from_the_pod_of_the_rank(cluster: ServedCluster) -> None:
@@ -268,7 +341,7 @@ def test_following_goes_on_with_the_next_attempt(cluster: ServedCluster) -> None
     cluster.put(job("Running", stage("mixed", "Running", attempts=[first, second])), pod(0, 2))
     assert process.stdout.readline() == "second\n"
     cluster.put(job("Succeeded", stage("mixed", "Succeeded", attempts=[first, second])))
-    rest, errors = process.communicate(timeout=20)
+    rest, errors = process.communicate(timeout=120)
     assert (process.returncode, rest) == (0, "")
     assert "-- mixed, attempt 2 --" in errors
 
@@ -304,7 +377,7 @@ def test_submit_follows_the_job_to_its_end(cluster: ServedCluster, tmp_path: Pat
         stage("check", "Succeeded", metrics={"digits/top1": 0.98}),
     )
     cluster.put(done)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert output.splitlines()[1].split() == ["check", "digits/top1", "98.00", "%"]
     assert "model: s3://m" in errors

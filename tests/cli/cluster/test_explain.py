@@ -25,6 +25,12 @@ from tests.cli.cluster_objects import (
     waiting,
 )
 
+
+def on_node(pending: dict[str, Any]) -> dict[str, Any]:
+    """A pod that a node has taken and that does not run yet."""
+    return {**pending, "spec": {**pending["spec"], "nodeName": "node0"}}
+
+
 PROGRESS = {
     "step": 40,
     "total": 100,
@@ -168,10 +174,20 @@ CASES: dict[str, tuple[Facts, list[str]]] = {
             "n1 0 of 8, n2 8 of 8",
         ],
     ),
+    "no scheduler": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
+            pods=[pod(0, phase="Pending"), on_node(pod(1, phase="Pending"))],
+        ),
+        [
+            "No scheduler has looked at pod big-mixed-a1-worker-0 yet.",
+            "see whether kube-scheduler runs",
+        ],
+    ),
     "pulling": (
         facts(
             job("Starting", stage("mixed", "Starting", attempts=[attempt()])),
-            pods=[pod(0, phase="Pending", containerStatuses=waiting("ContainerCreating"))],
+            pods=[on_node(pod(0, phase="Pending", containerStatuses=waiting("ContainerCreating")))],
         ),
         ["pulls its image or mounts its volumes"],
     ),

@@ -36,7 +36,7 @@ def watched(story: Callable[[FakeApiServer, Next], Awaitable[None]]) -> None:
             following = changes(client, "team", sleep=no_pause)
 
             async def following_names() -> list[tuple[str, str]]:
-                batch: list[Change] = await asyncio.wait_for(anext(following), 10)
+                batch: list[Change] = await asyncio.wait_for(anext(following), 120)
                 return [(kind, document["metadata"]["name"]) for kind, document in batch]
 
             assert await following_names() == [("ADDED", "a")]

@@ -92,7 +92,7 @@ def test_a_tensor_for_the_cpu_is_handed_on_as_it_is() -> None:
     assert to_device(tensor, torch.device("cpu")) is tensor
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_a_tensor_for_a_gpu_is_a_copy_that_outlives_its_buffer() -> None:
     buffer = torch.ones(1 << 20)
     moved = to_device(buffer, torch.device("cuda"))

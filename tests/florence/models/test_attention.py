@@ -97,6 +97,15 @@ def test_equals_the_definition_in_values_and_gradients(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * scale)
 
 
+def test_more_windows_than_a_kernel_takes_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, grid = attention(Attention.SDPA), GRIDS[0]
+    monkeypatch.setattr("florence.models.attention.MAX_FUSED_BATCH", grid.windows)
+    actual = value_and_gradients(lambda x: module(x, grid), module, grid)
+    for ours, theirs in zip(actual, expected(grid), strict=True):
+        scale = max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize("implementation", [Attention.MATH, Attention.SDPA])
 def test_nothing_leaks_across_the_edges_that_a_shift_wraps(implementation: Attention) -> None:
     """Test C3: change all tokens above the wrap; those below it, in the same windows, stay."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from florence_operator.runtime.authority import Step, renewed, service_names
@@ -127,7 +128,7 @@ def test_troubles_with_the_secret_are_tried_again(tmp_path: Path) -> None:
             one = replica(client, tmp_path / "a", Clock(), sleep=sleep)
             server.fail(500)
             task = asyncio.create_task(one.run())
-            await asyncio.wait_for(refreshed.wait(), 10)
+            await asyncio.wait_for(refreshed.wait(), 120)
             task.cancel()
 
     asyncio.run(main())
@@ -273,5 +274,28 @@ def test_certificates_of_somebody_else_are_only_read(tmp_path: Path) -> None:
             await one.renew()
             assert one.loaded.is_set()
             assert server.requests == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("bundle", [b" \n", b"not a certificate"])
+def test_authorities_that_nobody_could_check_anything_by_are_not_used(
+    tmp_path: Path, bundle: bytes
+) -> None:
+    async def main() -> None:
+        material = renewed(None, Step.MAKE, NAMES, datetime.now(UTC))
+        (tmp_path / "tls.crt").write_bytes(material.certificate)
+        (tmp_path / "tls.key").write_bytes(material.key)
+        (tmp_path / "ca.crt").write_bytes(bundle)
+        async with FakeApiServer() as server, server.client() as client:
+            one = replica(client, tmp_path, Clock())
+            with pytest.raises(ValueError, match=r"ca.crt: holds no certificate"):
+                await one.refresh()
+            assert not one.loaded.is_set()
+            assert one.authorities == ""
+            # An empty one is left out by authorities that everybody knows.
+            (tmp_path / "ca.crt").write_bytes(b"")
+            await one.refresh()
+            assert one.authorities.encode() == material.certificate
 
     asyncio.run(main())

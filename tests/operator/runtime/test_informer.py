@@ -31,18 +31,19 @@ def names(informer: Informer) -> set[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Waits for something that the network brings."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - it is not of this process's making
             await asyncio.sleep(0.002)
 
 
 @asynccontextmanager
 async def following(server: FakeApiServer, **options: Any) -> AsyncIterator[Informer]:
+    """An informer that has been filled; how long that takes is for the machine to say."""
     async with server.client(tries=1) as client:
         informer = Informer(client, CONFIG_MAPS, **{"backoff": QUICK, **options})
         task = asyncio.create_task(informer.run())
         try:
-            await asyncio.wait_for(informer.synced.wait(), 120)
+            await informer.synced.wait()
             yield informer
         finally:
             assert not task.done()
@@ -275,6 +276,34 @@ def test_one_that_tries_nothing_any_more_is_stuck() -> None:
             assert not informer.stuck
             now[0] = 800.0
             assert informer.stuck
+
+    asyncio.run(main())
+
+
+def test_a_server_that_was_restored_from_a_backup_is_followed() -> None:
+    async def main() -> None:
+        async with (
+            FakeApiServer(bookmark_seconds=0.01) as server,
+            following(server) as informer,
+        ):
+            server.put(config_map("changed", n="1"))
+            server.put(config_map("gone"))
+            server.put(config_map("deleted"))
+            await until(lambda: len(informer) == 3)
+            backup = server.backup()
+            for number in range(5):
+                server.put(config_map("changed", n=f"later-{number}"))
+            server.put(config_map("new"))
+            server.remove(CONFIG_MAPS, "lab", "deleted")
+            await until(lambda: names(informer) == {"changed", "gone", "new"})
+            server.restore(backup)
+            server.remove(CONFIG_MAPS, "lab", "gone")
+            await until(lambda: names(informer) == {"changed", "deleted"})
+            shown = informer.get("lab", "changed")
+            assert shown is not None
+            assert shown["data"] == {"n": "1"}
+            server.put(config_map("changed", n="2"))
+            await until(lambda: (informer.get("lab", "changed") or {})["data"] == {"n": "2"})
 
     asyncio.run(main())
 

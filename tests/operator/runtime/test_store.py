@@ -77,3 +77,24 @@ def test_deletions_are_forgotten_in_the_end() -> None:
         store.remove(Key("lab", f"n{number}"), number)
         now[0] += 1.0
     assert len(store._deleted) <= REMEMBERED + 1
+
+
+def test_a_server_that_was_restored_is_believed_from_its_next_list_on() -> None:
+    store = Store()
+    for name, version in (("changed", 900), ("gone", 950), ("same", 400)):
+        store.put(thing(name, version))
+    store.remove(Key("lab", "deleted"), 990)
+    store.put(thing("other", 995, namespace="elsewhere"))
+    assert (store.newest("lab"), store.newest("")) == (990, 995)
+    store.start_anew("lab")
+    assert store.newest("lab") == 0
+    assert store.put(thing("changed", 450, owner="restored")) is not None
+    assert store.put(thing("deleted", 480)) is not None
+    assert store.put(thing("same", 400)) is not None
+    # A write's answer from before the restore comes late: as little as of any other old one.
+    changes = store.retain({Key("lab", n) for n in ("changed", "deleted", "same")}, "lab", 500)
+    assert [change.old for change in changes] == [thing("gone", 950)]
+    assert (store.newest("lab"), store.newest("elsewhere")) == (500, 995)
+    # From now on versions count again.
+    assert store.put(thing("changed", 449)) is None
+    assert store.put(thing("changed", 501)) is not None
