@@ -8,6 +8,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
+from florence_operator.api.manifest import from_cluster, from_store
 from florence_operator.observe import timestamp
 from florence_operator.pods import PLAN_ANNOTATION
 from florence_operator.progress import Posted, ProgressBook, StageProgress
@@ -88,6 +92,24 @@ def test_a_status_that_cannot_be_read_is_never_written_over() -> None:
         assert "Unreadable" in events(bench)
 
     run(single(), check)
+
+
+def test_unknown_fields_are_left_out_wherever_they_are() -> None:
+    document = single()
+    document["metadata"]["uid"] = "u"
+    expected = from_cluster(document)
+    newer = copy.deepcopy(document)
+    newer["spec"]["novel"] = [1]
+    newer["spec"]["pods"] = {"volumes": [], "novel": {"a": 1}}
+    newer["spec"]["stages"][0]["resources"] = {"workers": 1, "novel": 1}
+    newer["spec"]["stages"][0]["pretrain"]["loader"] = {"novel": True}
+    assert from_store(newer).spec == expected.spec
+    assert newer["spec"]["novel"] == [1]  # what a cache holds is not changed
+    with pytest.raises(ValidationError, match="novel"):
+        from_cluster(newer)
+    newer["spec"]["stages"][0]["pretrain"]["steps"] = "many"
+    with pytest.raises(ValidationError, match="steps"):
+        from_store(newer)
 
 
 def with_new_field(bench: Bench) -> None:
