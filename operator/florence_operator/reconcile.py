@@ -207,7 +207,7 @@ class Reconciler:
             }
             document = await self._client.patch(FLORENCE_JOBS, key.name, key.namespace, patch)
             self._caches.jobs.put(dict(document))
-        refusals, error = await self._start(decision, document["metadata"]["uid"])
+        refusals, error = await self._start(decision, document["metadata"]["uid"], answers)
         if refusals:
             # What was made is in the caches now; what was refused becomes part of the picture.
             seen = replace(seen, refusals=refusals, **answers.observed())
@@ -231,9 +231,13 @@ class Reconciler:
         return Result(requeue_after=min((w for w in waits if w is not None), default=None))
 
     async def _start(
-        self, decision: Decision, uid: str
+        self, decision: Decision, uid: str, answers: Answers
     ) -> tuple[dict[str, Refusal], ApiError | None]:
-        """Make the objects of new attempts; what the server refuses, by stage, and its error."""
+        """Make the objects of new attempts; what the server refuses, by stage, and its error.
+
+        They are created, never applied: one that is there already is another job's, or one of ours
+        that the cache does not have yet, and neither is to be changed.
+        """
         refusals: dict[str, Refusal] = {}
         last: ApiError | None = None
         for start in decision.starts:
@@ -243,8 +247,13 @@ class Reconciler:
                     refusals[start.stage] = Refusal(message=taken, final=False)
                     break
                 try:
-                    await self._make(document)
+                    self._caches.children.put(await self._client.create(dict(document)))
                 except ApiError as error:
+                    if error.already_exists:
+                        await answers.ask({Question("PyTorchJob")})
+                        said = f"{document['kind']} {document['metadata']['name']} exists already"
+                        refusals[start.stage] = Refusal(message=said, final=False)
+                        break
                     if error.unreachable or error.conflict or error.unauthorized:
                         raise
                     final = error.status in (400, 422)
@@ -252,9 +261,6 @@ class Reconciler:
                     last = last if final else error
                     break
         return refusals, last
-
-    async def _make(self, document: Document) -> None:
-        self._caches.children.put(await self._client.apply(dict(document)))
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""

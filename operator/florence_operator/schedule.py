@@ -225,7 +225,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     if problem is not None:
         return changed(record, state=again, reason="InvalidSpec", message=problem)
     refusal = view.seen.refusals.get(view.stage.name)
-    if refusal is not None and not refusal.final:
+    if refusal is not None and not refusal.final and not adopted:
         said = f"the API server does not take its PyTorchJob: {refusal.message}"
         return changed(record, state=again, reason="Refused", message=said, next_attempt=None)
     # What no cache shows may be there all the same, and a newer status may know of it.
@@ -233,7 +233,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     if not view.sure(Question("FlorenceJob"), *remains):
         return record
     record = _start(view, record, number, work, adopted=adopted, left=pods)
-    if refusal is not None:
+    if refusal is not None and refusal.final:
         work.starts.pop()
         record = finish(view, record, Ending(cause=Cause.REJECTED, message=refusal.message))
         said = f"stage '{record.name}': {record.message}"

@@ -261,6 +261,27 @@ def test_a_new_leader_with_old_caches_asks_before_it_acts() -> None:
     run(single(), check)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_child_that_no_cache_shows_is_neither_changed_nor_made_twice(ours: bool) -> None:
+    async def check(bench: Bench) -> None:
+        await bench.reconcile()
+        (child,) = bench.server.all(PYTORCH_JOBS)
+        await bench.client.delete(PYTORCH_JOBS, C1, "ns")
+        put(bench, status={})
+        await bench.seen()
+        bench.server.mute_watches()
+        if not ours:
+            child["metadata"]["ownerReferences"][0]["uid"] = "a-namesake"
+            child["metadata"]["labels"]["florence.dev/job-uid"] = "a-namesake"
+        there = bench.server.put(child)
+        await bench.reconcile()
+        assert bench.server.all(PYTORCH_JOBS) == [there]
+        assert bench.job["status"]["phase"] == ("Starting" if ours else "Pending")
+        assert stage(bench)["reason"] == ("PodsStarting" if ours else "Refused")
+
+    run(single(), check)
+
+
 def test_orphans_and_their_services_are_deleted_and_nobody_elses() -> None:
     async def check(bench: Bench) -> None:
         await bench.reconcile()
