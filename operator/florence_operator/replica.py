@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from florence_operator.accounting import account, stages_by_state
+from florence_operator.accounting import account, stages_by_state, stages_not_heard
 from florence_operator.admission import validate
 from florence_operator.api.duration import seconds
 from florence_operator.caches import (
@@ -280,7 +280,9 @@ class Replica:
 
     async def _count(self) -> None:
         while True:
-            self._metrics.count_stages(stages_by_state(self._caches.jobs.all()))
+            jobs = self._caches.jobs.all()
+            self._metrics.count_stages(stages_by_state(jobs))
+            self._metrics.stages_not_heard.set(stages_not_heard(jobs))
             await asyncio.sleep(_COUNT_SECONDS)
 
 

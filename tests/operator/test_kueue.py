@@ -26,6 +26,25 @@ def evicted(reason: str, **policy: Any) -> Cluster:
     return subject
 
 
+def test_a_queue_that_takes_back_again_and_again_what_it_gave_is_not_asked_at_once() -> None:
+    subject = cluster(queue="pool")
+    subject.reconcile()
+    waited = []
+    for _ in range(5):
+        (name,) = subject.children
+        subject.admit(name)
+        subject.reconcile()
+        subject.evict(name, "AdmissionCheck")
+        begun = subject.now
+        while list(subject.children) in ([name], []):
+            settle(subject, 1)
+        waited.append(subject.now - begun)
+    assert set(causes(subject)[:-1]) == {Cause.PREEMPTED}
+    assert waited == sorted(waited)
+    assert waited[0] < 3
+    assert waited[-1] > 35
+
+
 def test_a_child_that_a_cache_still_shows_in_its_queue_was_not_preempted() -> None:
     subject = cluster(queue="pool")
     subject.reconcile()
