@@ -80,6 +80,35 @@ def test_a_finished_job_of_a_newer_version_is_not_run_again() -> None:
     run(single(runPolicy={"ttlAfterFinished": "7d"}), check)
 
 
+def test_an_attempt_of_the_last_release_goes_on() -> None:
+    """Its child has another name, says nothing of its spec, and the status has none of the new."""
+
+    async def check(bench: Bench) -> None:
+        await bench.reconcile()
+        (child,) = bench.server.all(PYTORCH_JOBS)
+        bench.server.remove(PYTORCH_JOBS, "ns", C1)
+        child["metadata"] |= {"name": "j-c-a1", "annotations": {}}
+        child = bench.server.put(child)
+        status = copy.deepcopy(bench.job["status"])
+        status["stages"][0]["attempts"][0]["child"] = "j-c-a1"
+        put(bench, status=status)
+        bench.pod("Running")
+        (pod,) = bench.server.all(PODS)
+        pod["metadata"]["ownerReferences"] = [{"uid": child["metadata"]["uid"], "controller": True}]
+        bench.server.put(pod)
+        count = len(writes(bench.server))
+        await rounds(bench)
+        assert bench.job["status"]["phase"] == "Running"
+        assert bench.server.all(PYTORCH_JOBS) == [child]
+        assert len(writes(bench.server)) == count + 1  # the status
+        bench.server.put({**pod, "status": {"phase": "Succeeded"}})
+        await rounds(bench)
+        assert bench.job["status"]["phase"] == "Succeeded"
+        assert not bench.server.all(PYTORCH_JOBS)
+
+    run(single(), check)
+
+
 def test_a_status_that_cannot_be_read_is_never_written_over() -> None:
     async def check(bench: Bench) -> None:
         await bench.reconcile()
