@@ -103,7 +103,7 @@ def terminal(
 ) -> Decision:
     """Clean up after a job that has ended, and delete it when its time has come.
 
-    Changes of its spec lead to nothing but a request to retry does; that they were seen is said.
+    A change of its spec is only noted, unless it asks to retry.
     """
     work = Work(seen.now)
     policy = seen.job.spec.run_policy
