@@ -28,6 +28,7 @@ from florence.errors import ConfigurationError, FlorenceError
 from florence.storage import open_storage
 from florence_jobs.log_tail import LOST_PEERS, LogTail, failure_line, last_lines
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
+from florence_jobs.progress import Heartbeat
 from florence_operator.api.stage import StagePlan
 from florence_operator.api.termination import Termination
 
@@ -58,9 +59,12 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     keeper = LogKeeper(plan, index, tail)
     progress = Path(environment.get("FLORENCE_HOME", "/tmp")) / "progress.json"
     progress.parent.mkdir(parents=True, exist_ok=True)
+    heartbeat = Heartbeat(plan.progress, plan, progress) if plan.progress and index == 0 else None
     try:
         ended = run(command(arguments[0], plan, environment), tail, progress)
     finally:
+        if heartbeat:
+            heartbeat.close()
         keeper.close()
     leave(message, last_words(plan, index, ended, tail.read(), progress, keeper.uri))
     return ended.code

@@ -9,10 +9,13 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from pydantic import ValidationError
 
 from florence.config.progress import StageProgress
 from florence_operator.api.stage import ProgressTarget, StagePlan
@@ -20,6 +23,10 @@ from florence_operator.api.stage import ProgressTarget, StagePlan
 log = logging.getLogger(__name__)
 
 
+Post = Callable[[str, bytes, str | None, str | None], None]
+
+_MISSED = 3
+"""So many intervals without a note of the stage's process mean that it does not report."""
 _SILENCE_SECONDS = 5.0
 """How long a receiver may say nothing."""
 _ANSWER_SECONDS = 15.0
@@ -45,23 +52,15 @@ class ProgressReporter:
         target: ProgressTarget,
         plan: StagePlan,
         *,
-        post: Callable[[str, bytes, str | None, str | None], None] | None = None,
+        post: Post | None = None,
         record: Path | None = None,
     ) -> None:
         self._target = target
-        self._who = {
-            "namespace": plan.namespace,
-            "job": plan.job,
-            "uid": plan.uid,
-            "stage": plan.stage,
-            "attempt": plan.attempt,
-        }
-        self._post = post or _post
+        self._delivery = _Delivery(target, plan, post)
         self._record = record
         self._newest: StageProgress | None = None
         self._changed = threading.Condition()
         self._closed = False
-        self._failing = False
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
@@ -88,11 +87,83 @@ class ProgressReporter:
                     self._changed.wait(timeout=self._target.interval_seconds)
                 newest, closed = self._newest, self._closed
             if newest is not None:
-                self._send(newest)
+                if self._record:
+                    _write(self._record, json.dumps(newest.wire()))
+                self._delivery.send(newest)
 
-    def _send(self, progress: StageProgress) -> None:
-        if self._record:
-            _write(self._record, json.dumps(progress.wire()))
+
+class Heartbeat:
+    """Reports from a pod's first process, while the stage's own process does not.
+
+    Before that has come so far, and when nothing in it moves any more: it is stopped, or a call
+    that never returns holds the interpreter. Whoever receives the reports must be able to tell
+    that from a network that is away.
+
+    Args:
+        target: where reports go.
+        plan: whose they are.
+        record: the file in which the stage's process notes its progress at every interval.
+        post: as of :class:`ProgressReporter`.
+        now: Unix seconds, as files have them.
+    """
+
+    def __init__(
+        self,
+        target: ProgressTarget,
+        plan: StagePlan,
+        record: Path,
+        *,
+        post: Post | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._delivery = _Delivery(target, plan, post)
+        self._interval = target.interval_seconds
+        self._record = record
+        self._now = now
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and wait for nothing: the pod has better to do than to end a report."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(timeout=self._interval):
+            if not self._reports():
+                self._delivery.send(self._recorded())
+
+    def _reports(self) -> bool:
+        """Whether the stage's process has noted its progress just now, and so reports it."""
+        try:
+            return self._now() - self._record.stat().st_mtime < _MISSED * self._interval
+        except OSError:
+            return False
+
+    def _recorded(self) -> StageProgress:
+        try:
+            return StageProgress.model_validate_json(self._record.read_bytes())
+        except (OSError, ValidationError):
+            return StageProgress(phase="start")
+
+
+class _Delivery:
+    """Posts progress, and tells once when that begins to fail."""
+
+    def __init__(self, target: ProgressTarget, plan: StagePlan, post: Post | None) -> None:
+        self._target = target
+        self._who = {
+            "namespace": plan.namespace,
+            "job": plan.job,
+            "uid": plan.uid,
+            "stage": plan.stage,
+            "attempt": plan.attempt,
+        }
+        self._post = post or _post
+        self._failing = False
+
+    def send(self, progress: StageProgress) -> None:
+        """Deliver one report, or do without."""
         body = json.dumps({**self._who, "progress": progress.wire()}).encode()
         try:
             token = None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from florence_operator.api.status import Attempt, JobStatus
+from florence_operator.api.status import PROGRESS_REPORTED, Attempt, JobStatus
 from florence_operator.observe import unix
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.store import Key
@@ -50,4 +50,14 @@ def stages_by_state(jobs: Iterable[Mapping[str, Any]]) -> Counter[str]:
         stage.get("state", "Pending")
         for job in jobs
         for stage in (job.get("status") or {}).get("stages") or ()
+    )
+
+
+def stages_not_heard(jobs: Iterable[Mapping[str, Any]]) -> int:
+    """How many stages of all jobs have pods that run and do not report."""
+    return sum(
+        condition.get("type") == PROGRESS_REPORTED and condition.get("status") == "False"
+        for job in jobs
+        for stage in (job.get("status") or {}).get("stages") or ()
+        for condition in stage.get("conditions") or ()
     )

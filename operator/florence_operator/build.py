@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.stage import ProgressTarget, Removal, StagePlan, plan_of
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, FlorenceJob, Stage
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
+from florence_operator.observe import (
+    ATTEMPT_LABEL,
+    JOB_LABEL,
+    QUEUE_LABEL,
+    SPEC_HASH,
+    STAGE_LABEL,
+    UID_LABEL,
+)
 from florence_operator.pods import (
     CA_ANNOTATION,
     CA_FILE,
@@ -27,13 +36,15 @@ LONGEST_NAME = 51
 """Training Operator appends ``-worker-<index>`` and makes Services of these names: 63 in all."""
 REMOVAL_FILE = "removal.json"
 REMOVAL_ANNOTATION = "florence.dev/removal"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
 def child_name(job: str, stage: str, attempt: int) -> str:
-    """``<job>-<stage>-a<attempt>``: a DNS-1035 label, shortened with a hash when it is too long."""
-    return _name(f"{job}-{stage}", f"-a{attempt}")
+    """``<job>-<stage>-<hash>-a<attempt>``: a DNS-1035 label, shortened where it is too long.
+
+    The hash is of both names: stage ``c`` of job ``a-b`` is not stage ``b-c`` of job ``a``.
+    """
+    return _name(f"{job}-{stage}", f"-{_digest(f'{job}/{stage}')}-a{attempt}")
 
 
 def removal_name(job: str) -> str:
@@ -44,10 +55,20 @@ def removal_name(job: str) -> str:
 def _name(body: str, suffix: str) -> str:
     whole = body if body[0].isalpha() else f"fj-{body}"
     if len(whole) + len(suffix) > LONGEST_NAME:
-        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        digest = _digest(whole)
         kept = whole[: LONGEST_NAME - len(suffix) - len(digest) - 1].rstrip("-")
         whole = f"{kept}-{digest}"
     return whole + suffix
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def spec_hash(job: FlorenceJob, stage: Stage, attempt: int, settings: OperatorConfiguration) -> str:
+    """What an attempt would be made from now: its PyTorchJob with the plan, without mere hints."""
+    made = _pytorch_job(job, stage, attempt, settings, ca="", avoid_nodes=())
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def artifacts_uri(job: FlorenceJob, stage: str | None = None) -> str:
@@ -101,7 +122,7 @@ def pytorch_job(
     settings: OperatorConfiguration,
     *,
     ca: str = "",
-    avoid_node: str | None = None,
+    avoid_nodes: Sequence[str] = (),
 ) -> Document:
     """The PyTorchJob of an attempt: worker-only, tried once, with a rendezvous of our own.
 
@@ -111,6 +132,20 @@ def pytorch_job(
     Args:
         ca: who signs the progress server's certificate, in PEM.
     """
+    document = _pytorch_job(job, stage, attempt, settings, ca=ca, avoid_nodes=avoid_nodes)
+    stamp = {SPEC_HASH: spec_hash(job, stage, attempt, settings)}
+    return {**document, "metadata": {**document["metadata"], "annotations": stamp}}
+
+
+def _pytorch_job(
+    job: FlorenceJob,
+    stage: Stage,
+    attempt: int,
+    settings: OperatorConfiguration,
+    *,
+    ca: str,
+    avoid_nodes: Sequence[str],
+) -> Document:
     name = child_name(job.metadata.name, stage.name, attempt)
     labels = _labels(job, stage, attempt)
     policy = job.spec.run_policy
@@ -126,7 +161,7 @@ def pytorch_job(
             PLAN_ANNOTATION: plan_text(job, stage, attempt, settings),
             CA_ANNOTATION: ca,
         },
-        avoid_node=avoid_node,
+        avoid_nodes=avoid_nodes,
     )
     return {
         "apiVersion": "kubeflow.org/v1",

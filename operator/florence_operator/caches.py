@@ -15,6 +15,7 @@ from florence_operator.observe import (
     QueuePlace,
     child_from,
     node_from,
+    owner,
     pod_from,
     queue_place_from,
 )
@@ -49,16 +50,19 @@ class Caches:
         owned = [d for d in self.children.by_index(BY_JOB, _path(key)) if owner(d) == uid]
         return {child.name: child for d in owned if (child := child_from(d)) is not None}
 
-    def pods_of(self, key: Key, uid: str, children: Mapping[str, Child]) -> list[Pod]:
+    def left_of(self, key: Key, uid: str) -> bool:
+        """Whether anything is left of the job's attempts."""
+        return bool(self.children_of(key, uid) or self.pods_of(key, uid))
+
+    def pods_of(self, key: Key, uid: str) -> list[Pod]:
         """The pods of the attempts of the very job with that uid.
 
-        Of an attempt whose child is here only those that the child controls: labels can be copied.
-        Those of a child that is gone may have lost their owner, and still hold their GPUs.
+        Whether their word counts is another question: labels can be copied, and those of a child
+        that is gone may have lost their owner, and still hold their GPUs.
         """
         documents = self.pods.by_index(BY_JOB, _path(key))
         ours = [d for d in documents if d["metadata"]["labels"].get(UID_LABEL) == uid]
-        found = [(pod, owner(d)) for d in ours if (pod := pod_from(d)) is not None]
-        return [pod for pod, of in found if of in (known := makers(pod, children)) or not known]
+        return [pod for document in ours if (pod := pod_from(document)) is not None]
 
     def nodes_of(self, pods: list[Pod]) -> dict[str, Node] | None:
         """The nodes of these pods; None where nodes may not be read."""
@@ -95,19 +99,13 @@ class Caches:
     def observe(self, key: Key, uid: str) -> dict[str, Any]:
         """The fields of an observation that the caches fill."""
         children = self.children_of(key, uid)
-        pods = self.pods_of(key, uid, children)
+        pods = self.pods_of(key, uid)
         return {
             "children": children,
             "pods": pods,
             "nodes": self.nodes_of(pods),
             "queue": self.queue_of(children),
         }
-
-
-def owner(document: Mapping[str, Any]) -> str:
-    """The uid of an object's controller, or nothing."""
-    references = document["metadata"].get("ownerReferences") or ()
-    return next((ref["uid"] for ref in references if ref.get("controller")), "")
 
 
 def makers(pod: Pod, children: Mapping[str, Child]) -> set[str]:

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from florence_operator.api.status import JobStatus
+from florence_operator.observe import Observation, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
     """An object to delete; with a uid only that very one."""
 
-    kind: Literal["PyTorchJob", "FlorenceJob"]
+    kind: Literal["PyTorchJob", "FlorenceJob", "Pod", "Service"]
     name: str
     uid: str | None = None
+    child: str | None = None
+    """Of a Service: the child that it was made for; another one of the name is not meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +41,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What is to be done, in this order: finalizers, apply, status, delete, events."""
+    """What is to be done, in this order: finalizers, apply, status, delete, events.
+
+    Nothing of it is, while there are questions: their answers lead to another decision.
+    """
 
     status: JobStatus
+    questions: frozenset[Question] = frozenset()
     changed: bool = False
     """Whether the status differs from the one that was observed."""
     urgent: bool = False
@@ -63,6 +70,13 @@ class Work:
     starts: list[Start] = field(default_factory=list)
     events: list[Notice] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
+    questions: set[Question] = field(default_factory=set)
+
+    def ask(self, seen: Observation, *questions: Question) -> bool:
+        """Whether the API server has been asked all of it; what it has not, it is asked next."""
+        missing = set(questions) - seen.answered
+        self.questions.update(missing)
+        return not missing
 
     def wake(self, moment: float) -> None:
         """The job has to be looked at again at that time."""

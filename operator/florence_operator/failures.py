@@ -29,21 +29,23 @@ class Ending:
     logs: str | None = None
 
 
-def lost_from(pod: Pod, nodes: Mapping[str, Node] | None, grace: float) -> float | None:
-    """From when on a pod counts as lost with its node, whatever it says; None for not at all.
+def stuck_from(pod: Pod, grace: float) -> float:
+    """From when on a pod counts as lost because it outlives its deletion; infinity for never.
 
-    Where nodes may not be read, a pod that outlives its deletion counts as lost.
+    Processes that wait for a GPU or a file server cannot be killed, and their node answers all the
+    same.
     """
-    if pod.over:
-        return None
-    if nodes is None:
-        return pod.gone_by + grace if pod.deleting else None
-    if pod.node is None:
-        return None
-    node = nodes.get(pod.node)
+    return pod.gone_by + grace if pod.deleting and not pod.over else math.inf
+
+
+def away_from(pod: Pod, nodes: Mapping[str, Node | None] | None, grace: float) -> float:
+    """From when on the node of a pod counts as lost; infinity for never, or not known."""
+    if pod.over or nodes is None or pod.node is None or pod.node not in nodes:
+        return math.inf
+    node = nodes[pod.node]
     if node is None:
         return -math.inf
-    return None if node.ready else node.since + grace
+    return math.inf if node.ready else node.since + grace
 
 
 def failing(pods: Iterable[Pod]) -> list[Pod]:
@@ -104,10 +106,14 @@ def verdict(
 def _settled_at(
     bad: Sequence[Pod], child: Child | None, absent: Sequence[int], now: float, settle: float
 ) -> float:
-    """When the pods have told all that they will; clocks of nodes may be wrong, so never late."""
+    """When the pods have told all that they will; clocks of nodes may be wrong, so never late.
+
+    Who deletes a pod may be known a moment later: its PyTorchJob is suspended or deleted as well.
+    """
     if bad:
-        ends = [pod.terminated.finished if pod.terminated else -math.inf for pod in bad]
-        first = min(ends)
+        first = min(
+            pod.terminated.finished if pod.terminated else pod.deleted or -math.inf for pod in bad
+        )
     else:
         first = -math.inf if absent or child is None else child.failed
     return first + settle if first <= now else now

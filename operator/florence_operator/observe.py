@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from florence.config.progress import StageProgress
 from florence_operator.api.v1alpha1 import FlorenceJob
@@ -16,6 +16,9 @@ UID_LABEL = "florence.dev/job-uid"
 STAGE_LABEL = "florence.dev/stage"
 ATTEMPT_LABEL = "florence.dev/attempt"
 INDEX_LABEL = "training.kubeflow.org/replica-index"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+SPEC_HASH = "florence.dev/spec-hash"
+"""Annotation of a child."""
 CONTAINER = "pytorch"
 
 Document = Mapping[str, Any]
@@ -41,6 +44,8 @@ class Pod:
     attempt: int
     index: int
     phase: str
+    owner: str = ""
+    """uid of its controller; nothing when it has none, such as an orphan."""
     node: str | None = None
     started: float = 0.0
     """When the node's kubelet took it (Unix seconds), or 0."""
@@ -74,6 +79,10 @@ class Child:
     stage: str
     attempt: int
     suspended: bool = False
+    queued: bool = False
+    """Whether Kueue admits it: it names a queue."""
+    spec_hash: str = ""
+    """Of the spec that it was made from (:func:`florence_operator.build.spec_hash`), or nothing."""
     deleting: bool = False
     conditions: frozenset[str] = frozenset()
     """Types of the conditions that are True."""
@@ -97,6 +106,8 @@ class QueuePlace:
     """What Kueue says about a child's Workload."""
 
     admitted: bool = False
+    active: bool | None = None
+    """Whether it may be admitted at all (``spec.active``); None where that is not known."""
     evicted: str = ""
     """Reason of its eviction, such as Preempted, while that is so."""
     finished: bool = False
@@ -108,10 +119,25 @@ class QueuePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The newest progress that an attempt told, and when it last changed (Unix seconds)."""
+    """The newest progress that an attempt told."""
 
     progress: StageProgress
     received: float
+    """When it last got further (Unix seconds)."""
+    heard: float
+    """When it last reported, whether or not it had got further (Unix seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What only the API server can tell, since a cache may not have it yet.
+
+    That an object is not in a cache is no fact. Before anything decisive is done because of it the
+    API server is asked for the job's objects of the kind, or for the node of that name.
+    """
+
+    kind: Literal["FlorenceJob", "PyTorchJob", "Pod", "Workload", "Node"]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +168,8 @@ class Observation:
     finalizers: tuple[str, ...] = ()
     children: Mapping[str, Child] = field(default_factory=dict)
     pods: Sequence[Pod] = ()
-    nodes: Mapping[str, Node] | None = None
-    """None where nodes may not be read."""
+    nodes: Mapping[str, Node | None] | None = None
+    """By name, None for one that the API server does not have; None where they may not be read."""
     queue: Mapping[str, QueuePlace] = field(default_factory=dict)
     """By child."""
     progress: Mapping[tuple[str, int], Report] = field(default_factory=dict)
@@ -153,7 +179,10 @@ class Observation:
     removal: Removal | None = None
     """None while there is no Job that deletes the artifacts."""
     namespace_terminating: bool = False
-    operator_started: float = 0.0
+    hears_since: float = 0.0
+    """Since when this operator leads, and pods can reach it (Unix seconds)."""
+    answered: frozenset[Question] = frozenset()
+    """What the API server has been asked for this look; the answers are among the rest."""
 
 
 def unix(timestamp: str | None) -> float | None:
@@ -164,6 +193,12 @@ def unix(timestamp: str | None) -> float | None:
 def timestamp(seconds: float) -> str:
     """A moment as Kubernetes writes it, to the second."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def owner(document: Document) -> str:
+    """The uid of an object's controller, or nothing."""
+    references = document["metadata"].get("ownerReferences") or ()
+    return next((ref["uid"] for ref in references if ref.get("controller")), "")
 
 
 def pod_from(document: Document) -> Pod | None:
@@ -189,6 +224,7 @@ def pod_from(document: Document) -> Pod | None:
         attempt=int(attempt),
         index=int(labels.get(INDEX_LABEL, "0")),
         phase=status.get("phase", "Pending"),
+        owner=owner(document),
         node=document.get("spec", {}).get("nodeName"),
         started=unix(status.get("startTime")) or 0.0,
         deleting="deletionTimestamp" in document["metadata"],
@@ -230,6 +266,8 @@ def child_from(document: Document) -> Child | None:
         stage=labels[STAGE_LABEL],
         attempt=int(attempt),
         suspended=bool(document.get("spec", {}).get("runPolicy", {}).get("suspend")),
+        queued=QUEUE_LABEL in labels,
+        spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
         deleting="deletionTimestamp" in metadata,
         conditions=frozenset(true),
         failed=unix(failed.get("lastTransitionTime")) or 0.0,
@@ -257,6 +295,7 @@ def queue_place_from(document: Document, position: int | None = None) -> QueuePl
     waits = pending.get("status") != "True"
     return QueuePlace(
         admitted="Admitted" in true,
+        active=(document.get("spec") or {}).get("active", True) is not False,
         evicted=evicted,
         finished="Finished" in true,
         reason=pending.get("reason", "") if waits else "",

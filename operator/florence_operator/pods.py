@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from florence_operator.api.duration import seconds
@@ -47,7 +48,7 @@ def pod_template(
     child: str,
     labels: dict[str, str],
     annotations: dict[str, str],
-    avoid_node: str | None,
+    avoid_nodes: Sequence[str],
 ) -> Document:
     """The template of an attempt's pods; ``annotations`` become the files that they read first."""
     pods, pool = job.spec.pods, job.spec.node_pool
@@ -56,7 +57,7 @@ def pod_template(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": seconds(job.spec.run_policy.grace_period),
         "securityContext": pod_security(),
-        "affinity": _affinity(labels, avoid_node),
+        "affinity": _affinity(labels, avoid_nodes),
         "containers": [_container(job, stage, attempt, settings, child)],
         "volumes": _volumes(job, stage, settings),
     }
@@ -243,8 +244,8 @@ def _volumes(job: FlorenceJob, stage: Stage, settings: OperatorConfiguration) ->
     ]
 
 
-def _affinity(labels: dict[str, str], avoid_node: str | None) -> Document:
-    """Spread the pods over nodes, and stay away from the node that the last attempt lost.
+def _affinity(labels: dict[str, str], avoid_nodes: Sequence[str]) -> Document:
+    """Spread the pods over nodes, and stay away from those that the last attempt lost or blames.
 
     Both are wishes: on a pool without another node the job waits for that one instead of for ever.
     """
@@ -261,11 +262,14 @@ def _affinity(labels: dict[str, str], avoid_node: str | None) -> Document:
             ]
         }
     }
-    if avoid_node:
-        field = {"key": "metadata.name", "operator": "NotIn", "values": [avoid_node]}
+    if avoid_nodes:
+        # Each of these takes one value; all of them have to hold.
+        fields = [
+            {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid_nodes
+        ]
         affinity["nodeAffinity"] = {
             "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 100, "preference": {"matchFields": [field]}}
+                {"weight": 100, "preference": {"matchFields": fields}}
             ]
         }
     return affinity

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from florence.config.base import Settings, first_problem, setting
 from florence.config.progress import StageProgress
 from florence_operator.api.status import JobStatus
-from florence_operator.caches import Caches, makers, owner
-from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, pod_from
+from florence_operator.caches import Caches, makers
+from florence_operator.observe import JOB_LABEL, UID_LABEL, Report, owner, pod_from
 from florence_operator.runtime.client import ApiError
 from florence_operator.runtime.store import Key
 from florence_operator.tokens import PodIdentity, RefusedError, TokenChecker, claimed
@@ -42,26 +42,32 @@ class ProgressBook:
     """The newest report of every attempt that goes on; lost with the process, and soon told again.
 
     Asking it costs nothing, so the reconciler does so at every look.
+
+    Args:
+        silence: seconds after which an attempt that does not report counts as not heard.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float = 120.0) -> None:
+        self._silence = silence
         self._reports: dict[Key, dict[tuple[str, str, int], Report]] = {}
 
     def take(self, posted: Posted, now: float) -> bool:
-        """Keep a report; whether it says more than the one before.
+        """Keep a report; whether the job has to be looked at because of it.
 
-        The time of a report is when the attempt last got further, not when it last said so.
+        That an attempt did not get further counts from one report to the next: after a silence it
+        begins anew.
         """
         reports = self._reports.setdefault(Key(posted.namespace, posted.job), {})
         place = (posted.uid, posted.stage, posted.attempt)
         known = reports.get(place)
         moved = known is None or _position(known.progress) != _position(posted.progress)
-        received = now if moved or known is None else known.received
+        again = known is None or now - known.heard >= self._silence
+        received = now if moved or known is None or again else known.received
         for other in [p for p in reports if p[0] != posted.uid or p[1] == posted.stage]:
             # A stage has one attempt at a time, and a name one job.
             del reports[other]
-        reports[place] = Report(progress=posted.progress, received=received)
-        return known is None or known.progress != posted.progress
+        reports[place] = Report(progress=posted.progress, received=received, heard=now)
+        return known is None or again or known.progress != posted.progress
 
     def of(self, key: Key, uid: str) -> dict[tuple[str, int], Report]:
         """The reports of a job, by stage and attempt."""

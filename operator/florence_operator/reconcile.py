@@ -10,19 +10,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from florence.config.base import first_problem
+from florence_operator.answering import Answers
 from florence_operator.api.duration import seconds
-from florence_operator.api.manifest import from_cluster
+from florence_operator.api.manifest import from_store
 from florence_operator.api.status import JobStatus, State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
 from florence_operator.build import removal_name
-from florence_operator.caches import Caches, owner
-from florence_operator.decision import Decision, Deletion, Notice
-from florence_operator.observe import Observation, Refusal, Removal
+from florence_operator.caches import Caches
+from florence_operator.decision import Decision, Notice
+from florence_operator.deleting import Deleter
+from florence_operator.observe import Observation, Question, Refusal, Removal, owner
 from florence_operator.progress import ProgressBook
 from florence_operator.runtime.client import (
     FLORENCE_JOBS,
     JOBS,
-    PYTORCH_JOBS,
     ApiError,
     Client,
 )
@@ -36,12 +37,11 @@ from florence_operator.writes import WriteBudget
 
 log = logging.getLogger(__name__)
 
-_KINDS = {"PyTorchJob": PYTORCH_JOBS, "FlorenceJob": FLORENCE_JOBS}
+_JOB = Question("FlorenceJob")
+_AT_ONCE = 0.1
 _ENDED = (State.SUCCEEDED, State.FAILED)
 _REMOVAL_POLL = 5.0
 _NAME_POLL = 2.0
-_ASKED_FOR = 30.0
-_REMEMBERED = 10_000
 
 Document = Mapping[str, Any]
 
@@ -50,6 +50,7 @@ class Reconciler:
     """Brings one job at a time to where it should be.
 
     Args:
+        hears_since: since when this replica leads, and reports of pods reach it.
         told: called with a job's key, its old and its new status after every write.
         ca: the certificates that pods check the progress server's against, in PEM.
         clock: Unix seconds.
@@ -65,6 +66,7 @@ class Reconciler:
         *,
         clock: Callable[[], float],
         ca: Callable[[], str],
+        hears_since: Callable[[], float],
         told: Callable[[Key, JobStatus, JobStatus], None] = lambda key, old, new: None,
     ) -> None:
         self._client = client
@@ -75,27 +77,44 @@ class Reconciler:
         self._clock = clock
         self._ca = ca
         self._told = told
-        self._started = clock()
+        self._hears_since = hears_since
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
-        self._asked: dict[tuple[str, str, str, str], float] = {}
+        self._deleter = Deleter(client, clock)
+        self._known: dict[Key, str] = {}
+        """The jobs, by uid, whose status this leader has read from the API server, or written: the
+        cache's is no older, for nobody else writes it."""
 
     async def reconcile(self, key: Key) -> Result:
         """Look at one job and do what is to be done about it."""
         document = self._caches.jobs.get(key.namespace, key.name)
         if document is None:
-            self._book.forget(key)
-            self._budget.forget(key)
+            self._forget(key)
             return Result()
         settled = self._settled(key, document)
         if settled is not None:
             return settled
         try:
-            job = from_cluster(document)
+            status = JobStatus.model_validate(document.get("status") or {})
         except ValidationError as error:
-            return await self._refuse(key, document, first_problem(error))
-        seen = await self._look(key, document, job)
-        return await self._act(key, document, seen)
+            return await self._leave(document, f"status.{first_problem(error)}")
+        try:
+            job = from_store({**document, "status": None})
+        except ValidationError as error:
+            return await self._refuse(document, status, first_problem(error))
+        if document.get("status"):
+            job = job.model_copy(update={"status": status})
+        answers = Answers(self._client, self._caches, key, document["metadata"]["uid"])
+        if self._known.get(key) == document["metadata"]["uid"]:
+            answers.asked = frozenset({_JOB})
+        return await self._act(
+            key, document, await self._look(key, document, job, answers), answers
+        )
+
+    def _forget(self, key: Key) -> None:
+        self._book.forget(key)
+        self._budget.forget(key)
+        self._known.pop(key, None)
 
     def _settled(self, key: Key, document: Document) -> Result | None:
         """For a job that has ended and left nothing: when to look again; None for any other.
@@ -111,13 +130,14 @@ class Reconciler:
         if policy.get("ttlAfterFinished") or policy.get("ttlAfterFailed"):
             return None
         uid = metadata["uid"]
-        if self._caches.children_of(key, uid):
+        if self._caches.left_of(key, uid):
             return None
-        self._book.forget(key)
-        self._budget.forget(key)
+        self._forget(key)
         return Result()
 
-    async def _look(self, key: Key, document: Document, job: FlorenceJob) -> Observation:
+    async def _look(
+        self, key: Key, document: Document, job: FlorenceJob, answers: Answers
+    ) -> Observation:
         metadata = document["metadata"]
         deleting = "deletionTimestamp" in metadata
         finalizers = tuple(metadata.get("finalizers") or ())
@@ -128,12 +148,30 @@ class Reconciler:
             deleting=deleting,
             finalizers=finalizers,
             progress=self._book.of(key, uid),
-            operator_started=self._started,
+            hears_since=self._hears_since(),
             removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,
-            **self._caches.observe(key, uid),
+            **answers.observed(),
         )
+
+    async def _decide(
+        self, key: Key, document: Document, seen: Observation, answers: Answers
+    ) -> tuple[Observation, Decision] | None:
+        """What to do, after the API server has been asked all that it hangs on.
+
+        None where the job is no more as it was here: nothing may follow from what it was.
+        """
+        while True:
+            decision = decide(seen, self._settings, ca=self._ca())
+            if not decision.questions:
+                return seen, decision
+            await answers.ask(decision.questions)
+            if _JOB in decision.questions:
+                if not answers.is_newest(document):
+                    return None
+                self._known[key] = document["metadata"]["uid"]
+            seen = replace(seen, **answers.observed())
 
     async def _removal(self, key: Key, uid: str) -> Removal | None:
         """How far the Job is that deletes the artifacts; rare, so no cache is kept of such Jobs."""
@@ -153,9 +191,13 @@ class Reconciler:
         failed = f"its Job failed: {true['Failed']}" if "Failed" in true else ""
         return Removal(done="Complete" in true, failed=failed)
 
-    async def _act(self, key: Key, document: Document, seen: Observation) -> Result:
-        uid = document["metadata"]["uid"]
-        decision = decide(seen, self._settings, ca=self._ca())
+    async def _act(
+        self, key: Key, document: Document, seen: Observation, answers: Answers
+    ) -> Result:
+        decided = await self._decide(key, document, seen, answers)
+        if decided is None:
+            return Result(requeue_after=_AT_ONCE)
+        seen, decision = decided
         if decision.finalizers is not None:
             patch = {
                 "metadata": {
@@ -165,18 +207,20 @@ class Reconciler:
             }
             document = await self._client.patch(FLORENCE_JOBS, key.name, key.namespace, patch)
             self._caches.jobs.put(dict(document))
-        refusals, error = await self._start(decision, uid)
+        refusals, error = await self._start(decision, document["metadata"]["uid"], answers)
         if refusals:
             # What was made is in the caches now; what was refused becomes part of the picture.
-            now = {"refusals": refusals, **self._caches.observe(key, uid)}
-            seen = replace(seen, **now)
-            decision = replace(decide(seen, self._settings, ca=self._ca()), finalizers=None)
+            seen = replace(seen, refusals=refusals, **answers.observed())
+            decided = await self._decide(key, document, seen, answers)
+            if decided is None:
+                return Result(requeue_after=_AT_ONCE)
+            seen, decision = decided[0], replace(decided[1], finalizers=None)
         decision = await self._apply(seen, decision)
         later = await self._write(key, document, seen, decision)
         if later is not None and later <= 0:
-            return Result(requeue_after=0.1)
+            return Result(requeue_after=_AT_ONCE)
         for deletion in decision.delete:
-            await self._delete(key, deletion)
+            await self._deleter.delete(key.namespace, deletion)
         for event in decision.events:
             await self._record(document, event)
         if error is not None:
@@ -187,9 +231,13 @@ class Reconciler:
         return Result(requeue_after=min((w for w in waits if w is not None), default=None))
 
     async def _start(
-        self, decision: Decision, uid: str
+        self, decision: Decision, uid: str, answers: Answers
     ) -> tuple[dict[str, Refusal], ApiError | None]:
-        """Make the objects of new attempts; what the server refuses, by stage, and its error."""
+        """Make the objects of new attempts; what the server refuses, by stage, and its error.
+
+        They are created, never applied: one that is there already is another job's, or one of ours
+        that the cache does not have yet, and neither is to be changed.
+        """
         refusals: dict[str, Refusal] = {}
         last: ApiError | None = None
         for start in decision.starts:
@@ -199,8 +247,13 @@ class Reconciler:
                     refusals[start.stage] = Refusal(message=taken, final=False)
                     break
                 try:
-                    await self._make(document)
+                    self._caches.children.put(await self._client.create(dict(document)))
                 except ApiError as error:
+                    if error.already_exists:
+                        await answers.ask({Question("PyTorchJob")})
+                        said = f"{document['kind']} {document['metadata']['name']} exists already"
+                        refusals[start.stage] = Refusal(message=said, final=False)
+                        break
                     if error.unreachable or error.conflict or error.unauthorized:
                         raise
                     final = error.status in (400, 422)
@@ -208,9 +261,6 @@ class Reconciler:
                     last = last if final else error
                     break
         return refusals, last
-
-    async def _make(self, document: Document) -> None:
-        self._caches.children.put(await self._client.apply(dict(document)))
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""
@@ -245,6 +295,7 @@ class Reconciler:
             return later
         if not await self._put_status(document, decision.status):
             return 0.0
+        self._known[key] = document["metadata"]["uid"]
         self._told(key, seen.job.status or JobStatus(), decision.status)
         return None
 
@@ -260,35 +311,43 @@ class Reconciler:
         self._caches.jobs.put(answer)
         return True
 
-    async def _delete(self, key: Key, deletion: Deletion) -> None:
-        asked = (deletion.kind, key.namespace, deletion.name, deletion.uid or "")
-        now = self._clock()
-        if now - self._asked.get(asked, -_ASKED_FOR) < _ASKED_FOR:
-            return
-        resource = _KINDS[deletion.kind]
-        try:
-            await self._client.delete(resource, deletion.name, key.namespace, uid=deletion.uid)
-        except ApiError as error:
-            # Gone already, or another object of that name: both are as wanted.
-            if not (error.not_found or error.conflict):
-                raise
-        # The watch tells of it in a moment; until then it is not asked for again.
-        self._asked[asked] = now
-        if len(self._asked) > _REMEMBERED:
-            self._asked = {k: t for k, t in self._asked.items() if now - t < _ASKED_FOR}
-
     async def _record(self, document: Document, event: Notice) -> None:
         await self._events.record(
             dict(document), event.type, event.reason, event.message, action=event.action
         )
 
-    async def _refuse(self, key: Key, document: Document, problem: str) -> Result:
+    async def _refuse(self, document: Document, old: JobStatus, problem: str) -> Result:
         """Say in the status of a job that cannot be read what is wrong with it."""
-        try:
-            old = JobStatus.model_validate(document.get("status") or {})
-        except ValidationError:
-            old = JobStatus()
-        status = invalid(document["metadata"].get("generation"), old, problem, self._clock())
+        if "deletionTimestamp" in document["metadata"]:
+            return await self._let_go(document, problem)
+        generation = document["metadata"].get("generation")
+        status = invalid(generation, old, problem, self._clock())
         if status != old and not await self._put_status(document, status):
-            return Result(requeue_after=0.1)
+            return Result(requeue_after=_AT_ONCE)
+        return Result()
+
+    async def _leave(self, document: Document, problem: str) -> Result:
+        """Let a job alone whose status this version cannot read: writing it would destroy it."""
+        if "deletionTimestamp" in document["metadata"]:
+            return await self._let_go(document, problem)
+        said = f"this version of the operator leaves the job alone: it cannot read {problem}"
+        await self._record(
+            document, Notice(type="Warning", reason="Unreadable", message=said, action="Reading")
+        )
+        return Result()
+
+    async def _let_go(self, document: Document, problem: str) -> Result:
+        """Release a deleted job that cannot be read: it must not hold its namespace for ever."""
+        metadata = document["metadata"]
+        held = list(metadata.get("finalizers") or ())
+        if ARTIFACTS_FINALIZER not in held:
+            return Result()
+        held.remove(ARTIFACTS_FINALIZER)
+        patch = {"metadata": {"finalizers": held, "resourceVersion": metadata["resourceVersion"]}}
+        await self._client.patch(FLORENCE_JOBS, metadata["name"], metadata["namespace"], patch)
+        said = f"its artifacts stay: this version of the operator cannot read {problem}"
+        await self._record(
+            document,
+            Notice(type="Warning", reason="ArtifactsLeft", message=said, action="Deleting"),
+        )
         return Result()

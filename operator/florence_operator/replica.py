@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from florence_operator.accounting import account, stages_by_state
+from florence_operator.accounting import account, stages_by_state, stages_not_heard
 from florence_operator.admission import validate
 from florence_operator.api.duration import seconds
 from florence_operator.caches import (
@@ -146,7 +146,8 @@ class Replica:
         self._settings = settings
         self._caches = caches
         self._metrics = metrics
-        self._book = ProgressBook()
+        self._book = ProgressBook(seconds(settings.progress.silence))
+        self._leads_since = time.time()
         self._host = urlsplit(settings.progress.url or "").hostname or SERVICE
         election = settings.leader_election
         self._leader = (
@@ -156,7 +157,7 @@ class Replica:
                 name=election.lease_name,
                 identity=f"{pod}/{environment.get('POD_IP', '127.0.0.1')}",
                 timing=_timing(election),
-                on_change=lambda leads: metrics.leading(election.lease_name, leads),
+                on_change=self._led,
             )
             if election.enabled
             else None
@@ -182,6 +183,7 @@ class Replica:
             self._book,
             clock=time.time,
             ca=lambda: self.certificates.authorities,
+            hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
         )
         self._controller = Controller(
@@ -193,6 +195,11 @@ class Replica:
         self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
         follow_changes(caches, self._controller.enqueue)
         caches.jobs.add_handler(self._forget)
+
+    def _led(self, leads: bool) -> None:
+        """The lease was won or lost; before that, reports of pods went to another replica."""
+        self._metrics.leading(self._settings.leader_election.lease_name, leads)
+        self._leads_since = time.time()
 
     def manager(self) -> Manager:
         """What runs it all."""
@@ -273,7 +280,9 @@ class Replica:
 
     async def _count(self) -> None:
         while True:
-            self._metrics.count_stages(stages_by_state(self._caches.jobs.all()))
+            jobs = self._caches.jobs.all()
+            self._metrics.count_stages(stages_by_state(jobs))
+            self._metrics.stages_not_heard.set(stages_not_heard(jobs))
             await asyncio.sleep(_COUNT_SECONDS)
 
 

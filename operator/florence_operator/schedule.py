@@ -1,19 +1,20 @@
-"""Decide what happens next to a job: its stages, its timers, its clean-up."""
+"""Decide what happens next to a job: its stages and its timers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
-from florence_operator.build import child_name, pytorch_job, removal_job
-from florence_operator.decision import Decision, Deletion, Start, Work
+from florence_operator.build import child_name, pytorch_job, spec_hash
+from florence_operator.cleanup import deleted, finalizers, kept_until, leftovers, terminal
+from florence_operator.decision import Decision, Start, Work
 from florence_operator.failures import Ending
-from florence_operator.observe import Observation, timestamp, unix
+from florence_operator.observe import Child, Observation, Pod, Question, timestamp, unix
 from florence_operator.policy import unfit
+from florence_operator.queueing import DEACTIVATED, held, switched_off
 from florence_operator.settings import OperatorConfiguration
 from florence_operator.status import announce, idle_since, invalid, job_status, urgent
 from florence_operator.transitions import follow
@@ -32,23 +33,25 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
     """
     old = seen.job.status or JobStatus()
     if seen.deleting:
-        return _deleted(seen, settings, old)
-    finalizers = _finalizers(seen)
+        return deleted(seen, settings, old)
+    wanted = finalizers(seen)
     retried = _retried(seen, old)
     if retried.phase.terminal:
-        return _terminal(seen, old, finalizers)
+        return terminal(seen, old, wanted)
     at_work = any(live(stage) for stage in retried.stages)
-    problem = None if at_work else unfit(seen.job, settings)
-    if problem is not None:
+    if not at_work and not retried.phase.known:
+        # Another version put it there, and knows whether that is the end.
+        return Decision(status=old)
+    if not at_work and (problem := unfit(seen.job, settings)) is not None:
         status = invalid(seen.job.metadata.generation, retried, problem, seen.now)
-        return _decision(seen, old, status, Work(seen.now), finalizers)
+        return _decision(seen, old, status, Work(seen.now), wanted)
     work = Work(seen.now)
     stages = _stages(seen, settings, retried, work, ca)
     status = job_status(seen, retried, stages)
     announce(seen.job, retried, status, work)
     if seen.now < (moment := _deadline(seen, status)) < math.inf and not status.phase.terminal:
         work.wake(moment)
-    return _decision(seen, old, status, work, finalizers)
+    return _decision(seen, old, status, work, wanted)
 
 
 def _decision(
@@ -56,15 +59,17 @@ def _decision(
     old: JobStatus,
     status: JobStatus,
     work: Work,
-    finalizers: tuple[str, ...] | None = None,
+    wanted: tuple[str, ...] | None = None,
 ) -> Decision:
+    delete = leftovers(seen, status, work)
     return Decision(
         status=status,
+        questions=frozenset(work.questions),
         changed=status != old or seen.job.status is None,
         urgent=urgent(old, status) or seen.job.status is None,
-        finalizers=finalizers,
+        finalizers=wanted,
         starts=tuple(work.starts),
-        delete=_leftovers(seen, status, work),
+        delete=delete,
         events=tuple(work.events),
         requeue_after=work.requeue_after,
     )
@@ -107,13 +112,26 @@ def _stages(
 ) -> tuple[StageStatus, ...]:
     """The record of every stage after this look, in the order of the spec."""
     overdue = seen.now >= _deadline(seen, status)
+    checked = not any(live(stage) for stage in status.stages)
     done: dict[str, StageStatus] = {}
     for stage in seen.job.spec.in_order():
-        view = View(stage=stage, seen=seen, settings=settings, ca=ca, overdue=overdue)
-        record = status.stage(stage.name)
+        view = View(
+            stage=stage,
+            seen=seen,
+            settings=settings,
+            ca=ca,
+            overdue=overdue,
+            checked=checked,
+            work=work,
+        )
+        before = record = status.stage(stage.name)
         if live(record) is not None:
             record = follow(view, record, work)
-        if live(record) is None and not record.state.terminal:
+        if not before.state.known and (live(record) is None) == (live(before) is None):
+            # Another version's word for where it stands: it stays until the attempt ends.
+            kept = {"state": before.state, "reason": before.reason, "message": before.message}
+            record = changed(record, **kept)
+        elif live(record) is None and not record.state.terminal:
             record = _idle(view, record, done, work)
         done[stage.name] = record
     return tuple(done[stage.name] for stage in seen.job.spec.stages)
@@ -145,6 +163,12 @@ def _idle(
             message=said,
             next_attempt=None,
         )
+    off = _switched_off(view, record)
+    if off is not None and not view.policy.suspend:
+        said = switched_off(view.place(off))
+        return changed(
+            record, state=State.SUSPENDED, reason=DEACTIVATED, message=said, next_attempt=None
+        )
     if view.policy.suspend:
         said = "suspended; set spec.runPolicy.suspend to false to go on"
         return changed(
@@ -161,35 +185,55 @@ def _idle(
     return _startable(view, record, work)
 
 
+def _switched_off(view: View, record: StageStatus) -> Child | None:
+    """The last attempt's child, where its Workload was switched off: nothing follows it then."""
+    child = view.child(record.attempts[-1]) if record.attempts else None
+    if child is None or not child.suspended or child.deleting:
+        return None
+    if child.queued and child.name not in view.seen.queue and not view.sure(Question("Workload")):
+        return None
+    return child if held(view.place(child)) else None
+
+
 def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     """The record of a stage that nothing but its last attempt's remains can keep from starting."""
     number = len(record.attempts) + 1
     again = State.RECOVERING if record.attempts else State.PENDING
     child = view.seen.children.get(child_name(view.job.metadata.name, view.stage.name, number))
+    adopted = child is not None and not child.deleting and _is_ours(view, child, number)
     others = [
         other
         for other in view.seen.children.values()
         if other.stage == view.stage.name and not other.deleting and other is not child
+        if kept_until(view.seen, record, other) <= view.now
     ]
-    adopted = number if child is not None and not child.deleting else None
-    pods = [pod for pod in view.pods() if pod.attempt != adopted and not pod.over]
+    if child is not None and not adopted:
+        others.append(child)
+    pods = [pod for pod in view.pods() if not (adopted and pod.attempt == number) and not pod.over]
     holding = view.holding(pods)
     for pod in pods:
         if view.now < (moment := view.lost_from(pod)) < math.inf:
             work.wake(moment)
-    if holding or others or (child is not None and child.deleting):
+    if holding or others:
         names = ", ".join(pod.name for pod in holding[:3]) or "the last PyTorchJob"
         more = f" and {len(holding) - 3} more" if len(holding) > 3 else ""
         said = f"it waits for {names}{more} to be gone"
         return changed(
             record, state=again, reason="WaitingForPods", message=said, next_attempt=None
         )
+    problem = None if view.checked else unfit(view.job, view.settings)
+    if problem is not None:
+        return changed(record, state=again, reason="InvalidSpec", message=problem)
     refusal = view.seen.refusals.get(view.stage.name)
-    if refusal is not None and not refusal.final:
+    if refusal is not None and not refusal.final and not adopted:
         said = f"the API server does not take its PyTorchJob: {refusal.message}"
         return changed(record, state=again, reason="Refused", message=said, next_attempt=None)
-    record = _start(view, record, number, work, adopted=adopted is not None)
-    if refusal is not None:
+    # What no cache shows may be there all the same, and a newer status may know of it.
+    remains = (Question("PyTorchJob"), Question("Pod")) if record.attempts else ()
+    if not view.sure(Question("FlorenceJob"), *remains):
+        return record
+    record = _start(view, record, number, work, adopted=adopted, left=pods)
+    if refusal is not None and refusal.final:
         work.starts.pop()
         record = finish(view, record, Ending(cause=Cause.REJECTED, message=refusal.message))
         said = f"stage '{record.name}': {record.message}"
@@ -197,10 +241,29 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     return record
 
 
+def _is_ours(view: View, child: Child, number: int) -> bool:
+    """Whether a child found from before is what would be made now.
+
+    The spec may have changed between the child and the status that was to tell of it.
+    """
+    if not child.spec_hash:  # of a version that wrote none
+        return True
+    return child.spec_hash == spec_hash(view.job, view.stage, number, view.settings)
+
+
 def _start(
-    view: View, record: StageStatus, number: int, work: Work, *, adopted: bool
+    view: View,
+    record: StageStatus,
+    number: int,
+    work: Work,
+    *,
+    adopted: bool,
+    left: Sequence[Pod],
 ) -> StageStatus:
-    """The record with a new attempt, whose objects are made; one found from before is kept."""
+    """The record with a new attempt, whose objects are made; one found from before is kept.
+
+    ``left`` are pods of earlier attempts that nobody gets rid of: their nodes are avoided.
+    """
     job, stage, settings = view.job, view.stage, view.settings
     name = child_name(job.metadata.name, stage.name, number)
     documents = []
@@ -208,8 +271,10 @@ def _start(
     if adopted:
         work.wake(view.now)
     else:
-        avoided = last.node if last and last.cause is Cause.NODE_LOST else None
-        child = pytorch_job(job, stage, number, settings, ca=view.ca, avoid_node=avoided)
+        avoided = {pod.node for pod in left if pod.node}
+        if last is not None and last.cause is Cause.NODE_LOST and last.node:
+            avoided.add(last.node)
+        child = pytorch_job(job, stage, number, settings, ca=view.ca, avoid_nodes=sorted(avoided))
         documents.append(child)
     work.starts.append(Start(stage=stage.name, documents=tuple(documents)))
     if last is not None and last.cause is not Cause.SUSPENDED and view.seen.refusals == {}:
@@ -232,91 +297,3 @@ def _start(
         message=f"in queue {queue}" if queue else f"the pods of attempt {number} are being started",
     )
     return with_attempt(record)
-
-
-def _leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletion, ...]:
-    """The children of no attempt that goes on."""
-    going = [attempt for stage in status.stages if (attempt := live(stage)) is not None]
-    # An attempt that the API server has not taken yet keeps what there is of it.
-    wanted = {
-        child_name(seen.job.metadata.name, stage.name, len(stage.attempts) + 1)
-        for stage in status.stages
-        if stage.reason == "Refused"
-    }
-    kept = wanted | {a.child for a in going if a.stopping is None}
-    return tuple(
-        Deletion(kind="PyTorchJob", name=child.name, uid=child.uid or None)
-        for child in seen.children.values()
-        if child.name not in kept and not child.deleting
-    )
-
-
-def _terminal(seen: Observation, status: JobStatus, finalizers: tuple[str, ...] | None) -> Decision:
-    """Clean up after a job that has ended, and delete it when its time has come."""
-    work = Work(seen.now)
-    policy = seen.job.spec.run_policy
-    lasts = policy.ttl_after_finished
-    if status.phase is State.FAILED and policy.ttl_after_failed is not None:
-        lasts = policy.ttl_after_failed
-    expired: tuple[Deletion, ...] = ()
-    ended = unix(status.ended)
-    if lasts is not None and ended is not None:
-        moment = ended + seconds(lasts)
-        if seen.now >= moment:
-            uid = seen.job.metadata.uid
-            expired = (Deletion(kind="FlorenceJob", name=seen.job.metadata.name, uid=uid),)
-        else:
-            work.wake(moment)
-    known = status.model_copy(update={"retry": max(status.retry, policy.retry)})
-    return Decision(
-        status=known,
-        changed=known != status,
-        finalizers=finalizers,
-        delete=(*_leftovers(seen, status, work), *expired),
-        requeue_after=work.requeue_after,
-    )
-
-
-def _finalizers(seen: Observation) -> tuple[str, ...] | None:
-    """The finalizers that a job ought to have, when it has others."""
-    wanted = seen.job.spec.artifacts.delete_with_job
-    if wanted == (ARTIFACTS_FINALIZER in seen.finalizers):
-        return None
-    others = tuple(name for name in seen.finalizers if name != ARTIFACTS_FINALIZER)
-    return (*others, ARTIFACTS_FINALIZER) if wanted else others
-
-
-def _deleted(seen: Observation, settings: OperatorConfiguration, status: JobStatus) -> Decision:
-    """Delete a deleted job's artifacts when it asked for that; all else is garbage collection."""
-    if ARTIFACTS_FINALIZER not in seen.finalizers:
-        return Decision(status=status)
-    work = Work(seen.now)
-    gone = JobStatus(stages=())
-    leftovers = _leftovers(seen, gone, work)
-    others = tuple(name for name in seen.finalizers if name != ARTIFACTS_FINALIZER)
-    removal = seen.removal
-    never_ran = not any(stage.attempts for stage in status.stages)
-    unwanted = not seen.job.spec.artifacts.delete_with_job or unfit(seen.job, settings) is not None
-    if removal is not None and removal.failed:
-        said = f"its artifacts were not all deleted: {removal.failed}"
-        work.tell("ArtifactsLeft", said, action="Deleting", warning=True)
-    elif seen.namespace_terminating:
-        said = "its artifacts stay: the namespace is going, and no pod can delete them"
-        work.tell("ArtifactsLeft", said, action="Deleting", warning=True)
-    elif not (never_ran or unwanted or (removal is not None and removal.done)):
-        views = [View(stage=stage, seen=seen, settings=settings) for stage in seen.job.spec.stages]
-        pods = [pod for view in views for pod in view.pods()]
-        holding = [pod for view in views for pod in view.holding(view.pods())]
-        for view in views:
-            moments = [view.lost_from(pod) for pod in pods]
-            for moment in moments:
-                if seen.now < moment < math.inf:
-                    work.wake(moment)
-        ready = not holding and not any(not c.deleting for c in seen.children.values())
-        return Decision(
-            status=status,
-            apply=(removal_job(seen.job, settings),) if ready and removal is None else (),
-            delete=leftovers,
-            requeue_after=work.requeue_after,
-        )
-    return Decision(status=status, finalizers=others, delete=leftovers, events=tuple(work.events))

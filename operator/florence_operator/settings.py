@@ -78,6 +78,11 @@ class ProgressServer(Settings):
     interval_seconds: float = setting(
         5.0, description="time between two reports of a pod", unit="seconds", gt=0
     )
+    silence: Duration = setting(
+        "2m",
+        description="how long a running attempt may report nothing before its stage says that it "
+        "is not heard",
+    )
 
 
 class Certificates(Settings):

@@ -41,18 +41,26 @@ _CONDITIONS = (
 
 
 def phase(stages: Sequence[StageStatus], *, suspended: bool) -> State:
-    """Where a job stands, from where its stages stand."""
-    states = {stage.state for stage in stages}
-    if states == {State.SUCCEEDED}:
+    """Where a job stands, from where its stages stand.
+
+    A state that only another version knows counts where no known one says more.
+    """
+    states = [stage.state for stage in stages]
+    if set(states) == {State.SUCCEEDED}:
         return State.SUCCEEDED
     if any(live(stage) for stage in stages):
-        return next(state for state in _PRECEDENCE if state in states)
+        return _first(states)
     unfinished = [s for s in stages if not s.state.terminal and s.reason != _BLOCKED]
     if not unfinished and State.FAILED in states:
         return State.FAILED
     if suspended:
         return State.SUSPENDED
-    return next(state for state in _PRECEDENCE if state in states)
+    return _first(states)
+
+
+def _first(states: Sequence[State]) -> State:
+    found = next((state for state in _PRECEDENCE if state in states), None)
+    return found or next(state for state in states if not state.known)
 
 
 def job_status(seen: Observation, old: JobStatus, stages: tuple[StageStatus, ...]) -> JobStatus:
@@ -92,8 +100,9 @@ def idle_since(status: JobStatus) -> float | None:
 
 
 def invalid(generation: int | None, old: JobStatus, problem: str, now: float) -> JobStatus:
-    """The status of a job that cannot be run as it is written."""
-    conditions = _conditions(generation, old, State.PENDING, "InvalidSpec", problem, timestamp(now))
+    """The status of a job that cannot be run as it is written; attempts at work are let alone."""
+    where = old.phase if any(map(live, old.stages)) else State.PENDING
+    conditions = _conditions(generation, old, where, "InvalidSpec", problem, timestamp(now))
     return old.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
@@ -103,7 +112,7 @@ def story(status: JobStatus) -> tuple[str, str]:
         return "Succeeded", f"all {len(status.stages)} stages finished" if len(
             status.stages
         ) > 1 else "the stage finished"
-    told = [s for s in status.stages if s.state is status.phase and s.message]
+    told = [s for s in status.stages if s.state == status.phase and s.message]
     if not told:
         return status.phase, ""
     if len(status.stages) == 1:
@@ -115,7 +124,10 @@ def story(status: JobStatus) -> tuple[str, str]:
 def _conditions(
     generation: int | None, old: JobStatus, where: State, reason: str, message: str, now: str
 ) -> tuple[Condition, ...]:
-    """One condition for each state that the job is or was in, and always Running."""
+    """One condition for each state that the job is or was in, and always Running.
+
+    Those of other types are another version's, and stay.
+    """
     known = {condition.type: condition for condition in old.conditions}
     result = []
     for state in _CONDITIONS:
@@ -141,7 +153,8 @@ def _conditions(
                 observed_generation=generation or 0,
             )
         )
-    return tuple(result)
+    words = {str(state) for state in _CONDITIONS}
+    return (*result, *(c for c in old.conditions if c.type not in words))
 
 
 def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
@@ -179,7 +192,7 @@ def announce(job: FlorenceJob, old: JobStatus, new: JobStatus, work: Work) -> No
             if stage.state is State.SUCCEEDED and before is not State.SUCCEEDED:
                 said = f"stage '{stage.name}' finished"
                 work.tell("StageSucceeded", said, action="Finishing")
-    if new.phase is old.phase:
+    if new.phase == old.phase:
         return
     _, message = story(new)
     if new.phase is State.SUCCEEDED:

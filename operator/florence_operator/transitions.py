@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
-from florence_operator.api.status import Attempt, StageStatus, State
+from florence_operator.api.status import StageStatus, State
 from florence_operator.api.termination import last_words
 from florence_operator.build import artifacts_uri
 from florence_operator.decision import Work
 from florence_operator.failures import Ending, first_failure, verdict
-from florence_operator.observe import Child, Pod, timestamp, unix
+from florence_operator.observe import Pod, Question, timestamp, unix
+from florence_operator.queueing import suspended
 from florence_operator.view import (
     View,
     changed,
@@ -22,6 +23,7 @@ from florence_operator.view import (
     take_progress,
     with_attempt,
 )
+from florence_operator.watching import watched
 
 _NO_CONFIGURATION = "CreateContainerConfigError"
 """What a kubelet says of a Secret that is not there."""
@@ -32,9 +34,11 @@ _IMAGE_PROBLEMS = (
 _STOPPING = {
     Cause.SUSPENDED: (None, "a checkpoint is made, then the pods are given back"),
     Cause.DEADLINE: (None, "the job's deadline has passed"),
-    Cause.STALLED: (State.STALLED, "it made no progress for {stall}"),
+    Cause.STALLED: (State.STALLED, "it made no progress for {policy.stall_timeout}"),
+    Cause.NOT_HEARD: (State.STALLED, "nothing was heard of it for {policy.silence_timeout}"),
     Cause.NODE_LOST: (State.RECOVERING, "node {node} does not answer"),
 }
+_CHILDREN, _PODS = Question("PyTorchJob"), Question("Pod")
 
 
 def follow(view: View, status: StageStatus, work: Work) -> StageStatus:
@@ -62,7 +66,7 @@ def follow(view: View, status: StageStatus, work: Work) -> StageStatus:
 def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
     """The record of a finished stage, when its pods say so."""
     attempt = status.attempts[-1]
-    child, pods = view.child(attempt), view.pods(attempt.number)
+    child, pods = view.child(attempt), view.members(attempt)
     first = next((pod for pod in pods if pod.index == 0), None)
     done = [pod for pod in pods if pod.phase == "Succeeded"]
     if len(done) < view.stage.resources.workers:
@@ -71,6 +75,8 @@ def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
         if first is not None and not first.over:
             # The child is ahead of its pods in the caches: worker 0 tells the results in a moment.
             return None
+        if first is None and not view.sure(_PODS):
+            return status
     words = last_words(first.terminated.message if first and first.terminated else "")
     trained = view.stage.model_task is not None
     progress = status.progress
@@ -82,6 +88,7 @@ def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
     return changed(
         ended,
         state=State.SUCCEEDED,
+        conditions=(),
         reason="Succeeded",
         message=f"attempt {attempt.number} finished",
         next_attempt=None,
@@ -99,8 +106,8 @@ def _told_to_stop(view: View, status: StageStatus, work: Work) -> StageStatus | 
         return _stop(view, status, Cause.DEADLINE, work)
     if view.policy.suspend:
         return _stop(view, status, Cause.SUSPENDED, work)
-    for pod in view.pods(attempt.number):
-        moment = view.lost_from(pod)
+    for pod in view.members(attempt):
+        moment = view.away_from(pod)
         if moment <= view.now:
             return _stop(view, status, Cause.NODE_LOST, work, pod)
         if moment < math.inf:
@@ -113,7 +120,7 @@ def _stop(
 ) -> StageStatus:
     """The record of an attempt whose child is deleted from now on."""
     state, message = _STOPPING[cause]
-    message = message.format(stall=view.policy.stall_timeout, node=pod.node if pod else "")
+    message = message.format(policy=view.policy, node=pod.node if pod else "")
     fields = {"pod": pod.name, "node": pod.node} if pod else {}
     status = with_attempt(status, stopping=cause, message=message, **fields)
     status = changed(
@@ -135,15 +142,21 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
             work.wake(moment)
     if (child is not None and not child.deleting) or view.holding(pods):
         return status
-    ending = Ending(cause=attempt.stopping, message=attempt.message or "", node=attempt.node)
-    work.wake(view.now)
-    return finish(view, status, ending)
+    if not view.sure(_CHILDREN, _PODS):
+        return status
+    message, node = attempt.message or "", attempt.node
+    left = next((pod for pod in pods if not pod.over), None)
+    if left is not None and attempt.stopping is not Cause.NODE_LOST:
+        message = f"{message}; {left.name} did not end on node {left.node}"
+        node = left.node
+    ending = Ending(cause=attempt.stopping, message=message, node=node)
+    return _end(view, status, ending, work)
 
 
 def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
     """The record of an attempt that should go on, after what its child and its pods say."""
     attempt = status.attempts[-1]
-    child, pods = view.child(attempt), view.pods(attempt.number)
+    child, pods = view.child(attempt), view.members(attempt)
     settle = seconds(view.settings.failures.settle)
     if child is None or child.deleting:
         seen_until = (unix(attempt.started) or 0.0) + settle
@@ -151,10 +164,13 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
             # It was made a moment ago: this cache may not have it yet.
             work.wake(seen_until)
             return status
+        if child is None and not view.sure(_CHILDREN, _PODS):
+            return status
         gone = Ending(cause=Cause.CHILD_DELETED, message="somebody deleted the PyTorchJob")
         return _end(view, status, first_failure(pods) or gone, work)
     if child.suspended:
-        return _suspended(view, status, work)
+        waits = suspended(view, status, child, work)
+        return _end(view, status, waits, work) if isinstance(waits, Ending) else waits
     found = verdict(
         pods,
         child,
@@ -164,6 +180,9 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
         settle=settle,
     )
     if isinstance(found, Ending):
+        # That a pod is gone, or going, has a reason that may not have come here yet.
+        if found.cause is Cause.POD_DELETED and not view.sure(_CHILDREN, _PODS):
+            return status
         return _end(view, status, found, work)
     if found is not None:
         work.wake(found)
@@ -171,7 +190,7 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
     if attempt.admitted is None:
         waited = max(0.0, view.now - (unix(attempt.started) or view.now))
         status = with_attempt(status, admitted=timestamp(view.now), queued_seconds=waited)
-    return _pods(view, status, child, pods, work)
+    return _pods(view, status, pods, work)
 
 
 def _end(view: View, status: StageStatus, ending: Ending, work: Work) -> StageStatus:
@@ -179,33 +198,8 @@ def _end(view: View, status: StageStatus, ending: Ending, work: Work) -> StageSt
     return finish(view, status, ending)
 
 
-def _suspended(view: View, status: StageStatus, work: Work) -> StageStatus:
-    """The record of an attempt whose child is suspended: it waits in a queue, or lost its place."""
-    attempt, place = status.attempts[-1], view.place(status.attempts[-1])
-    queued = view.policy.queue is not None
-    if attempt.admitted is not None and (queued or attempt.running is not None or place.evicted):
-        why = place.evicted or "its PyTorchJob was suspended"
-        said = f": {place.message}" if place.message else ""
-        ending = Ending(cause=Cause.PREEMPTED, message=f"{why}{said}")
-        return _end(view, status, ending, work)
-    if place.finished:
-        reason = "QueueRejected"
-        message = "Kueue has finished its Workload without running it"
-        message += f": {place.message}" if place.message else ""
-    else:
-        reason = place.reason or "WaitingForQuota"
-        where = f"queue {view.policy.queue}" if queued else "a queue"
-        at = "" if place.position is None else f"number {place.position + 1} "
-        message = f"{at}in {where}" + (f": {place.message}" if place.message else "")
-    if status.state is not State.QUEUED or status.reason != reason:
-        work.tell("Queued", f"stage '{status.name}': {message}", action="Queueing")
-    status = with_attempt(status, admitted=None)
-    return changed(status, state=State.QUEUED, reason=reason, message=message)
-
-
-def _pods(
-    view: View, status: StageStatus, child: Child, pods: Sequence[Pod], work: Work
-) -> StageStatus:
+def _pods(view: View, status: StageStatus, pods: Sequence[Pod], work: Work) -> StageStatus:
+    """The record of an attempt after what its pods say, none of which failed."""
     attempt = status.attempts[-1]
     up = [pod for pod in pods if pod.phase in ("Running", "Succeeded")]
     if attempt.running is None and len(up) < view.stage.resources.workers:
@@ -221,31 +215,8 @@ def _pods(
         reason="Running",
         message=f"attempt {attempt.number} runs in {workers} pod{'s' * (workers > 1)}{resumed}",
     )
-    return _watched(view, status, attempt, work)
-
-
-def _watched(view: View, status: StageStatus, attempt: Attempt, work: Work) -> StageStatus:
-    """The record of a running attempt: stopped when it has made no progress for too long."""
-    if view.settings.progress.url is None:
-        return status
-    report = view.seen.progress.get((status.name, attempt.number))
-    moves = (
-        report.received if report else unix(attempt.progressed),
-        unix(attempt.running),
-        view.seen.operator_started,
-    )
-    stalls = max(move for move in moves if move) + seconds(view.policy.stall_timeout)
-    if view.now < stalls:
-        work.wake(stalls)
-        return status
-    work.tell(
-        "Stalled",
-        f"stage '{status.name}': attempt {attempt.number} made no progress for "
-        f"{view.policy.stall_timeout} at step {attempt.step or 0}",
-        action="Watching",
-        warning=True,
-    )
-    return _stop(view, status, Cause.STALLED, work)
+    status, cause = watched(view, status, work)
+    return status if cause is None else _stop(view, status, cause, work)
 
 
 def _starting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from florence.config.progress import StageProgress
@@ -13,8 +13,17 @@ from florence_operator.api.retrying import sequel
 from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import Termination, last_words
 from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
-from florence_operator.failures import Ending, lost_from
-from florence_operator.observe import Child, Observation, Pod, QueuePlace, timestamp, unix
+from florence_operator.decision import Work
+from florence_operator.failures import Ending, away_from, stuck_from
+from florence_operator.observe import (
+    Child,
+    Observation,
+    Pod,
+    Question,
+    QueuePlace,
+    timestamp,
+    unix,
+)
 from florence_operator.settings import OperatorConfiguration
 
 _KEPT_LOG_LINES = 3
@@ -31,6 +40,10 @@ class View:
     ca: str = ""
     overdue: bool = False
     """Whether the job's deadline has passed."""
+    checked: bool = False
+    """Whether the spec has been found fit to run at this look."""
+    work: Work = field(default_factory=lambda: Work(0.0))
+    """Collects what has to be asked of the API server before this look can be finished."""
 
     @property
     def job(self) -> FlorenceJob:
@@ -52,8 +65,12 @@ class View:
         """Seconds that a node may be not ready."""
         return seconds(self.settings.failures.node_grace)
 
+    def sure(self, *questions: Question) -> bool:
+        """Whether the API server has been asked all of it; what it has not, it is asked next."""
+        return self.work.ask(self.seen, *questions)
+
     def pods(self, attempt: int | None = None) -> list[Pod]:
-        """The stage's pods, or those of one attempt, by index."""
+        """The stage's pods, or those of one attempt, by index: whatever may hold GPUs."""
         pods = [
             pod
             for pod in self.seen.pods
@@ -61,21 +78,44 @@ class View:
         ]
         return sorted(pods, key=lambda pod: (pod.attempt, pod.index))
 
+    def members(self, attempt: Attempt) -> list[Pod]:
+        """The pods of an attempt whose word counts: those that its child made.
+
+        A pod that belongs to nobody is an orphan, or somebody gave it the labels by hand.
+        """
+        child = self.child(attempt)
+        return [
+            pod
+            for pod in self.pods(attempt.number)
+            if pod.owner and (child is None or pod.owner == child.uid)
+        ]
+
     def child(self, attempt: Attempt) -> Child | None:
         """The child of an attempt."""
         return self.seen.children.get(attempt.child or "")
 
-    def place(self, attempt: Attempt) -> QueuePlace:
-        """What Kueue says about an attempt's child."""
-        return self.seen.queue.get(attempt.child or "", QueuePlace())
+    def place(self, child: Child) -> QueuePlace:
+        """What Kueue says about a child."""
+        return self.seen.queue.get(child.name, QueuePlace())
+
+    def away_from(self, pod: Pod) -> float:
+        """From when on the pod's node counts as lost; infinity for never.
+
+        It is read anew before that is believed, and where the cache does not have it.
+        """
+        nodes, node = self.seen.nodes, pod.node
+        moment = away_from(pod, nodes, self.node_grace)
+        if nodes is None or node is None or pod.over:
+            return moment
+        doubtful = moment <= self.now or node not in nodes
+        return math.inf if doubtful and not self.sure(Question("Node", node)) else moment
 
     def lost_from(self, pod: Pod) -> float:
-        """From when on the pod counts as lost with its node; infinity for never."""
-        moment = lost_from(pod, self.seen.nodes, self.node_grace)
-        return math.inf if moment is None else moment
+        """From when on the pod counts as lost, with its node or alone; infinity for never."""
+        return min(stuck_from(pod, self.node_grace), self.away_from(pod))
 
     def holding(self, pods: Sequence[Pod]) -> list[Pod]:
-        """The pods that may still run: not over, and not lost with their node."""
+        """The pods that may still run: not over, and not lost."""
         return [pod for pod in pods if not pod.over and self.lost_from(pod) > self.now]
 
 
@@ -103,7 +143,7 @@ def take_progress(view: View, status: StageStatus) -> StageStatus:
     report = view.seen.progress.get((view.stage.name, attempt.number))
     if report is not None:
         status = _told(status, report.progress, report.received)
-    first = next((pod for pod in view.pods(attempt.number) if pod.index == 0), None)
+    first = next((pod for pod in view.members(attempt) if pod.index == 0), None)
     if first is not None and first.terminated is not None:
         words = last_words(first.terminated.message)
         status = _last_words(status, words, first.terminated.finished or view.now)
@@ -184,6 +224,7 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
         "last_lines": ending.last_lines,
         "logs": ending.logs or attempt.logs,
     }
+    status = changed(status, conditions=())
     if attempt.admitted is None and attempt.started is not None:
         fields["queued_seconds"] = max(0.0, view.now - (unix(attempt.started) or view.now))
     status = count_gpus(view, with_attempt(status, **fields))

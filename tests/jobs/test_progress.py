@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from florence.config.progress import StageProgress
 from florence_jobs.local.progress_server import ProgressServer
-from florence_jobs.progress import ProgressReporter
+from florence_jobs.progress import Heartbeat, ProgressReporter
 from florence_operator.api import StagePlan
 from florence_operator.api.stage import ProgressTarget
 
@@ -115,6 +115,57 @@ def test_a_receiver_that_is_away_is_tolerated_and_told_once(
     reporter.close()
     assert len([r for r in caplog.records if "cannot be reported" in r.message]) == 1
     assert "secret" not in caplog.text
+
+
+def test_a_report_goes_out_at_every_interval_although_nothing_changes(token_file: Path) -> None:
+    inbox = Inbox()
+    server = ProgressServer("secret", inbox)
+    target = ProgressTarget(url=server.url, token_file=str(token_file), interval_seconds=0.02)
+    reporter = ProgressReporter(target, PLAN)
+    reporter.report(StageProgress(step=7))
+    with inbox.arrived:
+        assert inbox.arrived.wait_for(lambda: len(inbox.reports) >= 3, timeout=20)
+    reporter.close()
+    server.close()
+    assert {progress.step for _, _, progress in inbox.reports} == {7}
+
+
+@pytest.mark.parametrize(
+    ("record", "age", "told"),
+    [
+        (None, 0, StageProgress(phase="start")),
+        ("{not JSON", 60, StageProgress(phase="start")),
+        ('{"phase": "train", "step": 7}', 60, StageProgress(phase="train", step=7)),
+        ('{"phase": "train", "step": 7}', 0, None),
+    ],
+)
+def test_a_pod_reports_for_a_stage_that_does_not(
+    record: str | None, age: float, told: StageProgress | None, tmp_path: Path, token_file: Path
+) -> None:
+    """Its process may hang so that none of its threads runs: that is no silence."""
+    path = tmp_path / "progress.json"
+    if record is not None:
+        path.write_text(record)
+    begun = path.stat().st_mtime if record is not None else 0.0
+    asked, sent = threading.Semaphore(0), threading.Semaphore(0)
+    bodies: list[dict[str, Any]] = []
+
+    def now() -> float:
+        asked.release()
+        return begun + age
+
+    def post(url: str, body: bytes, token: str | None, ca_file: str | None) -> None:
+        bodies.append(json.loads(body))
+        sent.release()
+
+    target = ProgressTarget(url="http://x", token_file=str(token_file), interval_seconds=0.02)
+    heartbeat = Heartbeat(target, PLAN, path, post=post, now=now)
+    for _ in range(3):
+        assert (sent if told is not None else asked).acquire(timeout=20)
+    heartbeat.close()
+    reports = [StageProgress.model_validate(body["progress"]) for body in bodies]
+    assert set(map(str, reports)) == ({str(told)} if told is not None else set())
+    assert all((body["stage"], body["attempt"]) == ("mixed", 3) for body in bodies)
 
 
 class Scripted:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence.config.progress import StageProgress
-from florence_operator.api.failure import Budget, budget_of
-from florence_operator.api.status import JobStatus, State
+from florence_operator.api.status import JobStatus
 from florence_operator.api.v1alpha1 import FlorenceJob
-from florence_operator.decision import Decision
-from florence_operator.observe import Child, Node, Observation, Pod, QueuePlace, Report, Terminated
-from florence_operator.schedule import decide
+from florence_operator.observe import Child, Node, Pod, QueuePlace, Report, Terminated
 from florence_operator.settings import OperatorConfiguration
 
 SETTINGS = OperatorConfiguration.model_validate({"progress": {"url": "https://operator:8443"}})
 GRACE = 30.0
+STALL = 600.0
 
 
 def job_document(**policy: Any) -> dict[str, Any]:
@@ -39,22 +38,25 @@ def job_document(**policy: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Cluster:
-    """What is true, and what the operator does about it."""
+class World:
+    """What is true, and what everybody but the operator does."""
 
     job: FlorenceJob
     now: float = 1_000_000.0
     version: int = 0
     children: dict[str, Child] = field(default_factory=dict)
+    services: dict[str, str] = field(default_factory=dict)
+    """By name, the uid of the child that each belongs to."""
     pods: dict[str, Pod] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     queue: dict[str, QueuePlace] = field(default_factory=dict)
     reports: dict[tuple[str, int], Report] = field(default_factory=dict)
     zombies: set[str] = field(default_factory=set)
     """Pods whose node was away at some time: they may run beside their successors."""
-    operator_started: float = 0.0
-    wake: float | None = None
-    history: list[JobStatus] = field(default_factory=list)
+    stuck: set[str] = field(default_factory=set)
+    """Pods that no kubelet can kill."""
+    harmed: set[tuple[str, int]] = field(default_factory=set)
+    """Attempts to which something happened that may end them."""
 
     @property
     def status(self) -> JobStatus:
@@ -64,53 +66,12 @@ class Cluster:
     def queued(self) -> bool:
         return self.job.spec.run_policy.queue is not None
 
-    def observe(self, pods: dict[str, Pod] | None = None) -> Observation:
-        """What the caches show; with ``pods`` some are shown as they were before."""
-        shown = {uid: (pods or {}).get(uid, pod) for uid, pod in self.pods.items()}
-        return Observation(
-            job=self.job,
-            now=self.now,
-            children=dict(self.children),
-            pods=list(shown.values()),
-            nodes=dict(self.nodes),
-            queue=dict(self.queue),
-            progress=dict(self.reports),
-            operator_started=self.operator_started,
-        )
-
-    def reconcile(self, pods: dict[str, Pod] | None = None, crash: int | None = None) -> Decision:
-        """Decide and act; with ``crash`` only that many effects happen before the operator dies."""
-        decision = decide(self.observe(pods), SETTINGS, ca="CA")
-        effects: list[Any] = [d for start in decision.starts for d in start.documents]
-        effects += [decision.status] if decision.changed else []
-        effects += list(decision.delete)
-        for effect in effects if crash is None else effects[:crash]:
-            self._apply(effect)
-        self.wake = None if decision.requeue_after is None else self.now + decision.requeue_after
-        if crash is not None:
-            self.restart()
-        return decision
-
-    def restart(self) -> None:
-        self.reports.clear()
-        self.operator_started = self.now
-
-    def _apply(self, effect: Any) -> None:
-        if isinstance(effect, JobStatus):
-            # Through the wire, as the API server keeps it.
-            known = JobStatus.model_validate(effect.wire())
-            assert known == effect
-            self.job = self.job.model_copy(update={"status": known})
-            self.history.append(known)
-        elif isinstance(effect, dict):
-            self._create(effect)
-        elif effect.kind == "PyTorchJob":
-            self.delete_child(effect.name)
-
-    def _create(self, document: dict[str, Any]) -> None:
+    def create(self, document: dict[str, Any]) -> None:
+        """What the operator applies is made."""
         name = document["metadata"]["name"]
         assert name not in self.children, "a child is never applied twice"
-        labels = document["metadata"]["labels"]
+        metadata = document["metadata"]
+        labels = metadata["labels"]
         self.version += 1
         self.children[name] = Child(
             name=name,
@@ -118,6 +79,8 @@ class Cluster:
             stage=labels["florence.dev/stage"],
             attempt=int(labels["florence.dev/attempt"]),
             suspended="kueue.x-k8s.io/queue-name" in labels,
+            queued="kueue.x-k8s.io/queue-name" in labels,
+            spec_hash=metadata["annotations"]["florence.dev/spec-hash"],
         )
 
     def delete_child(self, name: str) -> None:
@@ -127,16 +90,41 @@ class Cluster:
         if child is not None:
             for pod in self.pods_of(child):
                 self.delete_pod(pod)
+            self.services = {s: uid for s, uid in self.services.items() if uid != child.uid}
+
+    def orphan_child(self, name: str) -> None:
+        """``kubectl delete pytorchjob --cascade=orphan``: pods and Services belong to nobody."""
+        child = self.children.pop(name)
+        self.queue.pop(name, None)
+        self.harm(child.stage, child.attempt)
+        pods = self.pods_of(child)
+        for pod in pods:
+            self.pods[pod.uid] = replace(pod, owner="")
+        names = {pod.name for pod in pods}
+        self.services = {
+            name: uid if uid != child.uid else ""
+            for name, uid in self.services.items()
+            if uid != child.uid or name in names
+        }
+
+    def harm(self, stage: str, attempt: int) -> None:
+        self.harmed.add((stage, attempt))
 
     def pods_of(self, child: Child) -> list[Pod]:
-        key = (child.stage, child.attempt)
-        return [pod for pod in self.pods.values() if (pod.stage, pod.attempt) == key]
+        return [pod for pod in self.pods.values() if pod.owner == child.uid]
 
     def delete_pod(self, pod: Pod) -> None:
         if pod.over or pod.node is None:
-            self.pods.pop(pod.uid, None)
+            self._remove_pod(pod)
         elif not pod.deleting:
-            self.pods[pod.uid] = replace(pod, deleting=True, gone_by=self.now + 60)
+            deleted = {"deleting": True, "deleted": self.now, "gone_by": self.now + 60}
+            self.pods[pod.uid] = replace(pod, **deleted)
+
+    def _remove_pod(self, pod: Pod) -> None:
+        self.pods.pop(pod.uid, None)
+        if not pod.owner:
+            # A Service without its pod leads nobody to it: who took the pod away takes it too.
+            self.services.pop(pod.name, None)
 
     def training_operator(self) -> None:
         """One round of the Training Operator over all of its jobs."""
@@ -161,16 +149,21 @@ class Cluster:
                 continue
             there = {pod.index for pod in pods}
             for index in set(range(workers)) - there:
-                self.version += 1
-                pod = Pod(
-                    name=f"{child.name}-worker-{index}",
-                    uid=f"p{self.version}",
-                    stage=child.stage,
-                    attempt=child.attempt,
-                    index=index,
-                    phase="Pending",
-                )
-                self.pods[pod.uid] = pod
+                self._create_pod(child, index)
+
+    def _create_pod(self, child: Child, index: int) -> None:
+        self.version += 1
+        pod = Pod(
+            name=f"{child.name}-worker-{index}",
+            uid=f"p{self.version}",
+            stage=child.stage,
+            attempt=child.attempt,
+            index=index,
+            phase="Pending",
+            owner=child.uid,
+        )
+        self.pods[pod.uid] = pod
+        self.services[pod.name] = child.uid
 
     def scheduler(self) -> None:
         ready = sorted(name for name, node in self.nodes.items() if node.ready)
@@ -180,25 +173,36 @@ class Cluster:
                 self.pods[pod.uid] = replace(pod, phase="Running", node=node)
 
     def kubelets(self) -> None:
-        """Pods that are being deleted end, where their node answers."""
+        """Pods that are being deleted end, where their node answers and they can be killed."""
         for pod in list(self.pods.values()):
             node = self.nodes.get(pod.node or "")
-            if pod.deleting and (node is None or node.ready):
-                del self.pods[pod.uid]
+            if pod.deleting and pod.uid not in self.stuck and (node is None or node.ready):
+                self._remove_pod(pod)
 
     def end(self, pod: Pod, code: int, **how: Any) -> None:
         phase = "Failed" if code else "Succeeded"
         ended = Terminated(exit_code=code, finished=self.now, **how)
         self.pods[pod.uid] = replace(pod, phase=phase, terminated=ended)
+        if code:
+            self.harm(pod.stage, pod.attempt)
 
     def report(self, stage: str, attempt: int, step: int) -> None:
+        """Worker 0 says how far it is; as often as it likes, at the same step too."""
         progress = StageProgress(step=step, total=100, checkpoint=f"c{step}", checkpoint_step=step)
-        self.reports[stage, attempt] = Report(progress=progress, received=self.now)
+        known = self.reports.get((stage, attempt))
+        moved = known is None or known.progress != progress or self.now - known.heard >= 120
+        received = self.now if moved or known is None else known.received
+        self.reports[stage, attempt] = Report(progress=progress, received=received, heard=self.now)
+        if self.now - received >= STALL:
+            self.harm(stage, attempt)
 
     def set_node(self, name: str, ready: bool) -> None:
         self.nodes[name] = Node(name=name, ready=ready, since=self.now)
         if not ready:
-            self.zombies |= {pod.uid for pod in self.pods.values() if pod.node == name}
+            for pod in self.pods.values():
+                if pod.node == name:
+                    self.zombies.add(pod.uid)
+                    self.harm(pod.stage, pod.attempt)
 
     def remove_node(self, name: str) -> None:
         self.set_node(name, False)
@@ -206,68 +210,45 @@ class Cluster:
 
     def admit(self, name: str) -> None:
         self.children[name] = replace(self.children[name], suspended=False)
-        self.queue[name] = QueuePlace(admitted=True)
+        self.queue[name] = QueuePlace(admitted=True, active=True)
 
-    def evict(self, name: str) -> None:
-        self.children[name] = replace(self.children[name], suspended=True)
-        self.queue[name] = QueuePlace(evicted="Preempted", message="a higher priority")
+    def evict(self, name: str, reason: str = "Preempted") -> None:
+        child = self.children[name]
+        self.children[name] = replace(child, suspended=True)
+        self.queue[name] = QueuePlace(
+            evicted=reason,
+            message="a higher priority",
+            active=not reason.startswith("Deactivated"),
+        )
+        self.harm(child.stage, child.attempt)
+
+    def activate(self, name: str) -> None:
+        """An administrator switches a Workload on again."""
+        self.queue[name] = QueuePlace(active=True, reason="Pending")
 
     def policy(self, **changes: Any) -> None:
         policy = self.job.spec.run_policy.model_copy(update=changes)
         spec = self.job.spec.model_copy(update={"run_policy": policy})
         self.job = self.job.model_copy(update={"spec": spec})
 
-    def cooperate(self) -> None:
-        """One round in which everything goes well."""
-        self.training_operator()
-        self.kubelets()
-        for name, child in list(self.children.items()):
-            if child.suspended:
-                self.admit(name)
-        for pod in list(self.pods.values()):
-            if pod.phase == "Running" and not pod.deleting:
-                self.end(pod, 0)
-        self.scheduler()
-        self.reconcile()
-        if self.wake is not None and self.wake > self.now:
-            self.now = self.wake
-        else:
-            self.now += 1
-
-    def check(self) -> None:
-        """What is true at all times."""
-        for stage in self.job.spec.stages:
-            record = self.status.stage(stage.name)
-            numbers = [attempt.number for attempt in record.attempts]
-            assert numbers == list(range(1, len(numbers) + 1))
-            assert all(attempt.ended for attempt in record.attempts[:-1])
-            running = {
-                pod.attempt
-                for pod in self.pods.values()
-                if pod.stage == stage.name and pod.phase == "Running" and self._answers(pod)
-            }
-            assert len(running) <= 1, f"attempts {running} of {stage.name} run at once"
-            self._check_budgets(stage.name)
-
-    def _answers(self, pod: Pod) -> bool:
+    def answers(self, pod: Pod) -> bool:
+        """Whether a pod is where somebody could see it run, and does nothing unseen."""
         node = self.nodes.get(pod.node or "")
-        return node is not None and node.ready and pod.uid not in self.zombies
+        lost = pod.deleting and self.now >= pod.gone_by + GRACE
+        return node is not None and node.ready and pod.uid not in self.zombies and not lost
 
-    def _check_budgets(self, stage: str) -> None:
-        record, retries = self.status.stage(stage), self.job.spec.run_policy.retries
-        spent = dict.fromkeys(Budget, 0)
-        for attempt in record.attempts:
-            if attempt.cause and attempt.number >= record.budget_from:
-                spent[budget_of(attempt.cause)] += 1
-        assert spent[Budget.APPLICATION] <= retries.application + 1
-        assert spent[Budget.INFRASTRUCTURE] <= retries.infrastructure + 1
-        assert spent[Budget.FINAL] <= 1
-        final = spent[Budget.FINAL] or any(
-            spent[budget] > granted
-            for budget, granted in (
-                (Budget.APPLICATION, retries.application),
-                (Budget.INFRASTRUCTURE, retries.infrastructure),
-            )
-        )
-        if final:
-            assert record.state is State.FAILED
+    def well(self) -> Iterator[Child]:
+        """The children that train as they should, and are heard."""
+        for child in self.children.values():
+            pods, report = self.pods_of(child), self.reports.get((child.stage, child.attempt))
+            workers = self.job.spec.stage(child.stage).resources.workers
+            if (
+                not child.suspended
+                and not child.conditions
+                and len(pods) == workers
+                and all(p.phase == "Running" and not p.deleting and self.answers(p) for p in pods)
+                and report is not None
+                and self.now - report.heard < 60
+                and report.heard - report.received < STALL
+            ):
+                yield child

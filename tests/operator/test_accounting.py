@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from florence_operator.accounting import account, stages_by_state
+from florence_operator.accounting import account, stages_by_state, stages_not_heard
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.runtime.metrics import Metrics
@@ -68,3 +68,11 @@ def test_stages_of_all_jobs_are_counted_by_state() -> None:
 
     counted = stages_by_state([job("Running", "Pending"), job("Running"), {}, {"status": {}}])
     assert counted == {"Running": 2, "Pending": 1}
+
+
+def test_stages_that_are_not_heard_are_counted() -> None:
+    def job(*said: str) -> dict[str, Any]:
+        conditions = [{"type": "ProgressReported", "status": status} for status in said]
+        return {"status": {"stages": [{"name": "s", "conditions": conditions}, {"name": "t"}]}}
+
+    assert stages_not_heard([job("False"), job("True"), job(), {}, {"status": None}]) == 1

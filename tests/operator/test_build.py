@@ -23,6 +23,7 @@ from florence_operator.build import (
     pytorch_job,
     removal_job,
 )
+from florence_operator.observe import SPEC_HASH
 from florence_operator.pods import CA_ANNOTATION, PLAN_ANNOTATION, quantity
 from florence_operator.policy import unfit
 from florence_operator.settings import Allowed, OperatorConfiguration
@@ -105,7 +106,9 @@ def documents(spec: dict[str, Any]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     subject = job(spec)
     for stage in subject.spec.stages:
-        made.append(pytorch_job(subject, stage, 2, SETTINGS, ca="CA", avoid_node="node-7"))
+        made.append(
+            pytorch_job(subject, stage, 2, SETTINGS, ca="CA", avoid_nodes=["node-7", "node-8"])
+        )
     if subject.spec.artifacts.delete_with_job:
         made.append(removal_job(subject, SETTINGS))
     return made
@@ -127,10 +130,14 @@ def test_the_documents_are_those_that_were_agreed_on(name: str, spec: dict[str, 
 
 
 def readable(document: dict[str, Any]) -> dict[str, Any]:
-    """A plan as a mapping, without the settings that the science's own tests are about."""
+    """A plan as a mapping, without the settings that the science's own tests are about.
+
+    The hash of a spec is of those settings too.
+    """
     if document["kind"] != "PyTorchJob":
         return document
     copied: dict[str, Any] = copy.deepcopy(document)
+    copied["metadata"]["annotations"] = {SPEC_HASH: "of the spec"}
     annotations = template(copied)["metadata"]["annotations"]
     plan = json.loads(annotations[PLAN_ANNOTATION])
     kept = {key: value for key, value in plan.items() if key not in ("config", "model")}
@@ -190,7 +197,29 @@ def test_names_of_children_are_short_labels_that_start_with_a_letter(
 
 def test_long_names_that_begin_alike_stay_different() -> None:
     assert child_name("j" * 40, "stage-1", 1) != child_name("j" * 40, "stage-2", 1)
-    assert child_name("digits", "train", 3) == "digits-train-a3"
+    assert re.fullmatch(r"digits-train-[0-9a-f]{6}-a3", child_name("digits", "train", 3))
+
+
+def test_another_job_with_another_stage_never_has_the_same_name() -> None:
+    assert child_name("a-b", "c", 1) != child_name("a", "b-c", 1)
+
+
+def test_a_child_says_which_spec_it_is_of() -> None:
+    def stamp(**changes: Any) -> str:
+        subject = job({**SMALL, **changes})
+        document = pytorch_job(subject, subject.spec.stages[0], 1, SETTINGS)
+        return str(document["metadata"]["annotations"]["florence.dev/spec-hash"])
+
+    (stage,) = SMALL["stages"]
+    more = [{**stage, "resources": {"workers": 3}}]
+    longer = [{**stage, "pretrain": {**stage["pretrain"], "steps": 11}}]
+    stamps = [stamp(), stamp(stages=more), stamp(stages=longer), stamp(image="another:1")]
+    assert len(set(stamps)) == 4
+    # What changes nothing about the pods is no other spec.
+    assert stamp(runPolicy={"suspend": True, "deadline": "1d"}) == stamps[0]
+    subject = job(SMALL)
+    avoiding = pytorch_job(subject, subject.spec.stages[0], 1, SETTINGS, avoid_nodes=["n"])
+    assert avoiding["metadata"]["annotations"]["florence.dev/spec-hash"] == stamps[0]
 
 
 def test_a_plan_says_where_the_model_comes_from_and_where_the_results_go() -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from florence_operator.caches import BY_JOB, Caches, slim_child, slim_node, slim_pod
-from florence_operator.observe import Child, child_from, node_from, pod_from
+from florence_operator.observe import child_from, node_from, pod_from
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.store import Key
 
@@ -64,8 +64,8 @@ def test_a_pod_is_kept_without_its_plan() -> None:
     assert len(str(slim_pod({**POD, "metadata": metadata}))) < 1_000
 
 
-def pods_of(uid: str, *pods: dict[str, Any], child: str | None = None) -> list[str]:
-    """The names of those that are the job's, which may have a child with that uid."""
+def pods_of(uid: str, *pods: dict[str, Any]) -> dict[str, str]:
+    """The names of those that are the job's, and whose they are."""
 
     class Pods:
         def by_index(self, index: str, key: str) -> list[dict[str, Any]]:
@@ -74,8 +74,7 @@ def pods_of(uid: str, *pods: dict[str, Any], child: str | None = None) -> list[s
 
     empty: Any = None
     caches = Caches(jobs=empty, children=empty, pods=cast(Informer, Pods()))
-    children = {"c": Child(name="c", uid=child, stage="s", attempt=2)} if child else {}
-    return [found.name for found in caches.pods_of(Key("ns", "j"), uid, children)]
+    return {found.name: found.owner for found in caches.pods_of(Key("ns", "j"), uid)}
 
 
 def pod(name: str, job: str = "new", child: str | None = None) -> dict[str, Any]:
@@ -86,12 +85,10 @@ def pod(name: str, job: str = "new", child: str | None = None) -> dict[str, Any]
 
 
 def test_pods_of_a_namesake_are_not_the_jobs() -> None:
-    assert pods_of("new", pod("mine"), pod("old", job="old")) == ["mine"]
+    assert list(pods_of("new", pod("mine"), pod("old", job="old"))) == ["mine"]
 
 
-def test_labels_alone_make_no_pod_of_an_attempt_whose_child_is_here() -> None:
-    """Such a pod could end the stage with results of its own."""
+def test_pods_are_seen_with_what_they_belong_to() -> None:
+    """All of them may hold GPUs; the word of those counts that the attempt's child controls."""
     pods = pod("mine", child="c1"), pod("anothers", child="c0"), pod("nobodys")
-    assert pods_of("new", *pods, child="c1") == ["mine"]
-    # Orphans of a child that is gone still hold what they have.
-    assert pods_of("new", *pods) == ["mine", "anothers", "nobodys"]
+    assert pods_of("new", *pods) == {"mine": "c1", "anothers": "c0", "nobodys": ""}

@@ -11,11 +11,12 @@ from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.retrying import charged, sequel
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Retries
-from florence_operator.failures import Ending, lost_from, verdict
+from florence_operator.failures import Ending, away_from, stuck_from, verdict
 from florence_operator.observe import Child, Node, Pod, Terminated
 from florence_operator.settings import Failures
 
 NOW = 1000.0
+NEVER = float("inf")
 CHILD = Child(name="c", uid="u", stage="s", attempt=1)
 FAILED = Child(
     name="c", uid="u", stage="s", attempt=1, conditions=frozenset({"Failed"}), failed=NOW - 60
@@ -146,7 +147,8 @@ def test_a_failed_child_without_a_culprit_is_the_infrastructures_fault() -> None
     assert budget_of(found.cause) is Budget.INFRASTRUCTURE
 
 
-NODES = {
+NODES: dict[str, Node | None] = {
+    "vanished": None,
     "well": Node(name="well", ready=True, since=0),
     "away": Node(name="away", ready=False, since=NOW - 10),
 }
@@ -155,19 +157,30 @@ NODES = {
 @pytest.mark.parametrize(
     ("subject", "nodes", "moment"),
     [
-        (pod(node="well"), NODES, None),
+        (pod(node="well"), NODES, NEVER),
         (pod(node="away"), NODES, NOW + 20),
-        (pod(node="away", phase="Failed"), NODES, None),
-        (pod(node="vanished"), NODES, -float("inf")),
-        (pod(node=None, phase="Pending"), NODES, None),
-        (pod(node="away"), None, None),
-        (pod(node="away", deleting=True, gone_by=NOW), None, NOW + 30),
+        (pod(node="away", phase="Failed"), NODES, NEVER),
+        (pod(node="vanished"), NODES, -NEVER),
+        (pod(node="not yet known"), NODES, NEVER),
+        (pod(node=None, phase="Pending"), NODES, NEVER),
+        (pod(node="away"), None, NEVER),
     ],
 )
 def test_pods_are_lost_with_their_node(
-    subject: Pod, nodes: dict[str, Node] | None, moment: float | None
+    subject: Pod, nodes: dict[str, Node | None] | None, moment: float
 ) -> None:
-    assert lost_from(subject, nodes, 30) == moment
+    assert away_from(subject, nodes, 30) == moment
+
+
+def test_pods_that_outlive_their_deletion_are_lost() -> None:
+    assert stuck_from(pod(deleting=True, gone_by=NOW), 30) == NOW + 30
+    assert stuck_from(pod(), 30) == NEVER
+    assert stuck_from(pod(phase="Failed", deleting=True, gone_by=NOW), 30) == NEVER
+
+
+def test_who_deletes_a_pod_may_be_known_a_moment_later() -> None:
+    going = pod(0, deleting=True, deleted=NOW - 1, gone_by=NOW + 59)
+    assert verdict([going], CHILD, workers=1, ran=True, now=NOW, settle=3) == NOW + 2
 
 
 causes = st.sampled_from(list(Cause))
@@ -191,7 +204,10 @@ def test_budgets_and_delays_follow_their_definition(
     if budget is Budget.FINAL:
         assert after.delay is None
     elif budget is Budget.FREE:
-        assert after.delay == 0
+        row = 0  # of attempts that were preempted before they ran
+        while row < len(ends) and ends[-1 - row][0] is Cause.PREEMPTED:
+            row += 1
+        assert after.delay == (0 if row < 2 else min(300, 5 * 2 ** (row - 2)))
     elif granted is not None and spent[budget] > granted:
         assert (after.delay, after.reason) == (None, "BudgetExhausted")
     else:

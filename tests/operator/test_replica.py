@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -26,6 +27,35 @@ def test_pods_reach_the_service_of_the_operators_namespace_unless_told_otherwise
     assert made.progress.url == "https://florence-operator.ml-system.svc:8443"
     told = OperatorConfiguration.model_validate({"progress": {"url": "https://there:1"}})
     assert with_progress_url(told, "x").progress.url == "https://there:1"
+
+
+def test_what_could_be_heard_counts_from_the_beginning_of_the_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A standby may be days old when it takes over, and heard nothing in all of them."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "florence_operator.replica.Reconciler",
+        lambda *_, hears_since, **__: seen.append(hears_since) or SimpleNamespace(reconcile=None),
+    )
+    now = 1_000.0
+    monkeypatch.setattr(
+        "florence_operator.replica.time", SimpleNamespace(time=lambda: now, monotonic=lambda: now)
+    )
+
+    async def main() -> None:
+        nonlocal now
+        async with FakeApiServer() as server, server.client() as client:
+            settings = with_progress_url(OperatorConfiguration(), "ns")
+            caches = await make_caches(client, settings)
+            metrics = Metrics(CollectorRegistry())
+            replica = Replica(client, settings, caches, metrics, "ns", {})
+            assert seen[0]() == 1_000
+            now = 90_000
+            replica._led(True)
+            assert seen[0]() == 90_000
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ import pytest
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, FlorenceJob
+from florence_operator.build import child_name
 from florence_operator.decision import Decision
-from florence_operator.observe import Node, QueuePlace, Refusal, Removal
+from florence_operator.observe import Node, Question, QueuePlace, Refusal, Removal
 from florence_operator.schedule import decide
-from tests.operator.simulated_cluster import SETTINGS, Cluster, job_document
+from tests.operator.simulated_operator import SETTINGS, Cluster, job_document
+
+A1 = child_name("j", "a", 1)
+ASKED = frozenset(map(Question, ("FlorenceJob", "PyTorchJob", "Pod", "Workload")))
 
 
 def cluster(stages: int = 1, **policy: Any) -> Cluster:
@@ -121,9 +125,15 @@ def test_an_attempt_without_progress_is_replaced() -> None:
     subject.now += 300
     subject.report("a", 1, 10)
     subject.reconcile()
-    subject.now += 599
+    subject.now += 100
+    for _ in range(5):
+        subject.report("a", 1, 10)
+        assert not subject.reconcile().events
+        subject.now += 100
+    # It is time, but nobody has said yet that it got no further.
     assert not subject.reconcile().events
-    subject.now += 1
+    assert subject.wake == subject.now + 5
+    subject.report("a", 1, 10)
     assert reasons(subject.reconcile()) == ["Stalled"]
     assert subject.status.phase is State.STALLED
     subject.kubelets()
@@ -142,8 +152,16 @@ def test_a_restarted_operator_waits_a_whole_timeout_for_progress() -> None:
     subject = running(stallTimeout="10m")
     subject.now += 3600
     subject.restart()
+    subject.report("a", 1, 10)
+    subject.reconcile()
     assert not subject.reconcile().changed
-    assert subject.wake == subject.now + 600
+    assert subject.wake == subject.now + 120
+    for _ in range(6):
+        subject.now += 100
+        subject.report("a", 1, 10)
+        assert subject.status.stages[0].attempts[0].stopping is None
+        subject.reconcile()
+    assert subject.status.stages[0].attempts[0].stopping is Cause.STALLED
 
 
 def test_a_lost_node_ends_the_attempt_although_its_pods_stay() -> None:
@@ -215,18 +233,18 @@ def test_a_queued_job_says_so_and_a_preempted_one_queues_again_for_free() -> Non
     subject = cluster(queue="a100", retries={"infrastructure": 0, "application": 0})
     subject.reconcile()
     assert subject.status.phase is State.QUEUED
-    subject.queue["j-a-a1"] = QueuePlace(reason="Pending", message="no quota", position=2)
+    subject.queue[A1] = QueuePlace(reason="Pending", message="no quota", position=2)
     assert reasons(subject.reconcile()) == ["Queued"]
     assert subject.status.stages[0].message == "number 3 in queue a100: no quota"
     assert not subject.reconcile().events
     subject.now += 500
-    subject.admit("j-a-a1")
+    subject.admit(A1)
     subject.training_operator()
     subject.scheduler()
     subject.reconcile()
     assert subject.status.stages[0].attempts[0].queued_seconds == 500
     assert subject.status.idle_seconds == 500
-    subject.evict("j-a-a1")
+    subject.evict(A1)
     assert reasons(subject.reconcile()) == ["Preempted"]
     subject.training_operator()
     subject.kubelets()
@@ -268,7 +286,7 @@ def test_an_ended_job_is_deleted_when_its_time_has_come(code: int, policy: str) 
 
 def test_what_the_api_server_says_is_told_and_only_a_final_word_fails_the_stage() -> None:
     subject = cluster()
-    seen = subject.observe()
+    seen = subject.observe(ASKED)
     busy = Refusal(message="exceeded quota: gpus", final=False)
     decision = decide(replace(seen, refusals={"a": busy}), SETTINGS)
     assert decision.status.phase is State.PENDING
@@ -302,13 +320,13 @@ def test_artifacts_are_deleted_before_the_job_is_gone_and_after_its_pods() -> No
 
     def deleted(**fields: Any) -> Decision:
         names = ("other", ARTIFACTS_FINALIZER)
-        seen = replace(subject.observe(), deleting=True, finalizers=names, **fields)
+        seen = replace(subject.observe(ASKED), deleting=True, finalizers=names, **fields)
         return decide(seen, SETTINGS)
 
     first = deleted()
     assert [d.kind for d in first.delete] == ["PyTorchJob"]
     assert not first.apply
-    subject.delete_child("j-a-a1")
+    subject.delete_child(A1)
     assert not deleted().apply
     subject.kubelets()
     assert [d["kind"] for d in deleted().apply] == ["Job"]

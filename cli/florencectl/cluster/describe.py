@@ -195,9 +195,11 @@ def _results(status: JobStatus) -> list[str]:
 
 
 def _conditions(status: JobStatus, now: float) -> list[str]:
+    found = [("", c) for c in status.conditions]
+    found += [(f" of {stage.name}", c) for stage in status.stages for c in stage.conditions]
     rows = [
-        [c.type, c.status, c.reason, _age(unix(c.last_transition_time), now), c.message]
-        for c in status.conditions
+        [f"{c.type}{of}", c.status, c.reason, _age(unix(c.last_transition_time), now), c.message]
+        for of, c in found
     ]
     return table(["type", "status", "reason", "since", "message"], rows)
 

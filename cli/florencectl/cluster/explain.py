@@ -30,14 +30,14 @@ def why(facts: Facts, program: str = "florencectl") -> str:
         sentences = _unseen(facts, program)
     else:
         stage = focus(status)
-        sentences = _BY_STATE[status.phase](facts, status, stage, program)
+        sentences = _BY_STATE.get(status.phase, _in_another_state)(facts, status, stage, program)
     lead = f"Job '{metadata['name']}' "
     return lead + " ".join(filter(None, sentences))
 
 
 def focus(status: JobStatus) -> StageStatus:
     """The stage that the job's state comes from: one in that state, or else one not finished."""
-    in_state = [stage for stage in status.stages if stage.state is status.phase]
+    in_state = [stage for stage in status.stages if stage.state == status.phase]
     unfinished = [stage for stage in status.stages if not stage.state.terminal]
     candidates = in_state or unfinished or list(status.stages)
     return candidates[0] if candidates else StageStatus(name="?")
@@ -111,6 +111,8 @@ def _running(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
         f"runs: stage '{stage.name}'{number} has been at work{begun} {_request(facts, stage)}."
     ]
     sentences.append(progress_told(stage))
+    if stage.reason == "NotHeard":
+        sentences.append(sentence(stage.message))
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
         sentences.append(f"Beside it: {', '.join(others)}.")
@@ -191,6 +193,16 @@ def _failed(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -
         sentences.append(f"Its last line was: {failed.last_lines[-1].strip()}")
     sentences.append(f"What to do: {remedy(failed.cause, facts.name, program)}.")
     return sentences
+
+
+def _in_another_state(
+    facts: Facts, status: JobStatus, stage: StageStatus, program: str
+) -> list[str]:
+    return [
+        f"is in state {status.phase.value}, which the operator's version knows and this program's "
+        "does not.",
+        sentence(stage.message),
+    ]
 
 
 _Explain = Callable[[Facts, JobStatus, StageStatus, str], list[str]]

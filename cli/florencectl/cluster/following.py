@@ -130,10 +130,10 @@ class Teller:
 
 def news(before: StageStatus | None, now: StageStatus) -> str:
     """One line on a stage whose state (or attempt) changed; empty when neither did."""
-    same = before is not None and before.state is now.state
+    same = before is not None and before.state == now.state
     if same and before is not None and len(before.attempts) == len(now.attempts):
         return ""
-    text = _NEWS[now.state](now)
+    text = _NEWS.get(now.state, _another)(now)
     return f"{now.name}: {text}" if text else ""
 
 
@@ -163,6 +163,10 @@ def _succeeded(stage: StageStatus) -> str:
         return "succeeded"
     begun, ended = unix(stage.attempts[0].started), unix(stage.attempts[-1].ended)
     return f"succeeded in {duration(ended - begun)}" if begun and ended else "succeeded"
+
+
+def _another(stage: StageStatus) -> str:
+    return f"{stage.state.value}{_because(stage)}"
 
 
 _NEWS: dict[State, Callable[[StageStatus], str]] = {

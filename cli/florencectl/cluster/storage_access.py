@@ -25,14 +25,14 @@ def artifacts_uri(job: Mapping[str, Any]) -> str:
         ConfigurationError: it is not one that can be reached from here.
     """
     from florence_operator import build
-    from florence_operator.api.manifest import from_cluster
+    from florence_operator.api.manifest import from_store
 
     uri = ((job.get("spec") or {}).get("artifacts") or {}).get("uri") or ""
     if not uri.startswith("s3://"):
         raise ConfigurationError(
             f"spec.artifacts.uri is '{uri}': only s3:// storage can be reached from here"
         )
-    return build.artifacts_uri(from_cluster({**job, "status": None}))
+    return build.artifacts_uri(from_store({**job, "status": None}))
 
 
 async def prepare_credentials(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from florence.errors import FlorenceError
 from florence_operator.api import FlorenceJob
-from florence_operator.api.manifest import from_cluster
+from florence_operator.api.manifest import from_store
 from florence_operator.api.stage import SWEEP_LABEL
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import FAILED
@@ -35,7 +35,7 @@ def create_and_wait(
 
     async def there(client: Client, namespace: str) -> dict[str, FlorenceJob]:
         found = await list_jobs(client, namespace, f"{SWEEP_LABEL}={sweep}")
-        return {document["metadata"]["name"]: from_cluster(document) for document in found}
+        return {document["metadata"]["name"]: from_store(document) for document in found}
 
     async def create(client: Client, namespace: str) -> None:
         known = await there(client, namespace)

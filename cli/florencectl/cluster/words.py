@@ -51,6 +51,18 @@ MEANINGS: dict[Cause, Meaning] = {
     Cause.NODE_LOST: Meaning("lost a node", "check the node (kubectl get nodes); " + _RETRY),
     Cause.POD_DELETED: Meaning("lost a pod that somebody deleted", _RETRY),
     Cause.CHILD_DELETED: Meaning("lost its PyTorchJob, which somebody deleted", _RETRY),
+    Cause.NOT_HEARD: Meaning(
+        "was not heard for longer than runPolicy.silenceTimeout",
+        "see in the log why its reports do not arrive ('{program} logs {job}'); " + _RETRY,
+    ),
+    Cause.PODS_READY_TIMEOUT: Meaning(
+        "did not have all its pods running within Kueue's waitForPodsReady",
+        "find out why the pods did not start; " + _RETRY + " after that",
+    ),
+    Cause.MAXIMUM_EXECUTION_TIME: Meaning(
+        "was ended by Kueue after its maximum execution time",
+        "have that raised; " + _RETRY + " after that",
+    ),
     Cause.STALLED: Meaning(
         "made no progress for longer than runPolicy.stallTimeout",
         "see in the log where it hangs ('{program} logs {job}'), or allow more time; " + _RETRY,
@@ -81,6 +93,13 @@ MEANINGS: dict[Cause, Meaning] = {
 }
 
 
+def _meaning(cause: Cause) -> Meaning:
+    """What a cause means; one that only another version knows is at least named."""
+    known = MEANINGS.get(cause)
+    newer = "install this program in the operator's version, which knows it; " + _RETRY
+    return known or Meaning(f"ended ({cause.value})", newer)
+
+
 def happened(attempt: Attempt) -> str:
     """What ended an attempt: ``attempt 2 ran out of memory and was killed (pod x, node n, …)``."""
     if attempt.cause is None:
@@ -92,7 +111,7 @@ def happened(attempt: Attempt) -> str:
         f"exit code {attempt.exit_code}" if attempt.exit_code is not None else "",
     ]
     evidence = ", ".join(filter(None, where))
-    text = f"attempt {attempt.number} {MEANINGS[attempt.cause].happened}"
+    text = f"attempt {attempt.number} {_meaning(attempt.cause).happened}"
     if evidence:
         text += f" ({evidence})"
     return f"{text}: {attempt.message.strip().rstrip('.')}" if attempt.message else text
@@ -100,4 +119,4 @@ def happened(attempt: Attempt) -> str:
 
 def remedy(cause: Cause, job: str, program: str) -> str:
     """What a user can do about a cause."""
-    return MEANINGS[cause].remedy.format(job=job, program=program)
+    return _meaning(cause).remedy.format(job=job, program=program)

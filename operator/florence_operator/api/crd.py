@@ -105,7 +105,7 @@ class _Converter:
         definitions: what references point to.
         bounded: whether strings, lists and maps without a bound get one, and fields their
             defaults: for what users write. What the operator itself writes is left open, so that
-            no write of a status is ever refused for its length.
+            no write of a status is ever refused for its length, nor for a word of another version.
     """
 
     def __init__(self, definitions: Mapping[str, _Schema], *, bounded: bool) -> None:
@@ -121,7 +121,8 @@ class _Converter:
                 "anyOf": [{"type": "integer"}, {"type": "string"}],
             }
         else:
-            converted = {key: plain[key] for key in _COPIED if key in plain}
+            copied = [key for key in _COPIED if self._bounded or key != "enum"]
+            converted = {key: plain[key] for key in copied if key in plain}
             self._fill(converted, plain, path)
             converted |= BOUNDS.get(path, {})
         description = _description(plain)

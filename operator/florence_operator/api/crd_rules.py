@@ -55,7 +55,19 @@ def _frozen_once_started(what: str) -> str:
     )
 
 
+_SUCCEEDED = (
+    "has(oldSelf.status) && has(oldSelf.status.phase) && "
+    f"oldSelf.status.phase == '{State.SUCCEEDED.value}'"
+)
+
 ROOT_RULES: list[Rule] = [
+    {
+        "rule": f"!({_SUCCEEDED}) || "
+        "self.spec.stages.all(n, oldSelf.spec.stages.exists(o, o.name == n.name))",
+        "message": "a job that has succeeded takes no more stages: make another job, whose stages "
+        "start from this one's model (initialModel)",
+        "fieldPath": ".spec.stages",
+    },
     {
         "rule": f"oldSelf.spec.stages.all(o, !({_STARTED.format(_OF_STAGE)}) || "
         "self.spec.stages.exists(n, n.name == o.name))",
@@ -159,11 +171,18 @@ RULES: dict[str, list[Rule]] = {
 LIST_KEYS = {
     "spec.stages": ["name"],
     "status.stages": ["name"],
+    "status.stages[].conditions": ["type"],
     "status.conditions": ["type"],
 }
 
 # Bounds of the status that rules go through. Its stages are some of the spec's, which has 32.
-BOUNDS = {"status.stages": {"maxItems": 32}, "status.stages[].name": {"maxLength": 40}}
+# States are no enumeration, for a newer version may know more of them; they are words all the same.
+BOUNDS = {
+    "status.phase": {"maxLength": 32},
+    "status.stages": {"maxItems": 32},
+    "status.stages[].name": {"maxLength": 40},
+    "status.stages[].state": {"maxLength": 32},
+}
 
 COLUMNS: list[dict[str, Any]] = [
     {"name": "State", "type": "string", "jsonPath": ".status.phase"},

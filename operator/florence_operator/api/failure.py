@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from florence_operator.api.open_enum import OpenEnum
 
-class Cause(StrEnum):
+
+class Cause(OpenEnum):
     """Why an attempt ended without success."""
 
     INVALID_CONFIGURATION = "InvalidConfiguration"
@@ -21,7 +23,10 @@ class Cause(StrEnum):
     POD_DELETED = "PodDeleted"
     CHILD_DELETED = "ChildDeleted"
     STALLED = "Stalled"
+    NOT_HEARD = "NotHeard"
     PREEMPTED = "Preempted"
+    PODS_READY_TIMEOUT = "PodsReadyTimeout"
+    MAXIMUM_EXECUTION_TIME = "MaximumExecutionTimeExceeded"
     SUSPENDED = "Suspended"
     IMAGE_PULL = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
@@ -58,6 +63,7 @@ _BUDGETS = {
     Cause.UNSCHEDULABLE: Budget.FINAL,
     Cause.START_DEADLINE: Budget.FINAL,
     Cause.DEADLINE: Budget.FINAL,
+    Cause.MAXIMUM_EXECUTION_TIME: Budget.FINAL,
     Cause.REJECTED: Budget.FINAL,
     Cause.PROGRAM_FAILED: Budget.APPLICATION,
     Cause.OUT_OF_MEMORY: Budget.APPLICATION,
@@ -72,5 +78,9 @@ def cause_of_exit(code: int) -> Cause | None:
 
 
 def budget_of(cause: Cause) -> Budget:
-    """What an attempt that ended for ``cause`` is charged to."""
+    """What an attempt that ended for ``cause`` is charged to.
+
+    A cause that only another version knows counts as the infrastructure's: it is repeated, and not
+    for ever.
+    """
     return _BUDGETS.get(cause, Budget.INFRASTRUCTURE)

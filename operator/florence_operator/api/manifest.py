@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from florence.config.yaml_document import MOST_BYTES, DocumentError, read_documents
 from florence.errors import ConfigurationError
@@ -54,6 +56,40 @@ def from_cluster(document: Mapping[str, Any]) -> FlorenceJob:
     kept = {field.alias for field in Metadata.model_fields.values()}
     metadata = {k: v for k, v in document.get("metadata", {}).items() if k in kept}
     return FlorenceJob.model_validate({**document, "metadata": metadata})
+
+
+def from_store(document: Mapping[str, Any]) -> FlorenceJob:
+    """The same for an object that was admitted long ago, or by another version.
+
+    Strictness is for admission: fields of the spec that are unknown here are left out, as an API
+    server prunes them. A CRD that is newer than this program gives every object its new defaults.
+
+    Raises:
+        pydantic.ValidationError: a known field is wrong.
+    """
+    known = document
+    while True:
+        try:
+            return from_cluster(known)
+        except ValidationError as error:
+            unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+            if known is document:
+                known = copy.deepcopy(dict(document))
+            # Some validators run only when others found nothing: there may be more next time.
+            if sum(_removed(known, path) for path in unknown) == 0:
+                raise
+
+
+def _removed(document: Any, path: Sequence[int | str]) -> bool:
+    """Take the field at a path out of a document; whether it was there."""
+    *above, name = path
+    holder = document
+    for part in above:
+        try:
+            holder = holder[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return isinstance(holder, dict) and holder.pop(name, holder) is not holder
 
 
 def to_yaml(document: Any) -> str:

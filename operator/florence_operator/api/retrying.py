@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from florence_operator.api.duration import seconds
-from florence_operator.api.failure import Budget, budget_of
+from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt
 from florence_operator.api.v1alpha1 import Retries
 
@@ -59,7 +59,7 @@ def sequel(
         return Sequel(delay=None, reason=last.cause, message="it is not tried again")
     if budget is Budget.FREE:
         return Sequel(
-            delay=0.0,
+            delay=_pause(attempts, delays),
             reason=last.cause,
             message=f"attempt {last.number + 1} follows at no cost to the budgets",
         )
@@ -81,6 +81,21 @@ def sequel(
     )
 
 
+def _pause(attempts: Sequence[Attempt], delays: Delays) -> float:
+    """Seconds before an attempt that costs nothing: none, unless they keep ending before they run.
+
+    Whoever takes the place of each of them at once would be asked for the next one without end.
+    """
+    streak = 0
+    for attempt in reversed(attempts):
+        if attempt.cause is not Cause.PREEMPTED or attempt.running is not None:
+            break
+        streak += 1
+    if streak < 2:
+        return 0.0
+    return _doubled(streak - 2, delays)
+
+
 def delay(attempts: Sequence[Attempt], budget_from: int, delays: Delays) -> float:
     """Seconds before the next attempt: doubled for each failure in a row without a new commit."""
     streak = 0
@@ -92,5 +107,9 @@ def delay(attempts: Sequence[Attempt], budget_from: int, delays: Delays) -> floa
         streak += 1
         if attempt.committed is not None:
             break
-    exponent = min(max(streak - 1, 0), 30)
-    return float(min(seconds(delays.first_delay) * 2**exponent, seconds(delays.longest_delay)))
+    return _doubled(max(streak - 1, 0), delays)
+
+
+def _doubled(times: int, delays: Delays) -> float:
+    most = seconds(delays.longest_delay)
+    return float(min(seconds(delays.first_delay) * 2 ** min(times, 30), most))

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from florence.config.base import Settings, setting
 from florence.config.progress import StageProgress
 from florence_operator.api.failure import Cause
+from florence_operator.api.open_enum import OpenEnum
+
+PROGRESS_REPORTED = "ProgressReported"
+"""Condition of a stage at work: False while its pods run and nothing is heard of them."""
 
 
 class Observed(Settings):
-    """A part of the status: written by one version of the operator and read by another."""
+    """A part of the status: written by one version of the operator and read by another.
 
-    model_config = ConfigDict(extra="ignore")
+    Fields that only the other one knows are kept, and written back as they were.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
 
-class State(StrEnum):
+class State(OpenEnum):
     """Where a job or one of its stages stands."""
 
     PENDING = "Pending"
@@ -38,7 +44,7 @@ class State(StrEnum):
 
 
 class Condition(Observed):
-    """One observation of the job, in Kubernetes' form."""
+    """One observation of a job or a stage, in Kubernetes' form."""
 
     type: str = setting(description="what is observed")
     status: str = setting(description="True, False or Unknown")
@@ -95,6 +101,9 @@ class StageStatus(Observed):
     state: State = setting(State.PENDING, description="where it stands")
     reason: str | None = setting(None, description="a word for programs: why it stands there")
     message: str | None = setting(None, description="a sentence for people: why it stands there")
+    conditions: tuple[Condition, ...] = setting(
+        (), description="observations of the attempt at work, one a type"
+    )
     attempts: tuple[Attempt, ...] = setting((), description="every try, oldest first")
     budget_from: int = setting(
         1, description="number of the first attempt that counts against the budgets", ge=1
@@ -104,6 +113,18 @@ class StageStatus(Observed):
     model: str | None = setting(None, description="URI of the final model")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
     metrics: dict[str, float] = setting({}, description="results")
+
+    @field_validator("progress", mode="wrap")
+    @classmethod
+    def _unreadable_progress_is_none(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler
+    ) -> StageProgress | None:
+        """The next report tells it again; the rest of the status must not hang on it."""
+        try:
+            known: StageProgress | None = handler(value)
+        except ValidationError:
+            return None
+        return known
 
 
 class Summary(Observed):

@@ -206,13 +206,25 @@ class RunPolicy(Settings):
         None, description="longest time until all pods of an attempt run, queueing excluded"
     )
     stall_timeout: Duration = setting(
-        "10m", description="longest time without progress before an attempt is replaced"
+        "10m",
+        description="longest time that a running attempt may report and get no further before it "
+        "is replaced",
+    )
+    silence_timeout: Duration | None = setting(
+        None,
+        description="longest time that a running attempt may report nothing before it is "
+        "replaced. Default: it is never replaced for that, since what is not heard may train well",
     )
     ttl_after_finished: Duration | None = setting(
         None, description="the job is deleted this long after it ended"
     )
     ttl_after_failed: Duration | None = setting(
         None, description="the same for a job that failed; default: as ttlAfterFinished"
+    )
+    keep_failed_pods: Duration | None = setting(
+        None,
+        description="how long the pods of an attempt that failed are kept, without their GPUs, for "
+        "whoever wants to look at them. Default: not at all",
     )
     grace_period: Duration = setting(
         "60s", description="time from asking a pod to stop to killing it: for the last checkpoint"

@@ -181,6 +181,11 @@ class Metrics:
         self.stages = Gauge(
             "florence_stages", "Stages of all jobs by state.", ["state"], registry=registry
         )
+        self.stages_not_heard = Gauge(
+            "florence_stages_not_heard",
+            "Stages whose pods run and do not report.",
+            registry=registry,
+        )
         self.attempts = Counter(
             "florence_attempts_total",
             "Attempts that ended, by cause; Succeeded when there is none.",

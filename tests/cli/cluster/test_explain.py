@@ -57,6 +57,13 @@ BAD = attempt(
     message="s3://x: no shards",
     lastLines=["reading", "s3://x: no shards"],
 )
+NOT_HEARD = {
+    "type": "ProgressReported",
+    "status": "False",
+    "reason": "NotHeard",
+    "message": "nothing has been heard of it",
+    "lastTransitionTime": FIVE_MINUTES_AGO,
+}
 QUEUE = {"runPolicy": {"queue": "a100"}}
 KUEUE_SAYS = {
     "metadata": {"ownerReferences": [{"name": "big-mixed-a1"}]},
@@ -198,6 +205,27 @@ CASES: dict[str, tuple[Facts, list[str]]] = {
             "Earlier attempts ended: 1 NodeLost.",
         ],
     ),
+    "not heard": (
+        facts(
+            job(
+                "Running",
+                stage(
+                    "mixed",
+                    "Running",
+                    attempts=[attempt()],
+                    progress=PROGRESS,
+                    reason="NotHeard",
+                    message="attempt 1 runs in 2 pods; nothing has been heard of it",
+                    conditions=[NOT_HEARD],
+                ),
+            )
+        ),
+        ["runs: stage 'mixed'", "nothing has been heard of it."],
+    ),
+    "a state of another version": (
+        facts(job("Archived", stage("mixed", "Archived", message="kept for the audit"))),
+        ["is in state Archived", "Kept for the audit."],
+    ),
     "stalled": (
         facts(
             job(
@@ -283,6 +311,17 @@ def test_describe_shows_the_lines_of_the_pod_that_failed() -> None:
     assert "mixed, attempt 1, pod p:\n    reading\n    s3://x: no shards" in text
 
 
+def test_describe_shows_the_conditions_of_stages() -> None:
+    text = describe(CASES["not heard"][0])
+    assert "ProgressReported of mixed  False   NotHeard  5m00s" in text
+
+
+def test_a_cause_of_another_version_is_named() -> None:
+    cause = Cause("Gremlins")
+    assert happened(Attempt(number=1, cause=cause)) == "attempt 1 ended (Gremlins)"
+    assert "operator's version" in remedy(cause, "big", "florencectl")
+
+
 def test_a_job_that_is_being_deleted_says_so_whatever_its_state() -> None:
     document = job("Running", stage("mixed", "Running"))
     document["metadata"] |= {"deletionTimestamp": FIVE_MINUTES_AGO, "finalizers": ["f/x"]}
@@ -305,12 +344,13 @@ def test_every_cause_has_words_and_a_remedy(cause: Cause) -> None:
     assert "{" not in remedy(cause, "big", "florencectl")
 
 
+STATES = [*(state.value for state in State), "OfTheNextVersion"]
 TEXTS = st.none() | st.text(max_size=12)
 MOMENTS = st.none() | st.just(FIVE_MINUTES_AGO)
 ATTEMPTS = st.builds(
     lambda number, cause, **rest: {"number": number, "cause": cause, **rest},
     st.integers(1, 5),
-    st.none() | st.sampled_from([cause.value for cause in Cause]),
+    st.none() | st.sampled_from([*(cause.value for cause in Cause), "Gremlins"]),
     message=TEXTS,
     pod=TEXTS,
     child=TEXTS,
@@ -323,7 +363,7 @@ ATTEMPTS = st.builds(
 STAGES = st.builds(
     lambda name, state, **rest: {"name": name, "state": state, **rest},
     st.sampled_from(["mixed", "check", "other"]),
-    st.sampled_from([state.value for state in State]),
+    st.sampled_from(STATES),
     message=TEXTS,
     nextAttempt=MOMENTS,
     attempts=st.lists(ATTEMPTS, max_size=3),
@@ -342,7 +382,7 @@ POLICIES = st.sampled_from([{}, {"queue": "a100"}, {"suspend": True, "startDeadl
 
 @settings(max_examples=150, deadline=None)
 @given(
-    phase=st.sampled_from([state.value for state in State]),
+    phase=st.sampled_from(STATES),
     stages=st.lists(STAGES, max_size=3),
     pods=st.lists(PODS, max_size=3),
     policy=POLICIES,

@@ -19,6 +19,7 @@ FAMILIES = {
     "rest_client_requests_total": "counter",
     "leader_election_master_status": "gauge",
     "florence_stages": "gauge",
+    "florence_stages_not_heard": "gauge",
     "florence_attempts_total": "counter",
     "florence_gpu_seconds_used_total": "counter",
     "florence_gpu_seconds_lost_total": "counter",
