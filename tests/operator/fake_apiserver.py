@@ -47,6 +47,7 @@ class FakeApiServer:
         """Asked before each request; an answer other than None is sent instead."""
         self.tokens: dict[str, Document] = {}
         """Status of the TokenReview of each token that is known."""
+        self._lists: dict[str, tuple[int, list[Document]]] = {}
         self.groups: dict[str, list[str]] = {}
         """Versions of the groups that discovery tells of, the preferred one first."""
         self.logs: dict[tuple[str, str], str] = {}
@@ -273,17 +274,22 @@ class FakeApiServer:
             if where.key not in objects:
                 raise RefusedError(404, "NotFound", f'{where.plural} "{where.name}" not found')
             return objects[where.key]
-        found = self._matching(request, where)
-        version, start = self._version, 0
         limit, token = int(request.query.get("limit", 0)), request.query.get("continue", "")
         if token:
-            version, start = (int(part) for part in token.split("-"))
+            version, found = self._lists[token]
             if version < self._oldest:
                 raise RefusedError(410, "Expired", "the continue token is too old")
-        end = start + limit if limit else len(found)
-        rest = f"{version}-{end}" if end < len(found) else ""
+        else:
+            version, found = self._version, self._matching(request, where)
+        rest = uuid.uuid4().hex if 0 < limit < len(found) else ""
+        self._lists[rest] = version, found[limit:]  # all pages are of one version
         metadata = {"resourceVersion": str(version), "continue": rest}
-        return {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": found[start:end]}
+        return {
+            "kind": "List",
+            "apiVersion": "v1",
+            "metadata": metadata,
+            "items": found[: limit or None],
+        }
 
     def _matching(self, request: web.Request, where: Where) -> list[Document]:
         fields = dict(
