@@ -284,12 +284,8 @@ class FakeApiServer:
         rest = uuid.uuid4().hex if 0 < limit < len(found) else ""
         self._lists[rest] = version, found[limit:]  # all pages are of one version
         metadata = {"resourceVersion": str(version), "continue": rest}
-        return {
-            "kind": "List",
-            "apiVersion": "v1",
-            "metadata": metadata,
-            "items": found[: limit or None],
-        }
+        items = found[: limit or None]
+        return {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}
 
     def _matching(self, request: web.Request, where: Where) -> list[Document]:
         fields = dict(
