@@ -14,7 +14,9 @@ from florence_operator.api.ranks import RankGroup, sentence
 
 NAME = "worker-{index}.evidence.txt"
 DUMP_NAME = "worker-{index}.nccl-rank-{rank}.pickle"
-_KEY = re.compile(r"(?:.*/)?attempt-(\d+)/worker-(\d+)\.(evidence\.txt|nccl-rank-\d+\.pickle)$")
+_KEY = re.compile(
+    r"(?:.*/)?(?:attempt-|a)(\d+)/worker-(\d+)\.(evidence\.txt|nccl-rank-\d+\.pickle)$"
+)
 _STACKS = re.compile(r"== stacks of rank (\d+), process (\d+), main thread (0x[0-9a-f]+)$")
 _TAKEN = re.compile(r"taken (\S+),", re.MULTILINE)
 _NONE = "(none)"

@@ -14,6 +14,8 @@ _FRAME = re.compile(r'\s+File "(?P<path>.*)", line (?P<line>\d+) in (?P<function
 _BOTTOM = re.compile(r"(?:.* in (?:<module>|_run_module_as_main)|\s+\.\.\.)$")
 """How a whole stack ends: where the program began, or where faulthandler stops counting."""
 _OURS = re.compile(r"(?:^|.*/)((?:florence|florence_jobs)/(?:\w+/)*\w+\.py)$")
+_STANDARD = re.compile(r".*/python3[.\d]*/[^-]*$|<")
+"""Python's own modules, where no packages lie between."""
 _PACKAGES = re.compile(r".*/(?:site|dist)-packages/(.*)$")
 _COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/nn/functional.py")
 _WRAPPERS = ("torch/distributed/c10d_logger.py",)
@@ -87,7 +89,9 @@ def where(frames: Sequence[Frame]) -> tuple[str | None, str | None]:
     collective = next((name for name in reversed(waits) if not name.startswith("_")), None)
     ours = [frame for frame in inner if frame.is_ours]
     callers = [frame for frame in ours if not frame.short.startswith(_NO_PLACE)]
-    place = next(iter([*(callers if collective else ours), *ours, *inner[len(waits) :]]), None)
+    others = [frame for frame in inner[len(waits) :] if not _STANDARD.match(frame.path)]
+    best = [*(callers if collective else ours), *ours, *others, *inner]
+    place = next(iter(best), None)
     return collective, None if place is None else str(place)
 
 

@@ -15,7 +15,12 @@ from typing import Protocol
 from florence.config.progress import StageProgress
 from florence.errors import StoppedError
 from florence_jobs.local.interruption import interrupted
-from florence_jobs.local.outcome import UsualDelays, failure_line_of, results_of
+from florence_jobs.local.outcome import (
+    UsualDelays,
+    failure_line_of,
+    keep_evidence,
+    results_of,
+)
 from florence_jobs.local.plans import (
     build_plan,
     grace,
@@ -261,6 +266,7 @@ class LocalRunner:
             grace=grace(stage),
             stop=self._stop,
             on_stopping=lambda: self._observer.note(self._stopping(stage)),
+            evidence=keep_evidence(plan, path.parent, log),
         )
 
     def _stopping(self, stage: Stage) -> str:

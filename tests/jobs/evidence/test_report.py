@@ -62,4 +62,5 @@ def test_other_text_has_no_ranks() -> None:
 def test_names_say_whose_evidence_it_is() -> None:
     assert key_of("mixed/logs/attempt-2/worker-11.evidence.txt") == Key(2, 11, True)
     assert key_of("logs/attempt-2/worker-0.nccl-rank-3.pickle") == Key(2, 0, False)
+    assert key_of("a3/worker-0.evidence.txt") == Key(3, 0, True)  # of a run on this machine
     assert key_of("logs/attempt-2/worker-0.log") is None

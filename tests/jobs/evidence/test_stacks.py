@@ -72,6 +72,18 @@ def test_an_installed_package_of_ours_is_ours() -> None:
     assert where(thread.frames) == (None, "florence/tasks/thing.py:7 go")
 
 
+def test_a_users_own_code_is_told_before_what_it_calls() -> None:
+    text = """Thread 0x1 (most recent call first):
+  File "/usr/lib/python3.12/threading.py", line 355 in wait
+  File "/srv/training.py", line 9 in reads
+  File "<frozen runpy>", line 88 in _run_code
+"""
+    thread = main_thread(text)
+    assert thread is not None
+    assert where(thread.frames) == (None, "/srv/training.py:9 reads")
+    assert where(thread.frames[:1]) == (None, "/usr/lib/python3.12/threading.py:355 wait")
+
+
 @pytest.mark.parametrize(
     "path",
     [
