@@ -12,6 +12,7 @@ from florence_operator.api.termination import last_words
 from florence_operator.build import artifacts_uri
 from florence_operator.decision import Work
 from florence_operator.failures import Ending, first_failure, verdict
+from florence_operator.hangs import message_of, take_ranks
 from florence_operator.observe import Child, Pod, timestamp, unix
 from florence_operator.view import (
     View,
@@ -130,14 +131,16 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
     attempt = status.attempts[-1]
     assert attempt.stopping is not None
     child, pods = view.child(attempt), view.pods(attempt.number)
+    status = take_ranks(status, pods)
     for pod in pods:
         if view.now < (moment := view.lost_from(pod)) < math.inf:
             work.wake(moment)
     if (child is not None and not child.deleting) or view.holding(pods):
         return status
-    ending = Ending(cause=attempt.stopping, message=attempt.message or "", node=attempt.node)
+    message = message_of(status.attempts[-1])
+    ending = Ending(cause=attempt.stopping, message=message, node=attempt.node)
     work.wake(view.now)
-    return finish(view, status, ending)
+    return finish(view, with_attempt(status, ranks=()), ending)
 
 
 def _child(view: View, status: StageStatus, work: Work) -> StageStatus:

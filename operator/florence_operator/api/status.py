@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from florence.config.base import Settings, setting
 from florence.config.progress import StageProgress
 from florence_operator.api.failure import Cause
+from florence_operator.api.ranks import RankGroup
 
 
 class Observed(Settings):
@@ -86,6 +87,9 @@ class Attempt(Observed):
         unit="GPU seconds",
     )
     logs: str | None = setting(None, description="where its logs are kept")
+    ranks: tuple[RankGroup, ...] = setting(
+        (), description="while it is being stopped: where ranks are that have not stopped as asked"
+    )
 
 
 class StageStatus(Observed):
