@@ -25,7 +25,7 @@ _ENTRIES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 _DUMP_FILE = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 _ON_TIMEOUT = ("TORCH_FR_DUMP_ON_TIMEOUT", "TORCH_NCCL_DUMP_ON_TIMEOUT")
 _PIPE = ("TORCH_NCCL_DEBUG_INFO_PIPE_FILE",)
-"""Old and new names of the same: torch reads the new ones since 2.10."""
+# Two names of the same: newer versions of torch read the first, older ones the second only.
 
 
 def recorder_defaults(environment: Mapping[str, str]) -> dict[str, str]:
@@ -33,11 +33,11 @@ def recorder_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     folder = environment.get(FOLDER)
     if not folder:
         return {}
-    values = {_ENTRIES: "2000", _ON_TIMEOUT: "1"}
-    values |= dict.fromkeys((_DUMP_FILE, _PIPE), f"{folder}/nccl-rank-")
+    stem = f"{folder}/nccl-rank-"
+    values = ((_ENTRIES, "2000"), (_ON_TIMEOUT, "1"), (_DUMP_FILE, stem), (_PIPE, stem))
     return {
         name: value
-        for names, value in values.items()
+        for names, value in values
         if not any(name in environment for name in names)
         for name in names
     }
