@@ -40,6 +40,8 @@ class Ended:
     code: int
     message: str | None = None
     """What is known beside their log."""
+    hung: str = ""
+    """Where the ranks were that had to be killed when they were asked to stop."""
 
 
 def stage_command(path: Path) -> list[str]:
@@ -123,8 +125,8 @@ def run_processes(
             launcher.kill()
             launcher.wait()
         end_processes(folder, grace=grace, stop=stop)
-        ranks = evidence.close()
-    return replace(ended, message=ended.message or sentence(ranks) or None)
+        hung = sentence(evidence.close())
+    return replace(ended, hung=hung)
 
 
 def _ended(

@@ -247,6 +247,11 @@ class LocalRunner:
             )
             (folder / "stage.json").write_text(plan.model_dump_json(by_alias=True, indent=1))
             ended = self._run_processes(plan, stage, folder / "stage.json", log)
+        if ended.hung:
+            self._observer.note(
+                f"{stage.name}: its ranks had to be killed: {ended.hung}; 'florencectl evidence "
+                f"{self._job.metadata.name} --local' has their stacks"
+            )
         self._end_attempt(stage, ended, log)
         return ended.code
 
