@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from florence.errors import ConfigurationError
@@ -185,11 +185,13 @@ def _text(storage: Storage, entry: Entry) -> str:
 
 
 def _fetch(storage: Storage, kept: Sequence[Kept], directory: Path) -> None:
+    from florence_jobs.evidence.report import file_name
+
     if directory.exists() and not directory.is_dir():
         raise ConfigurationError(f"{directory} is not a folder: give -o the name of one")
     files = [entry for each in kept for entry in each.files]
     for entry in files:
-        target = directory / PurePosixPath(entry.key).name
+        target = directory / file_name(entry.key)
         copy_file(storage, entry, target)
         print(target, flush=True)
     note(f"{len(files)} files, {byte_size(sum(entry.size for entry in files))}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import pickle
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from tests.jobs.evidence.test_stacks import READING, WAITING
 
 Run = Callable[..., SimpleNamespace]
 MAIN = 0x7F1F3B0F5740
+DUMP = pickle.dumps({"entries": [], "version": "2.10", "pg_config": {}})
 TOLD = (
     "ranks 0 to 2 wait in all_reduce (florence/stages/trainer.py:221 _count); "
     "rank 3 is in florence/data/shards.py:88 read"
@@ -46,7 +49,7 @@ def fill(storage: Storage, attempt: str, early: str) -> None:
     storage.write(f"{early}/worker-0.log", b"Step 1\n")
     storage.write(f"{attempt}/worker-0.evidence.txt", text_of(0, [WAITING, WAITING]))
     storage.write(f"{attempt}/worker-1.evidence.txt", text_of(1, [WAITING, READING]))
-    storage.write(f"{attempt}/worker-1.nccl-rank-3.pickle", b"pickled")
+    storage.write(f"{attempt}/worker-1.nccl-rank-3.pickle", DUMP)
     storage.write(f"{attempt}/worker-0.log", b"Step 2\n")
 
 
@@ -127,12 +130,21 @@ def test_it_is_fetched_with_the_dumps(run: Run, tmp_path: Path) -> None:
     got = run("--attempt", "2", "-o", str(folder))
     assert got.returncode == 0, got.stderr
     assert sorted(os.listdir(folder)) == [
+        "nccl-rank-3",
         "worker-0.evidence.txt",
         "worker-1.evidence.txt",
-        "worker-1.nccl-rank-3.pickle",
     ]
-    assert (folder / "worker-1.nccl-rank-3.pickle").read_bytes() == b"pickled"
+    assert (folder / "nccl-rank-3").read_bytes() == DUMP
     assert got.stdout.splitlines()[0] == str(folder / "worker-0.evidence.txt")
+
+
+def test_torchfrtrace_reads_the_folder(on_machine: Run, tmp_path: Path) -> None:
+    loader = pytest.importorskip("torch.distributed.flight_recorder.components.loader")
+    folder = tmp_path / "hang"
+    assert on_machine("--attempt", "2", "-o", str(folder)).returncode == 0
+    found, version = loader.read_dir(argparse.Namespace(prefix=None, trace_dir=str(folder)))
+    assert [dump["rank"] for dump in found.values()] == [3]
+    assert version == "2.10"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ DUMP_NAME = "worker-{index}.nccl-rank-{rank}.pickle"
 _KEY = re.compile(
     r"(?:.*/)?(?:attempt-|a)(\d+)/worker-(\d+)\.(evidence\.txt|nccl-rank-\d+\.pickle)$"
 )
+_DUMP = re.compile(r"worker-\d+\.(nccl-rank-\d+)\.pickle$")
 _STACKS = re.compile(r"== stacks of rank (\d+), process (\d+), main thread (0x[0-9a-f]+)$")
 _TAKEN = re.compile(r"taken (\S+),", re.MULTILINE)
 _NONE = "(none)"
@@ -83,6 +84,13 @@ def key_of(name: str) -> Key | None:
     """Whose evidence a key of the artifacts is; None for one that is none."""
     found = _KEY.match(name)
     return Key(int(found[1]), int(found[2]), found[3].endswith("txt")) if found else None
+
+
+def file_name(name: str) -> str:
+    """What a kept file is called in a folder: dumps of all workers as torchfrtrace finds them."""
+    last = name.rpartition("/")[2]
+    found = _DUMP.match(last)
+    return found[1] if found else last
 
 
 def ranks_of(text: str) -> list[RankStacks]:
