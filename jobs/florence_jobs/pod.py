@@ -26,7 +26,7 @@ from typing import Any
 
 from florence.errors import ConfigurationError, FlorenceError
 from florence.storage import open_storage
-from florence_jobs.evidence.keeper import EvidenceKeeper, Worker, patience
+from florence_jobs.evidence.keeper import EvidenceKeeper, Worker
 from florence_jobs.log_tail import LOST_PEERS, LogTail, failure_line, last_lines
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_operator.api.ranks import RankGroup
@@ -61,16 +61,19 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     keeper = LogKeeper(plan, index, tail)
     home = Path(environment.get("FLORENCE_HOME", "/tmp"))
     home.mkdir(parents=True, exist_ok=True)
-    evidence = EvidenceKeeper(
-        worker(plan, index, tail, home), patience=patience(plan.grace_seconds, environment)
+    evidence = EvidenceKeeper.within(
+        plan.grace_seconds, worker(plan, index, tail, home), environment
     )
     try:
         ended = run(command(arguments[0], plan, environment), tail, home / PROGRESS, evidence)
-    finally:
         ranks = evidence.close()
+        # Before the log, which takes a while where its storage hangs: the operator reads this.
+        leave(
+            message,
+            last_words(plan, index, ended, tail.read(), home / PROGRESS, keeper.uri, ranks),
+        )
+    finally:
         keeper.close()
-    words = last_words(plan, index, ended, tail.read(), home / PROGRESS, keeper.uri, ranks)
-    leave(message, words)
     return ended.code
 
 

@@ -31,6 +31,7 @@ AFTER = "FLORENCE_EVIDENCE_AFTER_SECONDS"
 """Environment variable: how long after the request to stop the ranks are asked for their stacks."""
 LONGEST = 30.0
 _PART_OF_GRACE = 0.25
+_PART_OF_REST = 0.8
 _LONGEST_CLOSE = 3.0
 _LOG_LINES = 100
 
@@ -96,6 +97,14 @@ class EvidenceKeeper:
             shutil.rmtree(worker.folder, ignore_errors=True)
             worker.folder.mkdir(parents=True)
 
+    @classmethod
+    def within(
+        cls, grace: float, worker: Worker, environment: Mapping[str, str] = os.environ
+    ) -> EvidenceKeeper:
+        """A keeper that is done before ranks are killed that have ``grace`` seconds to stop."""
+        begin = patience(grace, environment)
+        return cls(worker, patience=begin, longest=min(LONGEST, _PART_OF_REST * (grace - begin)))
+
     @property
     def environment(self) -> dict[str, str]:
         """What the ranks have to be told."""
@@ -138,7 +147,11 @@ class EvidenceKeeper:
 
     def _keep(self, launcher: int, waited: float) -> None:
         worker, until = self._worker, self._clock.now() + self._longest
-        ranks = gather_stacks(worker.folder, launcher, self._over.is_set, self._clock)
+
+        def over() -> bool:
+            return self._over.is_set() or self._clock.now() >= until
+
+        ranks = gather_stacks(worker.folder, launcher, over, self._clock)
         if not ranks or not rank_files(worker.folder):
             return
         evidence = Evidence(
@@ -153,10 +166,6 @@ class EvidenceKeeper:
         storage = worker.storage()
         self._store(storage, worker.key(NAME), evidence.text().encode())
         log.warning("The ranks have not stopped after %.0f s: their stacks are kept", waited)
-
-        def over() -> bool:
-            return self._over.is_set() or self._clock.now() >= until
-
         found = gather_dumps(worker.folder, [each.rank for each in ranks], over, self._clock)
         for rank, path in found.items():
             if over():

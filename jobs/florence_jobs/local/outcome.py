@@ -9,7 +9,7 @@ from typing import Any
 
 from florence.errors import FlorenceError
 from florence.storage import open_storage
-from florence_jobs.evidence.keeper import EvidenceKeeper, Worker, patience
+from florence_jobs.evidence.keeper import EvidenceKeeper, Worker
 from florence_jobs.local.plans import stage_uri
 from florence_jobs.log_tail import failure_line
 from florence_operator.api import FlorenceJob
@@ -58,7 +58,7 @@ def keep_evidence(plan: StagePlan, folder: Path, log: Path) -> EvidenceKeeper:
         storage=lambda: open_storage(str(folder)),
         tail=lambda: _tail_of(log),
     )
-    return EvidenceKeeper(worker, patience=patience(plan.grace_seconds))
+    return EvidenceKeeper.within(plan.grace_seconds, worker)
 
 
 def _tail_of(log: Path) -> bytes:

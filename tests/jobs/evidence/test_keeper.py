@@ -227,6 +227,17 @@ def test_ranks_have_a_part_of_the_grace_to_stop() -> None:
     assert patience(60, {AFTER: "-1"}) == 15
 
 
+@pytest.mark.parametrize("grace", [1.0, 5.0, 30.0, 55.0, 600.0])
+@pytest.mark.parametrize("given", [{}, {AFTER: "3"}, {AFTER: "600"}])
+def test_all_of_it_ends_within_the_grace_and_half_a_minute(
+    grace: float, given: dict[str, str], tmp_path: Path
+) -> None:
+    worker = Worker(who="w", index=0, folder=tmp_path / "ranks", storage=lambda: Refusing())
+    keeper = EvidenceKeeper.within(grace, worker, given)
+    assert keeper._patience + keeper._longest <= grace
+    assert 0 <= keeper._longest <= 30
+
+
 def test_a_rank_without_a_folder_answers_into_its_log(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
