@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from florence.errors import ConfigurationError
@@ -22,9 +22,8 @@ def stage_and_attempt(
         ConfigurationError: there are none such; the message says which there are.
     """
     stages = status.stages if status else ()
-    if stage is not None and stages and stage not in [s.name for s in stages]:
-        known = ", ".join(s.name for s in stages)
-        raise ConfigurationError(f"job '{job}' has no stage '{stage}'; it has: {known}")
+    if stages:
+        stages_meant(job, [s.name for s in stages], stage)
     begun = [s for s in stages if s.attempts and stage in (None, s.name)]
     if not begun:
         what = f"stage '{stage}'" if stage else "any stage"
@@ -37,6 +36,19 @@ def stage_and_attempt(
             f"stage '{last.name}' has attempts {numbers[0]} to {numbers[-1]}, not {attempt}"
         )
     return last.name, attempt or numbers[-1]
+
+
+def stages_meant(job: str, stages: Sequence[str], stage: str | None) -> Sequence[str]:
+    """The stage that was asked for, or else all of them.
+
+    Raises:
+        ConfigurationError: there is none such; the message says which there are.
+    """
+    if stage is None:
+        return stages
+    if stage not in stages:
+        raise ConfigurationError(f"job '{job}' has no stage '{stage}'; it has: {', '.join(stages)}")
+    return [stage]
 
 
 def of_rank(rank: int | None) -> Callable[[str], bool]:

@@ -40,6 +40,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "why": ("why digits",),
     "events": ("events digits -w",),
     "logs": ("logs digits -f", "logs digits --stage mixed --attempt 1 --rank 0 --tail 50"),
+    "evidence": (
+        "evidence digits",
+        "evidence digits --stage mixed --attempt 2 --rank 7",
+        "evidence digits -o hang",
+    ),
     "exec": ("exec digits", "exec digits --rank 3 -- nvidia-smi"),
     "stop": ("stop digits --local",),
     "wait": ("wait digits", "wait digits --for running --timeout 10m"),

@@ -1,4 +1,4 @@
-"""Print the logs of the stages that run on this machine."""
+"""The logs of the stages that run on this machine, and what is kept beside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florencectl.choosing import of_rank, stage_and_attempt
+from florencectl.choosing import of_rank, stage_and_attempt, stages_meant
+from florencectl.evidence import StageLogs
 from florencectl.local_jobs import find_job, records_here
 from florencectl.output import note
 
@@ -47,6 +48,23 @@ def print_log(
         shown, tail = _next(look, stage, shown), None
         if shown is not None:
             note(f"{shown[0]}, attempt {shown[1]}:")
+
+
+def kept_logs(name: str, namespace: str, stage: str | None) -> list[StageLogs]:
+    """What the stages of a job kept beside their logs.
+
+    Raises:
+        ConfigurationError: the job has no such stage.
+    """
+    from florence.storage import FolderStorage
+
+    records = records_here()
+    job = find_job(records, namespace, name)
+    found = []
+    for each in stages_meant(name, [s.name for s in job.spec.stages], stage):
+        storage = FolderStorage(records.attempt_folder(job, each, 1).parent)
+        found.append(StageLogs(each, storage, storage.list()))
+    return found
 
 
 def _begun(look: Callable[[], FlorenceJob]) -> FlorenceJob:

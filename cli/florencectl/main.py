@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("florencectl.commands.stories", "Why a job waits, stalls or failed, in a paragraph."),
     "events": ("florencectl.commands.events", "What Kubernetes tells of a job and its pods."),
     "logs": ("florencectl.commands.runs", "Print the log of a job's stage."),
+    "evidence": ("florencectl.commands.evidence", "What the ranks did that would not stop."),
     "exec": ("florencectl.commands.execute", "Run a program in the pod of a rank."),
     "wait": ("florencectl.commands.control", "Wait for a job."),
     "stop": ("florencectl.commands.control", "Stop a job after a checkpoint."),

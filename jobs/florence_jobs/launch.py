@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -21,6 +22,7 @@ from torch.distributed.launcher.api import launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
 from florence.errors import StoppedError, TransientError
+from florence_jobs.evidence.devices import recorder_defaults
 from florence_jobs.log_tail import LOST_PEERS, killed
 from florence_jobs.parent_watch import PARENT, watch_parent
 
@@ -77,4 +79,6 @@ def _stop() -> None:
 if __name__ == "__main__":
     watch_parent(_stop)
     os.environ[PARENT] = str(os.getpid())
+    if torch.cuda.is_available():
+        os.environ |= recorder_defaults(os.environ)
     sys.exit(launch(sys.argv[1:]))

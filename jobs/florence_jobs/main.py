@@ -28,6 +28,7 @@ from florence.errors import (
 )
 from florence.kinds import kind_named
 from florence.stages.context import InputModel, StageContext, Stop
+from florence_jobs.evidence.rank import offer_stacks
 from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.out_of_memory import advice, available_memory, is_out_of_memory
 from florence_jobs.parent_watch import watch_parent
@@ -181,7 +182,9 @@ def _memory_advice(plan: StagePlan | None, text: str) -> str:
 
 
 if __name__ == "__main__":
+    stacks = offer_stacks()
     code = main(sys.argv[1:])
+    stacks.close(code)
     logging.shutdown()
     sys.stdout.flush()
     # Not sys.exit: threads of libraries (DataLoader, MLflow, NCCL) must not hold a finished stage.

@@ -19,22 +19,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence.errors import ConfigurationError, FlorenceError
 from florence.storage import open_storage
+from florence_jobs.evidence.keeper import EvidenceKeeper, Worker
 from florence_jobs.log_tail import LOST_PEERS, LogTail, failure_line, last_lines
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
 from florence_jobs.progress import Heartbeat
+from florence_operator.api.ranks import RankGroup
 from florence_operator.api.stage import StagePlan
 from florence_operator.api.termination import Termination
 
 log = logging.getLogger("florence")
 
 SECONDS_BETWEEN_UPLOADS = 15.0
+PROGRESS = "progress.json"
 _LONGEST_LAST_UPLOAD = 10.0
 _LONGEST_DRAIN = 2.0
 _POLL_SECONDS = 0.2
@@ -57,17 +60,40 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     index = int(environment.get("PET_NODE_RANK", "0"))
     tail = LogTail()
     keeper = LogKeeper(plan, index, tail)
-    progress = Path(environment.get("FLORENCE_HOME", "/tmp")) / "progress.json"
-    progress.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(environment.get("FLORENCE_HOME", "/tmp"))
+    home.mkdir(parents=True, exist_ok=True)
+    progress = home / PROGRESS
     heartbeat = Heartbeat(plan.progress, plan, progress) if plan.progress and index == 0 else None
+    evidence = EvidenceKeeper.within(
+        plan.grace_seconds, worker(plan, index, tail, home), environment
+    )
     try:
-        ended = run(command(arguments[0], plan, environment), tail, progress)
+        ended = run(command(arguments[0], plan, environment), tail, progress, evidence)
+        ranks = evidence.close()
+        # Before the log, which takes a while where its storage hangs: the operator reads this.
+        leave(message, last_words(plan, index, ended, tail.read(), progress, keeper.uri, ranks))
     finally:
         if heartbeat:
             heartbeat.close()
         keeper.close()
-    leave(message, last_words(plan, index, ended, tail.read(), progress, keeper.uri))
     return ended.code
+
+
+def worker(plan: StagePlan, index: int, tail: LogTail, home: Path) -> Worker:
+    """The pod's ranks, and where evidence of what they do goes: beside the kept log."""
+    return Worker(
+        who=f"worker {index} of stage '{plan.stage}', attempt {plan.attempt}",
+        index=index,
+        folder=home / "evidence",
+        storage=lambda: open_storage(plan.output, plan.storage),
+        prefix=f"{log_folder(plan)}/",
+        tail=tail.read,
+    )
+
+
+def log_folder(plan: StagePlan) -> str:
+    """Where an attempt's logs are kept among the stage's artifacts."""
+    return f"logs/attempt-{plan.attempt}"
 
 
 def command(plan_file: str, plan: StagePlan, environment: Mapping[str, str]) -> list[str]:
@@ -90,39 +116,49 @@ class Ended:
     """Whether this pod was asked to stop before they had."""
 
 
-def run(arguments: list[str], tail: LogTail, progress: Path) -> Ended:
+def run(
+    arguments: list[str], tail: LogTail, progress: Path, evidence: EvidenceKeeper | None = None
+) -> Ended:
     """Run the processes to their end; SIGTERM and SIGINT are passed on to them."""
-    asked = threading.Event()
+    asked: list[float] = []
+    told = {PROGRESS_FILE: str(progress), **(evidence.environment if evidence else {})}
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**_QUIET, **os.environ, PROGRESS_FILE: str(progress)},
+        env={**_QUIET, **os.environ, **told},
     )
 
     def pass_on(*_: object) -> None:
-        asked.set()
+        asked.append(time.monotonic())
         process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    _copy(process, tail)
+
+    def look() -> None:
+        if evidence is not None:
+            evidence.look(process.pid, asked[0] if asked else None)
+
+    _copy(process, tail, look)
     code = process.wait()
-    return Ended(code if code >= 0 else 128 - code, asked.is_set())
+    return Ended(code if code >= 0 else 128 - code, bool(asked))
 
 
-def _copy(process: subprocess.Popen[bytes], tail: LogTail) -> None:
+def _copy(process: subprocess.Popen[bytes], tail: LogTail, look: Callable[[], None]) -> None:
     """Pass the log on and remember its end, until the process has ended and nothing is left.
 
     A process of its own that it left behind may hold the log open for ever; what that one has to
     say is waited for no longer than a moment, for the pod holds its GPUs until this ends.
+    ``look`` is called again and again meanwhile.
     """
     assert process.stdout is not None
     source, until = process.stdout.fileno(), math.inf
     with selectors.DefaultSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         while time.monotonic() < until:
+            look()
             if until == math.inf and process.poll() is not None:
                 until = time.monotonic() + _LONGEST_DRAIN
             if not selector.select(timeout=_POLL_SECONDS):
@@ -140,7 +176,7 @@ class LogKeeper:
     """Stores the end of a pod's log among the stage's artifacts, again and again, in a thread."""
 
     def __init__(self, plan: StagePlan, index: int, tail: LogTail) -> None:
-        self._key = f"logs/attempt-{plan.attempt}/worker-{index}.log"
+        self._key = f"{log_folder(plan)}/worker-{index}.log"
         self._tail = tail
         self._stored = b""
         self._closed = threading.Event()
@@ -152,7 +188,7 @@ class LogKeeper:
     @property
     def uri(self) -> str:
         """The folder of the attempt's logs."""
-        return f"{self._plan.output}/{self._key.rpartition('/')[0]}"
+        return f"{self._plan.output}/{log_folder(self._plan)}"
 
     def close(self) -> None:
         """Store what is left; waits for a few seconds at most."""
@@ -179,7 +215,13 @@ class LogKeeper:
 
 
 def last_words(
-    plan: StagePlan, index: int, ended: Ended, tail: bytes, progress: Path, logs: str
+    plan: StagePlan,
+    index: int,
+    ended: Ended,
+    tail: bytes,
+    progress: Path,
+    logs: str,
+    ranks: tuple[RankGroup, ...] = (),
 ) -> Termination:
     """How the pod's part ended; worker 0's also tells the results."""
     code = ended.code
@@ -198,6 +240,7 @@ def last_words(
         checkpoint=told.get("checkpoint"),
         checkpoint_step=told.get("checkpointStep"),
         logs=logs,
+        ranks=ranks,
     )
 
 

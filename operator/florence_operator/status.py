@@ -219,7 +219,7 @@ def _essence(status: JobStatus) -> tuple[Any, ...]:
         tuple(
             (
                 *(stage.name, stage.state, stage.reason, stage.next_attempt, stage.budget_from),
-                *((a.number, a.stopping, a.ended, a.running) for a in stage.attempts[-1:]),
+                *((a.number, a.stopping, a.ended, a.running, a.ranks) for a in stage.attempts[-1:]),
             )
             for stage in status.stages
         ),

@@ -12,6 +12,7 @@ from florence_operator.api.termination import last_words
 from florence_operator.build import artifacts_uri
 from florence_operator.decision import Work
 from florence_operator.failures import Ending, first_failure, verdict
+from florence_operator.hangs import message_of, take_ranks
 from florence_operator.observe import Pod, Question, timestamp, unix
 from florence_operator.queueing import suspended
 from florence_operator.view import (
@@ -137,6 +138,7 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
     attempt = status.attempts[-1]
     assert attempt.stopping is not None
     child, pods = view.child(attempt), view.pods(attempt.number)
+    status = take_ranks(status, view.members(attempt))
     for pod in pods:
         if view.now < (moment := view.lost_from(pod)) < math.inf:
             work.wake(moment)
@@ -144,13 +146,13 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
         return status
     if not view.sure(_CHILDREN, _PODS):
         return status
-    message, node = attempt.message or "", attempt.node
+    message, node = message_of(status.attempts[-1]), attempt.node
     left = next((pod for pod in pods if not pod.over), None)
     if left is not None and attempt.stopping is not Cause.NODE_LOST:
         message = f"{message}; {left.name} did not end on node {left.node}"
         node = left.node
     ending = Ending(cause=attempt.stopping, message=message, node=node)
-    return _end(view, status, ending, work)
+    return _end(view, with_attempt(status, ranks=()), ending, work)
 
 
 def _child(view: View, status: StageStatus, work: Work) -> StageStatus:

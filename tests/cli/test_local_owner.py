@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from florence_jobs.evidence.keeper import AFTER
 from florence_jobs.local import Records
 from florence_jobs.local.processes import stage_processes
 from tests.cli.test_submit import command, finished, job, write
@@ -113,6 +114,29 @@ def test_a_signal_stops_the_ranks_after_a_checkpoint(
     assert "the same command continues it" in err
     assert run.processes == []
     assert run.status["phase"] == "Suspended"
+
+
+def test_ranks_that_hang_leave_what_they_did(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AFTER, "0.2")
+    process = run.submit("--processes", "2")
+    until(run.trains, process)
+    _, ranks = run.launcher_and_ranks()
+    ranks[1].suspend()  # as one that waits for a broken disk
+    process.send_signal(signal.SIGINT)
+    folder = run.folder / "mixed" / "a1"
+    until((folder / "worker-0.evidence.txt").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, _, err = finished(process)
+    assert "mixed: its ranks had to be killed: " in err
+    assert "rank 1 gave no stacks" in err
+    assert run.processes == []
+    assert sorted(os.listdir(folder)) == ["log", "stage.json", "worker-0.evidence.txt"]
+    code, out, err = run.cli("evidence", "small")
+    assert code == 0, err
+    assert "rank 1 gave no stacks" in out.splitlines()[0]
+    assert (
+        f"process {ranks[1].pid} did not answer" in run.cli("evidence", "small", "--rank", "1")[1]
+    )
 
 
 def test_a_closed_terminal_stops_it_too(run: Run) -> None:

@@ -149,6 +149,8 @@ def test_sigterm_ends_in_a_checkpoint_and_143(tmp_path: Path) -> None:
     assert pod.returncode == 143, log
     assert list((output / "commits").iterdir())
     assert words(tmp_path).asked_to_stop is True
+    assert words(tmp_path).ranks == ()
+    assert [path.name for path in (output / "logs/attempt-2").iterdir()] == ["worker-0.log"]
 
 
 def wait_for_a_step(pod: Any, folder: Path) -> None:

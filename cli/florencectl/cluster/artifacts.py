@@ -47,7 +47,7 @@ def fetch_files(
     storage, prefix, entries = _entries(place, name, stage, path, endpoint)
     total = 0
     for entry, target in targets(entries, prefix, directory):
-        _copy(storage, entry, target)
+        copy_file(storage, entry, target)
         total += entry.size
         print(target, flush=True)
     note(f"{len(entries)} files, {byte_size(total)}")
@@ -110,7 +110,7 @@ def _entries(
     return storage, prefix, below
 
 
-def _copy(storage: Storage, entry: Entry, target: Path) -> None:
+def copy_file(storage: Storage, entry: Entry, target: Path) -> None:
     """Copy one file piece by piece; what is there under its name is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")

@@ -130,7 +130,7 @@ def _stalled(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
         progress_told(stage),
         sentence(stage.message),
         "The operator replaces the attempt, which goes on from the newest checkpoint; "
-        f"'{program} logs {facts.name}' may show where it hangs.",
+        f"'{program} evidence {facts.name}' then shows what its ranks did.",
     ]
 
 

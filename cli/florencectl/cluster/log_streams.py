@@ -16,12 +16,13 @@ from florence_operator.observe import (
     Pod,
     pod_from,
 )
-from florencectl.choosing import of_rank, stage_and_attempt
+from florencectl.choosing import of_rank, stage_and_attempt, stages_meant
 from florencectl.cluster import storage_access
 from florencectl.cluster.capacity import whole
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
+from florencectl.evidence import StageLogs
 from florencectl.output import note
 from florencectl.program import program_name
 
@@ -266,6 +267,31 @@ def read_kept(job: Document, folder: str, index: int, endpoint: str | None) -> s
         ) from None
     except FlorenceError as error:
         raise type(error)(storage_access.explained(str(error), job, endpoint)) from None
+
+
+def kept_logs(place: Place, name: str, stage: str | None, endpoint: str | None) -> list[StageLogs]:
+    """What the stages of a job kept beside their logs, in its artifacts.
+
+    Raises:
+        ConfigurationError: the job has no such stage, or its storage is not reached from here.
+    """
+
+    async def prepared(client: Client, namespace: str) -> Document:
+        job = await get_job(client, namespace, name)
+        await storage_access.prepare_credentials(client, job)
+        return job
+
+    job = on_cluster(place, prepared)
+    stages = [str(each["name"]) for each in job["spec"]["stages"]]
+    uri = storage_access.artifacts_uri(job)
+    found = []
+    for each in stages_meant(name, stages, stage):
+        storage = storage_access.open_job_storage(job, f"{uri}/{each}", endpoint)
+        try:
+            found.append(StageLogs(each, storage, storage.list("logs/")))
+        except FlorenceError as error:
+            raise type(error)(storage_access.explained(str(error), job, endpoint)) from None
+    return found
 
 
 def worker_of(job: Mapping[str, Any], stage: str, rank: int | None) -> int:

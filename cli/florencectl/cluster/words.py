@@ -65,7 +65,8 @@ MEANINGS: dict[Cause, Meaning] = {
     ),
     Cause.STALLED: Meaning(
         "made no progress for longer than runPolicy.stallTimeout",
-        "see in the log where it hangs ('{program} logs {job}'), or allow more time; " + _RETRY,
+        "see which rank the others waited for ('{program} evidence {job}'), or allow more time; "
+        + _RETRY,
     ),
     Cause.PREEMPTED: Meaning("gave way to a job of higher priority", "it queues again by itself"),
     Cause.SUSPENDED: Meaning("was suspended", "'{program} resume {job}' goes on"),

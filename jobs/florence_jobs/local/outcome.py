@@ -1,4 +1,4 @@
-"""What an attempt left: why it failed, and when it did not, its results."""
+"""What an attempt left: why it failed or hung, and when it did not, its results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from florence.errors import FlorenceError
 from florence.storage import open_storage
+from florence_jobs.evidence.keeper import EvidenceKeeper, Worker
 from florence_jobs.local.plans import stage_uri
 from florence_jobs.local.processes import Ended
 from florence_jobs.log_tail import failure_line
@@ -51,10 +52,26 @@ class UsualDelays:
 
 def failure_line_of(log: Path, code: int = 1) -> str:
     """The line of a log file that says why its attempt ended with an exit code."""
+    return failure_line(_tail_of(log), code)
+
+
+def keep_evidence(plan: StagePlan, folder: Path, log: Path) -> EvidenceKeeper:
+    """Keeps what the ranks of an attempt do that does not stop, in the folder of its log."""
+    worker = Worker(
+        who=f"stage '{plan.stage}', attempt {plan.attempt}, on this machine",
+        index=0,
+        folder=folder / "ranks",
+        storage=lambda: open_storage(str(folder)),
+        tail=lambda: _tail_of(log),
+    )
+    return EvidenceKeeper.within(plan.grace_seconds, worker)
+
+
+def _tail_of(log: Path) -> bytes:
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _LOG_TAIL))
-        return failure_line(file.read(), code)
+        return file.read()
 
 
 def with_remedy(ended: Ended, plan: StagePlan, processes: int) -> Ended:

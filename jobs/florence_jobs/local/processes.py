@@ -20,10 +20,12 @@ from florence.errors import (
     StoppedError,
     TransientError,
 )
+from florence_jobs.evidence.keeper import EvidenceKeeper
 from florence_jobs.local.oom_kills import oom_kills
 from florence_jobs.local.stop_signals import StopSignals
 from florence_jobs.log_tail import killed
 from florence_jobs.parent_watch import PARENT
+from florence_operator.api.ranks import sentence
 
 if TYPE_CHECKING:
     import psutil
@@ -55,6 +57,8 @@ class Ended:
     """What is known beside their log."""
     out_of_memory: bool = False
     """Whether the kernel ended one of them for want of memory."""
+    hung: str = ""
+    """Where the ranks were that had to be killed when they were asked to stop."""
 
     @property
     def killed(self) -> bool:
@@ -113,6 +117,7 @@ def run_processes(
     grace: float,
     stop: StopSignals,
     on_stopping: Callable[[], None],
+    evidence: EvidenceKeeper,
 ) -> Ended:
     """Run an attempt's launcher to its end; when this returns, none of its processes is left.
 
@@ -122,6 +127,7 @@ def run_processes(
         grace: seconds that the ranks have to checkpoint and stop.
         stop: asks them to; a second interrupt ends them at once.
         on_stopping: called once they have been asked.
+        evidence: keeps what they do if they do not stop.
     """
     kills_before = oom_kills()
     # A session of its own: Ctrl-C reaches this process alone, which asks the stage to stop.
@@ -131,16 +137,19 @@ def run_processes(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**environment, PARENT: str(os.getpid())},
+            env={**environment, **evidence.environment, PARENT: str(os.getpid())},
             start_new_session=True,
         )
     try:
-        ended = _ended(launcher, grace + _LONGER_THAN_THE_LAUNCHER, stop, on_stopping)
+        patience = grace + _LONGER_THAN_THE_LAUNCHER
+        ended = _ended(launcher, patience, stop, on_stopping, evidence)
     finally:
         if launcher.poll() is None:
             launcher.kill()
             launcher.wait()
         end_processes(folder, grace=grace, stop=stop)
+        hung = sentence(evidence.close())
+    ended = replace(ended, hung=hung)
     kills = oom_kills()
     if kills_before is None or kills is None or ended.code in _EXPLAINED:
         return ended
@@ -152,15 +161,18 @@ def _ended(
     patience: float,
     stop: StopSignals,
     on_stopping: Callable[[], None],
+    evidence: EvidenceKeeper,
 ) -> Ended:
-    deadline = float("inf")
+    asked, deadline = None, float("inf")
     while launcher.poll() is None:
         if stop.at_once or time.monotonic() >= deadline:
             return Ended(StoppedError.exit_code)
-        if stop.requested and deadline == float("inf"):
-            deadline = time.monotonic() + patience
+        if stop.requested and asked is None:
+            asked = time.monotonic()
+            deadline = asked + patience
             launcher.terminate()
             on_stopping()
+        evidence.look(launcher.pid, asked)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launcher.wait(timeout=_SECONDS_BETWEEN_LOOKS)
     code = launcher.returncode

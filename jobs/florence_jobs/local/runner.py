@@ -19,6 +19,7 @@ from florence_jobs.local.outcome import (
     UsualDelays,
     end_tracked_run,
     failure_line_of,
+    keep_evidence,
     results_of,
     with_remedy,
 )
@@ -249,6 +250,11 @@ class LocalRunner:
             )
             (folder / "stage.json").write_text(plan.model_dump_json(by_alias=True, indent=1))
             ended = self._run_processes(plan, stage, folder / "stage.json", log)
+        if ended.hung:
+            self._observer.note(
+                f"{stage.name}: its ranks had to be killed: {ended.hung}; 'florencectl evidence "
+                f"{self._job.metadata.name} --local' has their stacks"
+            )
         self._end_attempt(stage, ended, log)
         if ended.killed:
             end_tracked_run(folder / "stage.json", self._status(stage).attempts[-1].message or "")
@@ -270,6 +276,7 @@ class LocalRunner:
             grace=grace(stage),
             stop=self._stop,
             on_stopping=lambda: self._observer.note(self._stopping(stage)),
+            evidence=keep_evidence(plan, path.parent, log),
         )
         return with_remedy(ended, plan, count)
 

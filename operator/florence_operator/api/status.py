@@ -10,6 +10,7 @@ from florence.config.base import Settings, setting
 from florence.config.progress import StageProgress
 from florence_operator.api.failure import Cause
 from florence_operator.api.open_enum import OpenEnum
+from florence_operator.api.ranks import RankGroup
 
 PROGRESS_REPORTED = "ProgressReported"
 """Condition of a stage at work: False while its pods run and nothing is heard of them."""
@@ -92,6 +93,9 @@ class Attempt(Observed):
         unit="GPU seconds",
     )
     logs: str | None = setting(None, description="where its logs are kept")
+    ranks: tuple[RankGroup, ...] = setting(
+        (), description="while it is being stopped: where ranks are that have not stopped as asked"
+    )
 
 
 class StageStatus(Observed):

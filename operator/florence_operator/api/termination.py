@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, ValidationError
 
 from florence.config.base import Settings, setting
+from florence_operator.api.ranks import RankGroup
 
 LARGEST = 4096
 _LONGEST_LINE = 500
@@ -36,6 +37,9 @@ class Termination(Settings):
     checkpoint: str | None = setting(None, description="newest commit")
     checkpoint_step: int | None = setting(None, description="its step", unit="steps")
     logs: str | None = setting(None, description="URI of the pod's kept log")
+    ranks: tuple[RankGroup, ...] = setting(
+        (), description="where its ranks were when they did not stop as asked"
+    )
 
     def encode(self, limit: int = LARGEST) -> str:
         """The message as JSON of at most ``limit`` bytes; old log lines go first, then metrics."""
@@ -54,6 +58,8 @@ class Termination(Settings):
             elif words.metrics:
                 kept = dict(list(words.metrics.items())[:-1])
                 words = words.model_copy(update={"metrics": kept})
+            elif words.ranks:
+                words = words.model_copy(update={"ranks": words.ranks[:-1]})
             else:
                 return Termination(failure=(self.failure or "")[:100] or None).encode()
 
