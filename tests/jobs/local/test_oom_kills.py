@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from florence.storage import open_storage
+from florence_jobs.evidence.keeper import EvidenceKeeper, Worker
 from florence_jobs.local import LocalRunner, Records, processes, runner
 from florence_jobs.local.oom_kills import oom_kills
 from florence_jobs.local.outcome import UsualDelays
@@ -60,6 +62,13 @@ def test_another_system_tells_nothing(tmp_path: Path) -> None:
 def ended_with(code: str, folder: Path, counts: list[int], monkeypatch: Any) -> processes.Ended:
     """How a process ends that does ``code``, with the kernel's counts before and after."""
     monkeypatch.setattr(processes, "oom_kills", lambda: counts.pop(0))
+    worker = Worker(
+        who="a process",
+        index=0,
+        folder=folder / "ranks",
+        storage=lambda: open_storage(str(folder)),
+        tail=bytes,
+    )
     with StopSignals() as stop:
         return run_processes(
             [sys.executable, "-c", code],
@@ -69,6 +78,7 @@ def ended_with(code: str, folder: Path, counts: list[int], monkeypatch: Any) -> 
             grace=1,
             stop=stop,
             on_stopping=lambda: None,
+            evidence=EvidenceKeeper(worker, patience=1.0, longest=1.0),
         )
 
 
