@@ -99,7 +99,7 @@ def test_a_lost_leader_is_followed(undisturbed: str, parameters: Digest) -> None
 
 
 def test_a_stalled_attempt_is_replaced(undisturbed: str, parameters: Digest) -> None:
-    name = jobs.submit(jobs.small_job("stalled", stallTimeout="30s", gracePeriod="5s"))
+    name = jobs.submit(jobs.small_job("stalled", stallTimeout="60s", gracePeriod="5s"))
     jobs.wait_for_commit(name)
     pod = next(p for p in jobs.pods(name) if p["metadata"]["name"].endswith("worker-0"))
     script = (
