@@ -23,6 +23,7 @@ from florence_operator.api.status import Attempt
 from florence_operator.runtime.resources import FLORENCE_JOBS
 from tests.cli import cluster_objects
 from tests.cli.cluster_server import ServedCluster
+from tests.cli.test_evidence import fill as leave_evidence
 from tests.cli.test_submit import job
 from tests.florence.data.making import picture, write_samples
 from tests.florence.models.importing.foreign import EMBED, clip_text, swin, unicl
@@ -119,20 +120,23 @@ def fill_buckets(s3: S3Settings, files: Path) -> None:
 
 def fill_cluster(cluster: ServedCluster, phase: str, s3: S3Settings) -> None:
     """The jobs that the pages ask a cluster about, in the same state, and what they left."""
-    left = open_storage("s3://florence/runs", s3)
     state = "Succeeded" if phase == "Succeeded" else "Running"
     for name, namespace in (("big", "team"), ("digits-cluster", "florence"), ("job", "vision")):
         ended: Mapping[str, Any] = {"ended": cluster_objects.FIVE_MINUTES_AGO}
-        attempt = cluster_objects.attempt(**(ended if phase == "Succeeded" else {}))
+        attempts = [
+            cluster_objects.attempt(ended=cluster_objects.FIVE_MINUTES_AGO, cause="Stalled"),
+            cluster_objects.attempt(2, **(ended if phase == "Succeeded" else {})),
+        ]
         document = cluster_objects.job(
-            phase, cluster_objects.stage("mixed", state, attempts=[attempt])
+            phase, cluster_objects.stage("mixed", state, attempts=attempts)
         )
         document["metadata"] |= {"name": name, "namespace": namespace}
         cluster.put(document)
         made = cluster.do(lambda server, of=(namespace, name): server.get(FLORENCE_JOBS, *of))
         folder = f"{namespace}/{name}-{made['metadata']['uid'][:8]}/mixed"
-        left.write(f"{folder}/logs/attempt-1/worker-0.log", b"[rank 0] INFO Step 1\n")
-        left.write(f"{folder}/model/config.json", b"{}")
+        left = open_storage(f"s3://florence/runs/{folder}", s3)
+        leave_evidence(left, "logs/attempt-2", "logs/attempt-1")
+        left.write("model/config.json", b"{}")
 
 
 _TIME = "2026-01-01T00:00:00Z"
