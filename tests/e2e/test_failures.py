@@ -99,7 +99,7 @@ def test_a_lost_leader_is_followed(undisturbed: str, parameters: Digest) -> None
 
 
 def test_a_stalled_attempt_is_replaced(undisturbed: str, parameters: Digest) -> None:
-    name = jobs.submit(jobs.small_job("stalled", stallTimeout="60s", gracePeriod="5s"))
+    name = jobs.submit(jobs.small_job("stalled", stallTimeout="60s", gracePeriod="20s"))
     jobs.wait_for_commit(name)
     pod = next(p for p in jobs.pods(name) if p["metadata"]["name"].endswith("worker-0"))
     script = (
@@ -113,6 +113,7 @@ def test_a_stalled_attempt_is_replaced(undisturbed: str, parameters: Digest) -> 
     jobs.wait_for(name, "Succeeded", timeout=500)
     first, second = jobs.attempts(name)
     assert first["cause"] == "Stalled"
+    assert "rank " in first["message"]  # where its ranks were
     assert second["restoredStep"] >= jobs.EVERY_STEPS
     assert parameters(name) == undisturbed
     jobs.delete(name)
