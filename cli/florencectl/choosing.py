@@ -76,6 +76,27 @@ def refuse_on_cluster(options: Mapping[str, object]) -> None:
             raise ConfigurationError(f"{option} is for runs on this machine: add --local")
 
 
+def refuse_on_machine(options: Mapping[str, object]) -> None:
+    """Refuse options of jobs on a cluster where this machine's are meant.
+
+    Raises:
+        ConfigurationError: some were given; names them.
+    """
+    wrong = [option for option, given in options.items() if given]
+    if wrong:
+        raise ConfigurationError(f"{', '.join(wrong)}: only for jobs on a cluster")
+
+
+def refuse_names_everywhere(names: Sequence[str] | None, everywhere: bool) -> None:
+    """Refuse names of jobs where those of all namespaces are meant.
+
+    Raises:
+        ConfigurationError: both were given.
+    """
+    if everywhere and names:
+        raise ConfigurationError("a name belongs to one namespace: leave out -A, or the names")
+
+
 def is_local(asked: bool, place: Place) -> bool:
     """Whether this machine's jobs are meant; says so where the user did not.
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from florence_operator.runtime.client import TOKEN_REVIEWS, Client
+from florence_operator.runtime.authorizing import review_token
+from florence_operator.runtime.client import Client
 from florence_operator.runtime.limits import TokenBucket
 
 TRUSTED_SECONDS = 120.0
@@ -119,13 +120,7 @@ class TokenChecker:
 
     async def _review(self, token: str, pod: PodIdentity) -> RefusedError | None:
         """Why the token is not the pod's; None when it is."""
-        review = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [self._audience]},
-        }
-        answer = await self._client.request("POST", TOKEN_REVIEWS.path(), body=review)
-        status = answer.get("status") or {}
+        status = await review_token(self._client, token, audiences=[self._audience])
         if not status.get("authenticated") or self._audience not in (status.get("audiences") or ()):
             return RefusedError(401, "the token is not valid for this audience")
         user = status.get("user") or {}

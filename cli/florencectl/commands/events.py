@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florence_operator.observe import timestamp
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.options import Context, JobName, Kubeconfig, Namespace
 from florencectl.output import TableStream, note
@@ -47,6 +47,6 @@ def events(
 
 
 def _cells(event: Event) -> list[str]:
-    seen = datetime.fromtimestamp(event.last, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     message = " ".join(event.message.split())
+    seen = timestamp(event.last)
     return [seen, event.kind, event.reason, event.about, str(event.count), message]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from florence.errors import ConfigurationError
-from florencectl.choosing import is_local
+from florencectl.choosing import is_local, refuse_names_everywhere, refuse_on_machine
 from florencectl.cluster.connection import Place
 from florencectl.completing import stages_of_job
 from florencectl.options import (
@@ -39,12 +39,11 @@ def get(
 ) -> None:
     """List jobs, or show some."""
     place = Place(kubeconfig, context, namespace)
-    if all_namespaces and names:
-        raise ConfigurationError("a name belongs to one namespace: leave out -A, or the names")
+    refuse_names_everywhere(names, all_namespaces)
     if is_local(local, place):
         from florencectl.local_jobs import show_jobs, watch_jobs
 
-        _refuse_on_machine({"--selector": bool(selector)})
+        refuse_on_machine({"--selector": bool(selector)})
         where = None if all_namespaces else namespace or "default"
         (watch_jobs if watch else show_jobs)(names or (), where, output)
         return
@@ -125,7 +124,7 @@ def delete(
     if is_local(local, place):
         from florencectl.local_jobs import delete_jobs, names_of_jobs
 
-        _refuse_on_machine({"--selector": bool(selector)})
+        refuse_on_machine({"--selector": bool(selector)})
         where = namespace or "default"
         chosen = names or names_of_jobs(where)
         if not names:
@@ -139,12 +138,6 @@ def delete(
     if not names:
         _ask(chosen, "the cluster", yes)
     delete_cluster_jobs(place, chosen, artifacts=artifacts, wait=wait)
-
-
-def _refuse_on_machine(given: dict[str, bool]) -> None:
-    wrong = [option for option, is_given in given.items() if is_given]
-    if wrong:
-        raise ConfigurationError(f"{', '.join(wrong)}: only for jobs on a cluster")
 
 
 def _ask(names: list[str], where: str, yes: bool) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from florence.errors import ConfigurationError
-from florencectl.choosing import is_local
+from florencectl.choosing import is_local, refuse_names_everywhere, refuse_on_machine
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.options import (
     AllNamespaces,
@@ -51,13 +50,11 @@ def top(
 ) -> None:
     """Show the stages at work: steps, rate, data wait, memory and time left, until interrupted."""
     place = Place(kubeconfig, context, namespace)
-    if all_namespaces and names:
-        raise ConfigurationError("a name belongs to one namespace: leave out -A, or the names")
+    refuse_names_everywhere(names, all_namespaces)
     live = sys.stdout.isatty() and not once and output in (Format.TABLE, Format.WIDE)
     every = interval if live else None
     if is_local(local, place):
-        if selector:
-            raise ConfigurationError("--selector: only for jobs on a cluster")
+        refuse_on_machine({"--selector": bool(selector)})
         where = None if all_namespaces else namespace or "default"
 
         async def look_here() -> list[JobAtWork]:

@@ -32,6 +32,18 @@ _REMEMBERED = 1_000
 Document = dict[str, Any]
 
 
+async def review_token(client: Client, token: str, **expected: Any) -> Document:
+    """The status of a TokenReview, with what else its spec is to have, such as ``audiences``."""
+    review = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token, **expected},
+    }
+    answer = await client.request("POST", TOKEN_REVIEWS.path(), body=review)
+    status: Document = answer.get("status") or {}
+    return status
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     refusal: str
@@ -92,13 +104,7 @@ class Authorizer:
         return fresh
 
     async def _ask(self, token: str, path: str) -> _Verdict:
-        review = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token},
-        }
-        answer = await self._client.request("POST", TOKEN_REVIEWS.path(), body=review)
-        status: Document = answer.get("status") or {}
+        status = await review_token(self._client, token)
         if not status.get("authenticated"):
             return _Verdict("the token is not valid", 401, self._clock())
         user: Document = status.get("user") or {}
