@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.local_server import answer
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-_API_ERRORS = "florence_operator.runtime.errors"  # named, not imported: it brings an HTTP client
+_API_ERRORS = "florence_operator.kube.errors"  # named, not imported: it brings an HTTP client
 
 _EXTRA_OF = {
     "torch": "train",

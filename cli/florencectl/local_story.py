@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import JobStatus, StageStatus, State
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.cluster.explain import focus, past_told, progress_told
 from florencectl.cluster.facts import Facts
 from florencectl.cluster.jobs import status_of

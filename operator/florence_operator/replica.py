@@ -12,10 +12,22 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from florence_operator.accounting import account, stages_by_state, stages_not_heard
-from florence_operator.admission import validate
+from florence_operator.admission.validation import validate
 from florence_operator.api.duration import seconds
-from florence_operator.caches import (
+from florence_operator.api.labels import JOB_LABEL
+from florence_operator.backends.pytorchjob import PyTorchJobs
+from florence_operator.kube.client import (
+    FLORENCE_JOBS,
+    NODES,
+    PODS,
+    WORKLOADS,
+    ApiError,
+    Client,
+)
+from florence_operator.kube.discovery import served
+from florence_operator.kube.rate_limits import TokenBucket
+from florence_operator.kube.resources import KUEUE_VERSIONS
+from florence_operator.observe.caches import (
     BY_JOB,
     BY_NODE,
     BY_OWNER,
@@ -26,40 +38,28 @@ from florence_operator.caches import (
     by_owner,
     follow_changes,
     queue_key,
-    slim_child,
     slim_node,
     slim_pod,
 )
-from florence_operator.forwarding import LeaderForward
-from florence_operator.observe import JOB_LABEL
-from florence_operator.progress import ProgressBook, ProgressServer
-from florence_operator.reconcile import Reconciler
+from florence_operator.progress.leader_proxy import LeaderForward
+from florence_operator.progress.reports import ProgressBook
+from florence_operator.progress.server import ProgressServer
+from florence_operator.progress.tokens import TokenChecker
+from florence_operator.reconcile.job_metrics import account, stages_by_state, stages_not_heard
+from florence_operator.reconcile.reconciler import Reconciler
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
-from florence_operator.runtime.client import (
-    FLORENCE_JOBS,
-    NODES,
-    PODS,
-    PYTORCH_JOBS,
-    WORKLOADS,
-    ApiError,
-    Client,
-)
 from florence_operator.runtime.controller import Controller
-from florence_operator.runtime.discovery import served
 from florence_operator.runtime.events import EventRecorder
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.leader import Leader, Timing, utc_now
-from florence_operator.runtime.limits import TokenBucket
 from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
-from florence_operator.runtime.resources import KUEUE_VERSIONS
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
 from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
-from florence_operator.tokens import TokenChecker
 
 SERVICE = "florence-operator"
 _COUNT_SECONDS = 15.0
@@ -97,6 +97,7 @@ def with_progress_url(settings: OperatorConfiguration, namespace: str) -> Operat
 async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches:
     """The informers of what this operator may and needs to see."""
     namespaces = settings.watch_namespaces
+    backend = PyTorchJobs()
     ours: dict[str, Any] = {"namespaces": namespaces, "labels": JOB_LABEL}
     indices = {BY_JOB: by_job}
     nodes = workloads = None
@@ -110,7 +111,9 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
         workloads = Informer(client, found, namespaces=namespaces, indices=waiting)
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
-        children=Informer(client, PYTORCH_JOBS, transform=slim_child, indices=indices, **ours),
+        children=Informer(
+            client, backend.resource, transform=backend.slim, indices=indices, **ours
+        ),
         pods=Informer(
             client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
         ),

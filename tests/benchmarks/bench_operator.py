@@ -30,9 +30,9 @@ from typing import Any
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from florence_operator.observe import JOB_LABEL
+from florence_operator.api.labels import JOB_LABEL
+from florence_operator.kube.client import FLORENCE_JOBS, PODS, PYTORCH_JOBS, Client
 from florence_operator.runtime.authority import Step, renewed
-from florence_operator.runtime.client import FLORENCE_JOBS, PODS, PYTORCH_JOBS, Client
 from florence_operator.runtime.leader import utc_now
 from tests.benchmarks.operator_load import (
     NAMESPACE,

@@ -8,14 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL, timestamp
-from florence_operator.runtime.client import (
-    FLORENCE_JOBS,
-    PODS,
-    ApiError,
-    Client,
-    Resource,
-)
+from florence_operator.api.labels import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
+from florence_operator.api.times import timestamp
+from florence_operator.kube.client import FLORENCE_JOBS, PODS, ApiError, Client, Resource
 
 NAMESPACE = "florence-bench"
 NOWHERE = "no-scheduler"

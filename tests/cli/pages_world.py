@@ -20,7 +20,7 @@ from florence_jobs.local import Records
 from florence_jobs.local.records import WORKING_DIRECTORY
 from florence_operator.api import FlorenceJob, JobStatus, StageStatus, State
 from florence_operator.api.status import Attempt
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.kube.resources import FLORENCE_JOBS
 from tests.cli import cluster_objects
 from tests.cli.cluster_server import ServedCluster
 from tests.cli.test_evidence import fill as leave_evidence

@@ -18,7 +18,7 @@ from florence.storage import Storage, open_storage
 from florence_jobs.evidence.report import Evidence, RankStacks
 from florence_jobs.local import Records
 from florence_operator.api import FlorenceJob
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.kube.resources import FLORENCE_JOBS
 from florencectl.main import app
 from tests.cli.cluster_objects import attempt, job, stage
 from tests.cli.cluster_server import served_cluster

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from florence_operator.runtime.resources import KNOWN
+from florence_operator.kube.resources import KNOWN
 
 Document = dict[str, Any]
 

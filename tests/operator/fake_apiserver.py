@@ -13,9 +13,9 @@ from typing import Any, Self
 from aiohttp import web
 from kubernetes_asyncio.client import Configuration
 
-from florence_operator.runtime.access import Access
-from florence_operator.runtime.client import Client
-from florence_operator.runtime.resources import Resource, resource_of
+from florence_operator.kube.client import Client
+from florence_operator.kube.kubeconfig import Access
+from florence_operator.kube.resources import Resource, resource_of
 from tests.operator.api_semantics import (
     Document,
     Event,

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence.config.progress import StageProgress
+from florence_operator.api.attempt_pods import Pod, Terminated
 from florence_operator.api.status import JobStatus
 from florence_operator.api.v1alpha1 import FlorenceJob
-from florence_operator.observe import Child, Node, Pod, QueuePlace, Report, Terminated
+from florence_operator.backends.protocol import Child, ChildState
+from florence_operator.observe.nodes import Node
+from florence_operator.observe.observation import Report
+from florence_operator.observe.queue import QueuePlace
 from florence_operator.settings import OperatorConfiguration
 
 SETTINGS = OperatorConfiguration.model_validate({"progress": {"url": "https://operator:8443"}})
@@ -74,11 +78,14 @@ class World:
         labels = metadata["labels"]
         self.version += 1
         self.children[name] = Child(
+            kind=document["kind"],
             name=name,
             uid=f"u{self.version}",
             stage=labels["florence.dev/stage"],
             attempt=int(labels["florence.dev/attempt"]),
-            suspended="kueue.x-k8s.io/queue-name" in labels,
+            state=ChildState.SUSPENDED
+            if "kueue.x-k8s.io/queue-name" in labels
+            else ChildState.ACTIVE,
             queued="kueue.x-k8s.io/queue-name" in labels,
             spec_hash=metadata["annotations"]["florence.dev/spec-hash"],
         )
@@ -134,7 +141,7 @@ class World:
                 for pod in pods:
                     self.delete_pod(pod)
                 continue
-            if child.conditions & {"Failed", "Succeeded"}:
+            if child.state in (ChildState.FAILED, ChildState.SUCCEEDED):
                 for pod in pods:
                     if not pod.over:
                         self.delete_pod(pod)
@@ -143,8 +150,8 @@ class World:
             workers = self.job.spec.stage(child.stage).resources.workers
             done = sum(pod.phase == "Succeeded" for pod in pods)
             if failed or done == workers:
-                word = "Failed" if failed else "Succeeded"
-                said = replace(child, conditions=frozenset({word}), failed=self.now)
+                state = ChildState.FAILED if failed else ChildState.SUCCEEDED
+                said = replace(child, state=state, since=self.now if failed else 0.0)
                 self.children[child.name] = said
                 continue
             there = {pod.index for pod in pods}
@@ -209,12 +216,12 @@ class World:
         del self.nodes[name]
 
     def admit(self, name: str) -> None:
-        self.children[name] = replace(self.children[name], suspended=False)
+        self.children[name] = replace(self.children[name], state=ChildState.ACTIVE)
         self.queue[name] = QueuePlace(admitted=True, active=True)
 
     def evict(self, name: str, reason: str = "Preempted") -> None:
         child = self.children[name]
-        self.children[name] = replace(child, suspended=True)
+        self.children[name] = replace(child, state=ChildState.SUSPENDED)
         self.queue[name] = QueuePlace(
             evicted=reason,
             message="a higher priority",
@@ -244,7 +251,7 @@ class World:
             workers = self.job.spec.stage(child.stage).resources.workers
             if (
                 not child.suspended
-                and not child.conditions
+                and child.state not in (ChildState.FAILED, ChildState.SUCCEEDED)
                 and len(pods) == workers
                 and all(p.phase == "Running" and not p.deleting and self.answers(p) for p in pods)
                 and report is not None

@@ -8,16 +8,16 @@ from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt, JobStatus, State
-from florence_operator.decision import Decision, Deletion
-from florence_operator.observe import Observation, Question
-from florence_operator.schedule import decide
+from florence_operator.observe.observation import Observation, Question
+from florence_operator.reconcile.decide import decide
+from florence_operator.reconcile.decision import Decision, Deletion
 from tests.operator.simulated_cluster import SETTINGS, World, job_document
 
 __all__ = ["SETTINGS", "Cluster", "job_document"]
 
 CACHED = ("job", "children", "pods", "nodes", "queue")
 _JOB = Question("FlorenceJob")
-_KINDS = {"PyTorchJob": "children", "Pod": "pods", "Workload": "queue"}
+_KINDS = {"Child": "children", "Pod": "pods", "Workload": "queue"}
 
 
 @dataclass

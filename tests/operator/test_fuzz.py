@@ -15,15 +15,15 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from florence_operator.admission import validate
+from florence_operator.admission.validation import validate
 from florence_operator.api.manifest import from_cluster
-from florence_operator.observe import Observation
-from florence_operator.runtime.client import FLORENCE_JOBS
+from florence_operator.kube.client import FLORENCE_JOBS
+from florence_operator.observe.observation import Observation
+from florence_operator.reconcile.decide import decide
 from florence_operator.runtime.review import AdmissionAnswer, answer_review
 from florence_operator.runtime.store import Key
-from florence_operator.schedule import decide
 from florence_operator.settings import OperatorConfiguration
-from tests.operator.test_reconcile import Bench, run, single
+from tests.operator.reconcile.test_reconciler import Bench, run, single
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("jobs/samples/*.yaml"))]

@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from florence_operator.api.failure import Cause, budget_of
+from florence_operator.api.labels import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
 from florence_operator.api.status import State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
-from florence_operator.build import PRIORITY_LABEL, QUEUE_LABEL
-from florence_operator.observe import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
+from florence_operator.build.children import PRIORITY_LABEL, QUEUE_LABEL
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.settings import OperatorConfiguration
 from florencectl.main import load_command

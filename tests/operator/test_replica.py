@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from florence_operator.kube.client import LEASES
 from florence_operator.replica import Replica, make_caches, server_names, with_progress_url
 from florence_operator.runtime.authority import Step, renewed
-from florence_operator.runtime.client import LEASES
 from florence_operator.runtime.leader import utc_now
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.settings import OperatorConfiguration

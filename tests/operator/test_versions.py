@@ -12,23 +12,17 @@ import pytest
 from pydantic import ValidationError
 
 from florence_operator.api.manifest import from_cluster, from_store
-from florence_operator.observe import timestamp
-from florence_operator.pods import PLAN_ANNOTATION
-from florence_operator.progress import Posted, ProgressBook, StageProgress
-from florence_operator.reconcile import Reconciler
+from florence_operator.api.times import timestamp
+from florence_operator.build.pod_template import PLAN_ANNOTATION
+from florence_operator.kube.client import EVENTS, FLORENCE_JOBS, JOBS, PODS, PYTORCH_JOBS, SERVICES
+from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.progress.server import StageProgress
+from florence_operator.reconcile.reconciler import Reconciler
 from florence_operator.replica import make_caches
-from florence_operator.runtime.client import (
-    EVENTS,
-    FLORENCE_JOBS,
-    JOBS,
-    PODS,
-    PYTORCH_JOBS,
-    SERVICES,
-)
 from florence_operator.runtime.controller import Result
 from florence_operator.runtime.events import EventRecorder
+from tests.operator.reconcile.test_reconciler import C1, KEY, Bench, run, single, writes
 from tests.operator.simulated_cluster import SETTINGS
-from tests.operator.test_reconcile import C1, KEY, Bench, run, single, writes
 
 KEPT = {"uri": "s3://bucket/runs", "deleteWithJob": True}
 

@@ -30,7 +30,7 @@ async def once_admitted(
     Raises:
         ApiError: it was refused for another reason, or patience has run out.
     """
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     until, failures = clock() + PATIENCE_SECONDS, 0
     while True:

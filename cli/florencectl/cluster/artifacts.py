@@ -16,7 +16,7 @@ from florencectl.output import Format, byte_size, note, print_list
 
 if TYPE_CHECKING:
     from florence.storage import Entry, Storage
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 PIECE = 16 << 20
 

@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from florence_operator.pods import container_security, pod_security
+from florence_operator.kube.pod_security import container_security, pod_security
 from florencectl.cluster.checks import Check, Level
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import server_words
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 CONTAINER = "check"
 PAUSE = 0.5
@@ -38,7 +38,7 @@ async def check_storage(
     client: Client, namespace: str, job: FlorenceJob, within: float
 ) -> list[Check]:
     """Try the job's storage and MLflow from inside the cluster; the pod is deleted afterwards."""
-    from florence_operator.runtime.client import PODS, ApiError
+    from florence_operator.kube.client import PODS, ApiError
 
     name = f"florence-doctor-{uuid.uuid4().hex[:8]}"
     if not job.spec.image:
@@ -159,7 +159,7 @@ def _credentials(secret: str | None) -> list[dict[str, Any]]:
 
 async def _ended(client: Client, namespace: str, name: str, within: float) -> dict[str, Any] | None:
     """The pod when it has ended; None when it has not in time."""
-    from florence_operator.runtime.client import PODS
+    from florence_operator.kube.client import PODS
 
     end = time.monotonic() + within
     while time.monotonic() < end:
@@ -171,7 +171,7 @@ async def _ended(client: Client, namespace: str, name: str, within: float) -> di
 
 
 async def _stuck(client: Client, namespace: str, name: str, within: float) -> Check:
-    from florence_operator.runtime.client import PODS
+    from florence_operator.kube.client import PODS
 
     pod = await client.get(PODS, name, namespace)
     return _failed(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def on_cluster(
         ModuleNotFoundError: the cluster extra is not installed.
         TimeoutError: it took longer than ``within`` seconds.
     """
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
     async def connected() -> T:
         client = await Client.connect(

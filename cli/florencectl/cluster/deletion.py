@@ -11,7 +11,7 @@ from florencectl.cluster.jobs import RESOURCE_NAME, delete_job, list_jobs
 from florencectl.output import note
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 _PAUSE = 0.5
 
@@ -44,8 +44,8 @@ def delete_jobs(place: Place, names: Sequence[str], *, artifacts: bool, wait: bo
 
 async def _gone(client: Client, namespace: str, name: str, uid: str) -> None:
     """Wait until the job is gone, and its pods with it."""
-    from florence_operator.observe import JOB_LABEL
-    from florence_operator.runtime.client import FLORENCE_JOBS, PODS, ApiError
+    from florence_operator.api.labels import JOB_LABEL
+    from florence_operator.kube.client import FLORENCE_JOBS, PODS, ApiError
 
     while True:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.cluster.explain import why
 from florencectl.cluster.facts import Event, Facts
 from florencectl.cluster.jobs import status_of

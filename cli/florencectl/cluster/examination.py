@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from florence_operator.api.crd import NAME, crd
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.cluster import checks
 from florencectl.cluster.capacity import rooms
 from florencectl.cluster.check_pod import check_storage
@@ -17,7 +17,7 @@ from florencectl.cluster.errors import is_refusal, lacks_kind, server_words
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
-    from florence_operator.runtime.client import Client, Resource
+    from florence_operator.kube.client import Client, Resource
 
 Document = dict[str, Any]
 
@@ -58,7 +58,7 @@ async def examine(
     clock: Callable[[], float] = time.time,
 ) -> list[Check]:
     """Every check, in the order in which a reader would repair things."""
-    from florence_operator.runtime.client import DEPLOYMENTS
+    from florence_operator.kube.client import DEPLOYMENTS
 
     version = await client.request("GET", "/version")  # nothing else makes sense without it
     found = [checks.api_server(version, client.server)]
@@ -82,7 +82,7 @@ async def examine(
 
 
 async def _custom_resource(client: Client) -> list[Check]:
-    from florence_operator.runtime.client import CRDS, ApiError
+    from florence_operator.kube.client import CRDS, ApiError
 
     try:
         return [checks.custom_resource(await client.get(CRDS, NAME), crd())]
@@ -98,7 +98,7 @@ async def _custom_resource(client: Client) -> list[Check]:
 
 
 async def _operator(client: Client, deployments: list[Document] | None, now: float) -> list[Check]:
-    from florence_operator.runtime.client import LEASES
+    from florence_operator.kube.client import LEASES
 
     found = [checks.operator(deployments)]
     if found[0].level is not Level.OK:
@@ -118,7 +118,7 @@ async def _operator(client: Client, deployments: list[Document] | None, now: flo
 
 async def _webhook(client: Client, namespace: str) -> list[Check]:
     """Have the server look at a bad job: the webhook must refuse it."""
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     name = "admission webhook"
     document = {**BAD_JOB, "metadata": {**BAD_JOB["metadata"], "namespace": namespace}}
@@ -150,9 +150,9 @@ async def _training_operator(client: Client, deployments: list[Document] | None)
 async def _kueue(
     client: Client, namespace: str, deployments: list[Document] | None, job: FlorenceJob | None
 ) -> list[Check]:
-    from florence_operator.runtime.client import CONFIG_MAPS, LOCAL_QUEUES
-    from florence_operator.runtime.discovery import served
-    from florence_operator.runtime.resources import KUEUE_VERSIONS
+    from florence_operator.kube.client import CONFIG_MAPS, LOCAL_QUEUES
+    from florence_operator.kube.discovery import served
+    from florence_operator.kube.resources import KUEUE_VERSIONS
 
     queue = job.spec.run_policy.queue if job else None
     local_queues = await served(client, LOCAL_QUEUES, KUEUE_VERSIONS)
@@ -169,7 +169,7 @@ async def _kueue(
 
 
 async def _nodes(client: Client, job: FlorenceJob | None) -> list[Check]:
-    from florence_operator.runtime.client import NODES, PODS
+    from florence_operator.kube.client import NODES, PODS
 
     nodes = await _listed(client, NODES)
     pods = await _listed(client, PODS)
@@ -219,7 +219,7 @@ async def _allowed(
 
 
 async def _namespace(client: Client, namespace: str) -> list[Check]:
-    from florence_operator.runtime.client import NAMESPACES, ApiError
+    from florence_operator.kube.client import NAMESPACES, ApiError
 
     try:
         return [checks.namespace(await client.get(NAMESPACES, namespace), namespace)]
@@ -232,7 +232,7 @@ async def _namespace(client: Client, namespace: str) -> list[Check]:
 
 
 async def _secrets(client: Client, namespace: str, job: FlorenceJob) -> list[Check]:
-    from florence_operator.runtime.client import SECRETS, ApiError
+    from florence_operator.kube.client import SECRETS, ApiError
 
     wanted: dict[str | None, tuple[str, ...]] = {
         job.spec.artifacts.credentials_secret: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -259,7 +259,7 @@ async def _secrets(client: Client, namespace: str, job: FlorenceJob) -> list[Che
 
 async def _served(client: Client, version: str) -> list[str] | None:
     """The kinds that the server knows in a group's version; None when it does not know it."""
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     try:
         answer = await client.request("GET", f"/apis/{version}")
@@ -273,7 +273,7 @@ async def _served(client: Client, version: str) -> list[str] | None:
 async def _listed(
     client: Client, resource: Resource, namespace: str | None = None
 ) -> list[Document] | None:
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     try:
         return (await client.list(resource, namespace))[0]
@@ -284,7 +284,7 @@ async def _listed(
 
 
 async def _one(client: Client, resource: Resource, name: str, namespace: str) -> Document | None:
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     try:
         return await client.get(resource, name, namespace)

@@ -10,7 +10,7 @@ from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.cluster.facts import Facts
 from florencectl.cluster.jobs import status_of
 from florencectl.cluster.phrases import ago, capital, count, last_attempt, sentence, since, until

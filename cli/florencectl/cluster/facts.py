@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from florence_operator.observe import JOB_LABEL, Pod, pod_from, unix
+from florence_operator.api.attempt_pods import Pod, pod_from
+from florence_operator.api.labels import JOB_LABEL
+from florence_operator.api.times import unix
 from florencectl.cluster.capacity import whole
 from florencectl.cluster.jobs import get_job
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client, Resource
+    from florence_operator.kube.client import Client, Resource
 
 Document = Mapping[str, Any]
 
@@ -101,7 +103,7 @@ async def gather_facts(
     clock: Callable[[], float] = time.time,
 ) -> Facts:
     """Fetch what is known of a job. Raises :class:`NotFoundError`."""
-    from florence_operator.runtime.client import LOCAL_QUEUES, NODES, PODS, WORKLOADS
+    from florence_operator.kube.client import LOCAL_QUEUES, NODES, PODS, WORKLOADS
 
     job = await get_job(client, namespace, name)
     queued = bool(Facts(job=job, now=0.0).policy.get("queue"))
@@ -131,7 +133,7 @@ async def gather_facts(
 
 async def events_of(client: Client, namespace: str) -> list[Event]:
     """The events of a namespace, oldest first; none where they may not be read."""
-    from florence_operator.runtime.resources import CORE_EVENTS
+    from florence_operator.kube.resources import CORE_EVENTS
 
     found = await _optional(client, CORE_EVENTS, namespace)
     return sorted(map(event_from, found or ()), key=lambda event: event.last)
@@ -176,8 +178,8 @@ async def _of_kueue(
     client: Client, resource: Resource, namespace: str
 ) -> list[dict[str, Any]] | None:
     """A list of one of Kueue's kinds, in the version that the cluster's Kueue serves."""
-    from florence_operator.runtime.discovery import served
-    from florence_operator.runtime.resources import KUEUE_VERSIONS
+    from florence_operator.kube.discovery import served
+    from florence_operator.kube.resources import KUEUE_VERSIONS
 
     found = await served(client, resource, KUEUE_VERSIONS)
     return await _optional(client, found, namespace) if found else None
@@ -187,7 +189,7 @@ async def _optional(
     client: Client, resource: Resource, namespace: str | None, *, labels: str = ""
 ) -> list[dict[str, Any]] | None:
     """A list, or None where the user may not read it or the cluster has no such kind."""
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     try:
         return (await client.list(resource, namespace, labels=labels))[0]

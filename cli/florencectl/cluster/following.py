@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from florence_operator.api import JobStatus, State
 from florence_operator.api.status import StageStatus
-from florence_operator.observe import unix
+from florence_operator.api.times import unix
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import FAILED, TIMED_OUT, NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
@@ -19,7 +19,7 @@ from florencectl.program import program_name
 from florencectl.run_display import RunDisplay, duration, run_display
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Document = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from florencectl.program import program_name
 from florencectl.run_display import duration
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Document = dict[str, Any]
 
@@ -36,7 +36,7 @@ async def get_job(client: Client, namespace: str, name: str) -> Document:
     Raises:
         NotFoundError: there is none; the message lists those that there are.
     """
-    from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+    from florence_operator.kube.client import FLORENCE_JOBS, ApiError
 
     try:
         return await client.get(FLORENCE_JOBS, name, namespace)
@@ -48,7 +48,7 @@ async def get_job(client: Client, namespace: str, name: str) -> Document:
 
 async def not_found(client: Client, namespace: str, name: str) -> NotFoundError:
     """What to say of a job that is not there."""
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     try:
         jobs = await list_jobs(client, namespace)
@@ -60,7 +60,7 @@ async def not_found(client: Client, namespace: str, name: str) -> NotFoundError:
 
 async def list_jobs(client: Client, namespace: str | None, labels: str = "") -> list[Document]:
     """The jobs of a namespace, or of all of them, by namespace and name."""
-    from florence_operator.runtime.client import FLORENCE_JOBS
+    from florence_operator.kube.client import FLORENCE_JOBS
 
     jobs, _ = await client.list(FLORENCE_JOBS, namespace, labels=labels)
     return sorted(jobs, key=lambda job: (job["metadata"]["namespace"], job["metadata"]["name"]))
@@ -74,7 +74,7 @@ async def create_job(
     Raises:
         ConfigurationError: the document names another namespace, or the job exists.
     """
-    from florence_operator.runtime.client import ApiError
+    from florence_operator.kube.client import ApiError
 
     metadata = {"namespace": namespace, **document["metadata"]}
     wanted = {**document, "metadata": metadata}
@@ -130,7 +130,7 @@ async def delete_job(
     Raises:
         NotFoundError: there is none.
     """
-    from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+    from florence_operator.kube.client import FLORENCE_JOBS, ApiError
 
     job = await get_job(client, namespace, name)
     if artifacts:
@@ -149,7 +149,7 @@ async def _hold_for_artifacts(client: Client, job: Document) -> Document:
     The operator would set the finalizer as well, but only after it has seen the wish; a job that is
     deleted before that is gone, and nobody removes anything.
     """
-    from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+    from florence_operator.kube.client import FLORENCE_JOBS, ApiError
 
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     for _ in range(_TRIES):
@@ -247,7 +247,7 @@ def _done(suspend: bool) -> str:
 
 
 async def _patch(client: Client, namespace: str, name: str, spec: Document) -> None:
-    from florence_operator.runtime.client import FLORENCE_JOBS
+    from florence_operator.kube.client import FLORENCE_JOBS
 
     await once_admitted(
         lambda: client.patch(FLORENCE_JOBS, name, namespace, {"spec": spec}, manager=MANAGER)

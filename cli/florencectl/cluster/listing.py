@@ -28,7 +28,7 @@ from florencectl.output import (
 )
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Document = dict[str, Any]
 

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from florence.errors import FlorenceError
 from florence_operator.api import State
-from florence_operator.observe import (
-    ATTEMPT_LABEL,
-    JOB_LABEL,
-    STAGE_LABEL,
-    Pod,
-    pod_from,
-)
+from florence_operator.api.attempt_pods import Pod, pod_from
+from florence_operator.api.labels import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
 from florencectl.choosing import of_rank, stage_and_attempt, stages_meant
 from florencectl.cluster import storage_access
 from florencectl.cluster.capacity import whole
@@ -27,7 +22,7 @@ from florencectl.output import note
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Document = dict[str, Any]
 
@@ -187,7 +182,7 @@ class LogReader:
         return True
 
     async def _pod(self, stage: str, attempt: int, index: int) -> Pod | None:
-        from florence_operator.runtime.client import PODS
+        from florence_operator.kube.client import PODS
 
         labels = f"{JOB_LABEL}={self._name},{STAGE_LABEL}={stage},{ATTEMPT_LABEL}={attempt}"
         documents, _ = await self._client.list(PODS, self._namespace, labels=labels)
@@ -196,7 +191,7 @@ class LogReader:
 
     async def _print_pod(self, pod: Pod, *, follow: bool) -> None:
         """Print a pod's log; after a lost connection it goes on where it stopped."""
-        from florence_operator.runtime.client import ApiError
+        from florence_operator.kube.client import ApiError
 
         belongs = of_rank(self._wanted.rank)
         shown, skip, tail, failures = 0, 0, self._wanted.tail, 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.status import Attempt, StageStatus
-from florence_operator.observe import Pod, unix
+from florence_operator.api.times import unix
 from florencectl.cluster.facts import Facts
 from florencectl.run_display import duration
 

@@ -12,7 +12,7 @@ from florencectl.output import note
 
 if TYPE_CHECKING:
     from florence.storage import Storage
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _OWN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
@@ -24,7 +24,7 @@ def artifacts_uri(job: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: it is not one that can be reached from here.
     """
-    from florence_operator import build
+    from florence_operator.api import artifacts
     from florence_operator.api.manifest import from_store
 
     uri = ((job.get("spec") or {}).get("artifacts") or {}).get("uri") or ""
@@ -32,14 +32,14 @@ def artifacts_uri(job: Mapping[str, Any]) -> str:
         raise ConfigurationError(
             f"spec.artifacts.uri is '{uri}': only s3:// storage can be reached from here"
         )
-    return build.artifacts_uri(from_store({**job, "status": None}))
+    return artifacts.artifacts_uri(from_store({**job, "status": None}))
 
 
 async def prepare_credentials(
     client: Client, job: Mapping[str, Any], environment: MutableMapping[str, str] = os.environ
 ) -> None:
     """Take the user's own credentials, or else those of the job's Secret where they may be read."""
-    from florence_operator.runtime.client import SECRETS, ApiError
+    from florence_operator.kube.client import SECRETS, ApiError
 
     metadata = job["metadata"]
     secret = ((job.get("spec") or {}).get("artifacts") or {}).get("credentialsSecret")

@@ -16,7 +16,7 @@ from florencectl.run_display import shown
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 
 def submit_job(

@@ -17,7 +17,7 @@ from florencectl.output import note
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 
 def create_and_wait(

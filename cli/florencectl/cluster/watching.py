@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Document = dict[str, Any]
 Change = tuple[str, Document]
@@ -32,7 +32,7 @@ async def changes(
     Raises:
         ApiError: the server refuses, or has not answered for a long time.
     """
-    from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+    from florence_operator.kube.client import FLORENCE_JOBS, ApiError
 
     fields = f"metadata.name={name}" if name else ""
     known: dict[tuple[str, str], Document] = {}

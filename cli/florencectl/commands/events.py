@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from florence_operator.observe import timestamp
+from florence_operator.api.times import timestamp
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.options import Context, JobName, Kubeconfig, Namespace
 from florencectl.output import TableStream, note
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
     from florencectl.cluster.facts import Event
 
 _COLUMNS = ["last seen", "type", "reason", "object", "count", "message"]

@@ -18,7 +18,8 @@ from florencectl.options import Context, JobName, Kubeconfig, Namespace
 from florencectl.program import program_name
 
 if TYPE_CHECKING:
-    from florence_operator.runtime.client import Client
+    from florence_operator.api.attempt_pods import Pod
+    from florence_operator.kube.client import Client
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,7 +46,7 @@ def execute(
         raise ConfigurationError("exec needs kubectl, which is not on the PATH: install it")
     place = Place(kubeconfig, context, namespace)
 
-    async def pod_of(client: Client, where: str) -> tuple[str, str]:
+    async def pod_of(client: Client, where: str) -> tuple[str, Pod]:
         return where, await running_pod(client, where, name, stage, rank)
 
     where, pod = on_cluster(place, pod_of)
@@ -55,11 +56,9 @@ def execute(
 
 
 def kubectl_line(
-    place: Place, namespace: str, pod: str, command: Sequence[str], *, terminal: bool
+    place: Place, namespace: str, pod: Pod, command: Sequence[str], *, terminal: bool
 ) -> list[str]:
     """The arguments of kubectl, for the cluster that the user means."""
-    from florence_operator.observe import CONTAINER
-
     return [
         "exec",
         *(["--kubeconfig", place.kubeconfig] if place.kubeconfig else []),
@@ -69,8 +68,8 @@ def kubectl_line(
         "--stdin",
         *(["--tty"] if terminal else []),
         "--container",
-        CONTAINER,
-        pod,
+        pod.container,
+        pod.name,
         "--",
         *command,
     ]
@@ -78,8 +77,8 @@ def kubectl_line(
 
 async def running_pod(
     client: Client, namespace: str, name: str, stage: str | None, rank: int
-) -> str:
-    """The name of the pod that runs a rank of the stage's newest attempt.
+) -> Pod:
+    """The pod that runs a rank of the stage's newest attempt.
 
     Raises:
         NotFoundError: no pod runs it, or the stage has no such rank.
@@ -94,7 +93,7 @@ async def running_pod(
     index = worker_of(facts.job, chosen, rank)
     for pod in facts.pods_of(chosen, attempt):
         if pod.index == index and pod.phase == "Running" and not pod.deleting:
-            return pod.name
+            return pod
     raise NotFoundError(
         f"no pod runs rank {rank} of stage '{chosen}' (attempt {attempt}): "
         f"'{program_name()} why {name}' tells why"

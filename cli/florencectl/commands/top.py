@@ -27,7 +27,7 @@ from florencectl.stages_at_work import COLUMNS, JobAtWork, documents, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from florence_operator.runtime.client import Client
+    from florence_operator.kube.client import Client
 
 Look = Callable[[], Awaitable[list[JobAtWork]]]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
-from florence_operator.runtime.client import SUBJECT_REVIEWS, TOKEN_REVIEWS, Client
-from florence_operator.runtime.errors import ApiError
-from florence_operator.runtime.limits import TokenBucket
+from florence_operator.kube.client import SUBJECT_REVIEWS, TOKEN_REVIEWS, Client
+from florence_operator.kube.errors import ApiError
+from florence_operator.kube.rate_limits import TokenBucket
 from florence_operator.runtime.webserver import Route
 
 ALLOWED_SECONDS = 60.0

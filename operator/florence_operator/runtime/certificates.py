@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from florence_operator.kube.client import SECRETS, VALIDATING_WEBHOOKS, Client
+from florence_operator.kube.errors import ApiError
 from florence_operator.runtime.authority import (
     Material,
     Step,
@@ -20,8 +22,6 @@ from florence_operator.runtime.authority import (
     renewed,
     trusts,
 )
-from florence_operator.runtime.client import SECRETS, VALIDATING_WEBHOOKS, Client
-from florence_operator.runtime.errors import ApiError
 from florence_operator.runtime.leader import utc_now
 from florence_operator.runtime.webserver import ServerTls
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from florence_operator.runtime.limits import Backoff
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.store import Key
 from florence_operator.runtime.workqueue import QueueClosedError, WorkQueue

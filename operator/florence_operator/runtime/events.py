@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from florence_operator.runtime.client import EVENTS, Client
-from florence_operator.runtime.conditions import shortened
+from florence_operator.api.conditions import shortened
+from florence_operator.kube.client import EVENTS, Client
+from florence_operator.kube.rate_limits import TokenBucket
 from florence_operator.runtime.leader import micro_time
-from florence_operator.runtime.limits import TokenBucket
 
 # What the API server allows.
 NOTE_BYTES = 1024

@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from florence_operator.runtime.client import Client
-from florence_operator.runtime.errors import ApiError
-from florence_operator.runtime.limits import Backoff
-from florence_operator.runtime.resources import Resource
+from florence_operator.kube.client import Client
+from florence_operator.kube.errors import ApiError
+from florence_operator.kube.rate_limits import Backoff
+from florence_operator.kube.resources import Resource
 from florence_operator.runtime.store import (
     Change,
     Document,

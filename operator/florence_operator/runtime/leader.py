@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from florence_operator.runtime.client import LEASES, Client
-from florence_operator.runtime.errors import ApiError
+from florence_operator.kube.client import LEASES, Client
+from florence_operator.kube.errors import ApiError
 
 log = logging.getLogger(__name__)
 

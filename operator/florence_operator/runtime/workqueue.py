@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from florence_operator.runtime.limits import Backoff
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.metrics import QueueMetrics
 
 K = TypeVar("K", bound=Hashable)

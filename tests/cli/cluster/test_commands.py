@@ -14,7 +14,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from florence_operator.runtime.client import FLORENCE_JOBS, ApiError
+from florence_operator.kube.client import FLORENCE_JOBS, ApiError
 from florencectl.cluster.admitting import PATIENCE_SECONDS, once_admitted
 from tests.cli.cluster_objects import attempt, job, pod, stage
 from tests.cli.cluster_server import ServedCluster, served_cluster

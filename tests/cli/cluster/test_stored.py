@@ -12,7 +12,7 @@ import pytest
 
 from florence.config.storage import S3Settings
 from florence.storage import Entry, open_storage
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.kube.resources import FLORENCE_JOBS
 from florencectl.cluster.artifacts import summed, targets
 from florencectl.cluster.storage_access import artifacts_uri, prepare_credentials
 from tests.cli.cluster_objects import attempt, job, stage

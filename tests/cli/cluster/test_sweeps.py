@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.kube.resources import FLORENCE_JOBS
 from tests.cli.cluster_objects import job, stage
 from tests.cli.cluster_server import ServedCluster, served_cluster
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from florence_operator.runtime.client import ApiError
-from florence_operator.runtime.resources import FLORENCE_JOBS
+from florence_operator.kube.client import ApiError
+from florence_operator.kube.resources import FLORENCE_JOBS
 from florencectl.cluster.following import verdict
 from florencectl.cluster.watching import Change, changes
 from tests.cli.cluster_objects import job, stage

@@ -9,6 +9,8 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import web
 
+from florence_operator.kube.client import Client
+from florence_operator.kube.errors import ApiError
 from florence_operator.runtime.authorizing import (
     ALLOWED_SECONDS,
     OUTAGE_SECONDS,
@@ -16,8 +18,6 @@ from florence_operator.runtime.authorizing import (
     REVIEWS_AT_ONCE,
     Authorizer,
 )
-from florence_operator.runtime.client import Client
-from florence_operator.runtime.errors import ApiError
 from florence_operator.runtime.webserver import WebServer
 
 Get = Callable[..., Awaitable[tuple[int, str]]]

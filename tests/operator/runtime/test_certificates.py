@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from florence_operator.kube.client import SECRETS, VALIDATING_WEBHOOKS, Client
 from florence_operator.runtime.authority import Step, renewed, service_names
 from florence_operator.runtime.certificates import Certificates, read_material, webhook_patch
-from florence_operator.runtime.client import SECRETS, VALIDATING_WEBHOOKS, Client
 from florence_operator.runtime.webserver import WebServer
 from tests.operator.fake_apiserver import FakeApiServer
 

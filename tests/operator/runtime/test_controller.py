@@ -6,8 +6,8 @@ import logging
 import pytest
 from prometheus_client import CollectorRegistry
 
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.controller import Controller, Key, Result, TerminalError
-from florence_operator.runtime.limits import Backoff
 from florence_operator.runtime.metrics import Metrics
 from tests.operator.runtime.virtual_time import run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from florence_operator.runtime.client import EVENTS
+from florence_operator.kube.client import EVENTS
 from florence_operator.runtime.events import BURST, EventRecorder
 from tests.operator.fake_apiserver import FakeApiServer
 

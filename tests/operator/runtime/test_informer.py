@@ -12,9 +12,9 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence_operator.runtime.client import CONFIG_MAPS
+from florence_operator.kube.client import CONFIG_MAPS
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.informer import LAST_APPLIED, Informer
-from florence_operator.runtime.limits import Backoff
 from tests.operator.fake_apiserver import FakeApiServer
 
 QUICK = Backoff(first=0.001, longest=0.01)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence_operator.runtime.client import LEASES, ApiError, Client
+from florence_operator.kube.client import LEASES, ApiError, Client
 from florence_operator.runtime.leader import Leader, LeadershipLostError, Timing, micro_time
 from tests.operator.fake_apiserver import FakeApiServer
 from tests.operator.runtime.virtual_time import run

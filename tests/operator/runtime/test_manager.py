@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from florence_operator.runtime.client import CONFIG_MAPS, LEASES, Client
+from florence_operator.kube.client import CONFIG_MAPS, LEASES, Client
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.controller import Controller, Key, Result
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.leader import Leader, Timing
-from florence_operator.runtime.limits import Backoff
 from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.store import key_of
 from florence_operator.runtime.webserver import WebServer, health_routes

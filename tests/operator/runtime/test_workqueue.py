@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from florence_operator.runtime.limits import Backoff
+from florence_operator.kube.rate_limits import Backoff
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.workqueue import QueueClosedError, WorkQueue
 from tests.operator.runtime.virtual_time import run

@@ -1,0 +1,1 @@
+"""What of a job is refused, and with which words."""

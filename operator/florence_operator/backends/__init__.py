@@ -1,0 +1,1 @@
+"""What knows of which kind an attempt's child is."""

@@ -1,0 +1,1 @@
+"""What an attempt consists of: names, plan, pods and child."""

@@ -1,0 +1,1 @@
+"""Talk to an API server: client, kubeconfig, kinds of objects, errors; knows no job."""

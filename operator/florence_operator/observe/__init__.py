@@ -1,0 +1,1 @@
+"""What the operator knows: caches, and one job's objects read from them."""
