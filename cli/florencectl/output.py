@@ -209,3 +209,8 @@ def _is_numeric(column: Sequence[str]) -> bool:
     return all(cell == "-" or cell[:1].isdigit() for cell in column) and any(
         cell[:1].isdigit() for cell in column
     )
+
+
+def plural(number: int, thing: str) -> str:
+    """``1 pod``, ``2 pods``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

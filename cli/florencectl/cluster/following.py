@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from florence_operator.api import JobStatus, State
 from florence_operator.api.status import StageStatus
 from florence_operator.api.times import unix
+from florencectl.cause_texts import happened
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import FAILED, TIMED_OUT, NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
 from florencectl.cluster.watching import changes
-from florencectl.cluster.words import happened
 from florencectl.output import note
 from florencectl.program import program_name
 from florencectl.run_display import RunDisplay, duration, run_display

@@ -13,10 +13,10 @@ from florence_operator.api.attempt_pods import Pod, pod_from
 from florence_operator.api.labels import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
 from florencectl.choosing import of_rank, stage_and_attempt, stages_meant
 from florencectl.cluster import storage_access
-from florencectl.cluster.capacity import whole
 from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
+from florencectl.cluster.node_fit import whole
 from florencectl.evidence import StageLogs
 from florencectl.output import note
 from florencectl.program import program_name

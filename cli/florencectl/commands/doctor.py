@@ -35,8 +35,8 @@ def doctor(
 ) -> None:
     """Check whether a cluster is fit for jobs; exit code 1 when something fails."""
     from florence_operator.api.duration import seconds
-    from florencectl.cluster.checks import Level
-    from florencectl.cluster.examination import examine
+    from florencectl.doctor.checks import Level
+    from florencectl.doctor.examination import examine
     from florencectl.job_file import read_job
 
     try:

@@ -14,7 +14,7 @@ from florencectl.output import TableStream, note
 
 if TYPE_CHECKING:
     from florence_operator.kube.client import Client
-    from florencectl.cluster.facts import Event
+    from florencectl.explain.snapshot import Event
 
 _COLUMNS = ["last seen", "type", "reason", "object", "count", "message"]
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -28,12 +28,12 @@ def events(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Print the events of a job on a cluster, of its PyTorchJobs and its pods, oldest first."""
-    from florencectl.cluster.facts import gather_facts
+    from florencectl.explain.snapshot import take_snapshot
 
     async def show(client: Client, where: str) -> None:
         table, known = TableStream(_COLUMNS), set[Any]()
         while True:
-            facts = await gather_facts(client, where, name, nodes=False)
+            facts = await take_snapshot(client, where, name, nodes=False)
             new = [event for event in facts.events if event not in known]
             known.update(new)
             table.add(map(_cells, new))

@@ -84,11 +84,11 @@ async def running_pod(
         NotFoundError: no pod runs it, or the stage has no such rank.
     """
     from florencectl.choosing import stage_and_attempt
-    from florencectl.cluster.facts import gather_facts
     from florencectl.cluster.jobs import status_of
     from florencectl.cluster.log_streams import worker_of
+    from florencectl.explain.snapshot import take_snapshot
 
-    facts = await gather_facts(client, namespace, name, nodes=False)
+    facts = await take_snapshot(client, namespace, name, nodes=False)
     chosen, attempt = stage_and_attempt(name, status_of(facts.job), stage, None)
     index = worker_of(facts.job, chosen, rank)
     for pod in facts.pods_of(chosen, attempt):

@@ -57,7 +57,7 @@ class PyTorchJobs:
         """The pods' template with a static rendezvous: rank 0 is in worker 0."""
         template, spec = attempt.template, attempt.template["spec"]
         rank = f"metadata.labels['{PYTORCH_JOB.index_label}']"
-        rendezvous = [
+        rendezvous: list[Document] = [
             {"name": "PET_MASTER_ADDR", "value": f"{attempt.name}-worker-0"},
             {"name": "PET_MASTER_PORT", "value": str(PORT)},
             {"name": "PET_MAX_RESTARTS", "value": "0"},

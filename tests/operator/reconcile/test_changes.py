@@ -146,7 +146,7 @@ def test_a_look_at_an_attempt_does_not_check_whether_the_job_could_run(
     def unfit(*_: Any) -> str | None:
         raise AssertionError("nothing is about to start")
 
-    monkeypatch.setattr("florence_operator.schedule.unfit", unfit)
+    monkeypatch.setattr("florence_operator.reconcile.decide.unfit", unfit)
     subject.report("a", 1, 10)
     subject.reconcile()
     assert stage(subject).state is State.RUNNING

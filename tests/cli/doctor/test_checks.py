@@ -12,10 +12,10 @@ from aiohttp import web
 
 from florence_operator.api.crd import crd
 from florence_operator.api.manifest import from_cluster
-from florencectl.cluster import checks
-from florencectl.cluster.capacity import rooms
-from florencectl.cluster.check_pod import check_pod, findings
-from florencectl.cluster.checks import Level
+from florencectl.cluster.node_fit import node_fits
+from florencectl.doctor import checks
+from florencectl.doctor.check_pod import check_pod, findings
+from florencectl.doctor.checks import Level
 from tests.cli.cluster_objects import job, node
 from tests.cli.cluster_server import ServedCluster, served_cluster
 
@@ -86,7 +86,7 @@ def test_each_finding_has_its_level_and_a_remedy(
 
 
 def test_stages_that_could_never_fit_are_named() -> None:
-    found = rooms([node("a"), node("b")], [], {}, [])
+    found = node_fits([node("a"), node("b")], [], {}, [])
     fits, never = checks.node_pool(found, {}, [("small", 2, 8), ("large", 3, 8)])
     assert (fits.level, fits.message) == (Level.OK, "2 usable, 16 GPUs, 16 free")
     assert never.name == "nodes for 'large'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.status import Attempt, StageStatus
 from florence_operator.api.times import unix
-from florencectl.cluster.facts import Facts
+from florencectl.explain.snapshot import Snapshot
 from florencectl.run_display import duration
 
 
@@ -21,17 +21,17 @@ def names(pods: list[Pod]) -> str:
     return f"{noun} {shown}" + (f" and {len(pods) - 3} more" if len(pods) > 3 else "")
 
 
-def since(timestamp: str | None, facts: Facts) -> str:
+def since(timestamp: str | None, facts: Snapshot) -> str:
     """How long that is ago."""
     return duration(facts.now - (unix(timestamp) or facts.now))
 
 
-def ago(timestamp: str | None, facts: Facts) -> str:
+def ago(timestamp: str | None, facts: Snapshot) -> str:
     """``5m00s ago``."""
     return f"{since(timestamp, facts)} ago"
 
 
-def until(timestamp: str, facts: Facts) -> str:
+def until(timestamp: str, facts: Snapshot) -> str:
     """``in 5m00s``, or ``now``."""
     left = (unix(timestamp) or facts.now) - facts.now
     return f"in {duration(left)}" if left > 0 else "now"
@@ -45,8 +45,3 @@ def sentence(text: str | None) -> str:
 def capital(text: str) -> str:
     """The text with a capital letter first."""
     return text[:1].upper() + text[1:]
-
-
-def count(number: int, thing: str) -> str:
-    """``1 pod``, ``2 pods``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -11,8 +11,8 @@ from florence_jobs.recipes.digits import digits
 from florence_operator.api import JobStatus, StageStatus, State
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt
-from florencectl.cluster.facts import Facts
-from florencectl.local_story import why
+from florencectl.explain.local_why import why
+from florencectl.explain.snapshot import Snapshot
 
 NOW = 1767225720.0  # 2026-01-01T00:02:00Z
 BEGUN = "2026-01-01T00:00:00Z"
@@ -22,7 +22,7 @@ AT_20 = StageProgress(step=25, total=400, checkpoint_step=20)
 def told(phase: State, *stages: StageStatus, **status: Any) -> str:
     found = JobStatus(phase=phase, stages=stages, **status)
     job = digits().model_copy(update={"status": found})
-    return why(Facts(job=job.wire(), now=NOW))
+    return why(Snapshot(job=job.wire(), now=NOW))
 
 
 def stage(state: State, **fields: Any) -> StageStatus:

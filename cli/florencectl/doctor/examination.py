@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from florence_operator.api.crd import NAME, crd
 from florence_operator.api.times import unix
-from florencectl.cluster import checks
-from florencectl.cluster.capacity import rooms
-from florencectl.cluster.check_pod import check_storage
-from florencectl.cluster.checks import Check, Level
 from florencectl.cluster.errors import is_refusal, lacks_kind, server_words
+from florencectl.cluster.node_fit import node_fits
+from florencectl.doctor import checks
+from florencectl.doctor.check_pod import check_storage
+from florencectl.doctor.checks import Check, Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -176,7 +176,7 @@ async def _nodes(client: Client, job: FlorenceJob | None) -> list[Check]:
     pool = job.spec.node_pool if job else None
     selector = pool.selector if pool else {}
     tolerations = [toleration.wire() for toleration in pool.tolerations] if pool else []
-    found = None if nodes is None else rooms(nodes, pods, selector, tolerations)
+    found = None if nodes is None else node_fits(nodes, pods, selector, tolerations)
     stages = [
         (stage.name, stage.resources.workers, stage.resources.gpus_per_worker)
         for stage in (job.spec.stages if job else ())

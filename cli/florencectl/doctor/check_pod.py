@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from florence_operator.kube.pod_security import container_security, pod_security
-from florencectl.cluster.checks import Check, Level
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import server_words
+from florencectl.doctor.checks import Check, Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob

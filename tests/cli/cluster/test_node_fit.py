@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from florencectl.cluster.capacity import rooms, shortage, tolerates
+from florencectl.cluster.node_fit import node_fits, shortage, tolerates
 from tests.cli.cluster_objects import node, pod
 
 TAINT = {"key": "gpu", "value": "a100", "effect": "NoSchedule"}
@@ -32,14 +32,14 @@ def test_gpus_of_pods_that_have_ended_are_free() -> None:
     pods = [pod(0, phase=phase) for phase in ("Succeeded", "Failed")]
     for each in pods:
         each["spec"]["nodeName"] = "node0"
-    assert rooms([node("node0")], pods, {}, [])[0].free == 8
-    assert rooms([node("node0")], [*pods, pod(0)], {}, [])[0].free == 0
+    assert node_fits([node("node0")], pods, {}, [])[0].free == 8
+    assert node_fits([node("node0")], [*pods, pod(0)], {}, [])[0].free == 0
 
 
 def test_room_is_counted_in_whole_pods() -> None:
     """Against a plain count: a pod's GPUs come from one node."""
     for first, second, gpus, workers in product(range(0, 9, 2), range(0, 9, 4), (2, 3, 8), (1, 2)):
-        found = rooms([node("a", first), node("b", second)], [], {}, [])
+        found = node_fits([node("a", first), node("b", second)], [], {}, [])
         fit = 0
         for free in (first, second):
             while free >= gpus:
@@ -61,4 +61,4 @@ def test_room_is_counted_in_whole_pods() -> None:
 )
 def test_what_keeps_pods_from_nodes_is_named(nodes: Any, words: str) -> None:
     selector = {"pool": "a100"}
-    assert words in shortage(rooms(nodes, None, selector, []), 1, 8, selector)
+    assert words in shortage(node_fits(nodes, None, selector, []), 1, 8, selector)

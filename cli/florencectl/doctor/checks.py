@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from florencectl.cluster.capacity import Room, shortage
-from florencectl.cluster.phrases import count
+from florencectl.cluster.node_fit import NodeFit, shortage
+from florencectl.output import plural
 
 Document = Mapping[str, Any]
 
@@ -193,7 +193,7 @@ def frameworks(configuration: str) -> list[str]:
 
 
 def node_pool(
-    found: Sequence[Room] | None,
+    found: Sequence[NodeFit] | None,
     selector: Mapping[str, str],
     stages: Sequence[tuple[str, int, int]],
 ) -> list[Check]:
@@ -213,7 +213,7 @@ def node_pool(
             )
         ]
     of = f" of {len(found)}" if len(usable) < len(found) else ""
-    told = f"{len(usable)}{of} usable, {count(gpus, 'GPU')}, {free} free"
+    told = f"{len(usable)}{of} usable, {plural(gpus, 'GPU')}, {free} free"
     checks = [Check(name, Level.OK, told)]
     for stage, workers, each in stages:
         fit = sum(room.gpus // each for room in usable) if each else workers
@@ -222,7 +222,7 @@ def node_pool(
                 Check(
                     f"nodes for '{stage}'",
                     Level.FAIL,
-                    f"it asks for {count(workers, 'pod')} of {count(each, 'GPU')}; "
+                    f"it asks for {plural(workers, 'pod')} of {plural(each, 'GPU')}; "
                     f"even empty the pool has room for {fit}",
                     "ask for fewer or smaller pods, or for a larger pool",
                 )

@@ -7,9 +7,9 @@ from typing import Any
 
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
-from florencectl.cluster.explain import why
-from florencectl.cluster.facts import Event, Facts
 from florencectl.cluster.jobs import status_of
+from florencectl.explain.snapshot import Event, Snapshot
+from florencectl.explain.why import why
 from florencectl.run_display import duration, progress_line
 
 _MOST_EVENTS = 20
@@ -18,9 +18,9 @@ _OF_PODS = ("pod", "node")
 
 
 def describe(
-    facts: Facts,
+    facts: Snapshot,
     program: str = "florencectl",
-    explain: Callable[[Facts, str], str] = why,
+    explain: Callable[[Snapshot, str], str] = why,
 ) -> str:
     """The story: what was asked for, what happened, what happens next.
 
@@ -55,7 +55,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     ]
 
 
-def _heading(facts: Facts, status: JobStatus) -> list[str]:
+def _heading(facts: Snapshot, status: JobStatus) -> list[str]:
     metadata = facts.job["metadata"]
     labels = ", ".join(f"{k}={v}" for k, v in (metadata.get("labels") or {}).items())
     fields = {
@@ -89,7 +89,7 @@ def _spec(spec: Mapping[str, Any]) -> list[str]:
     return [f"{name + ':':<13}{value}" for name, value in fields.items() if value]
 
 
-def _stages(facts: Facts, status: JobStatus) -> list[str]:
+def _stages(facts: Snapshot, status: JobStatus) -> list[str]:
     rows = []
     for spec in (facts.job.get("spec") or {}).get("stages") or ():
         stage = status.stage(spec["name"])
@@ -121,7 +121,7 @@ def _progress(stage: StageStatus) -> str | None:
     return progress_line("", stage.progress).removeprefix(": ")
 
 
-def _attempts(facts: Facts, status: JobStatus) -> list[str]:
+def _attempts(facts: Snapshot, status: JobStatus) -> list[str]:
     found = [(stage, attempt) for stage in status.stages for attempt in stage.attempts]
     rows = [_attempt(stage, attempt, facts.now) for stage, attempt in found[-_MOST_ATTEMPTS:]]
     columns = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import JobStatus, StageStatus, State
 from florence_operator.api.times import unix
-from florencectl.cluster.explain import focus, past_told, progress_told
-from florencectl.cluster.facts import Facts
+from florencectl.cause_texts import happened
 from florencectl.cluster.jobs import status_of
-from florencectl.cluster.phrases import capital, count, last_attempt, sentence, since, until
-from florencectl.cluster.words import happened
+from florencectl.explain.phrases import capital, last_attempt, sentence, since, until
+from florencectl.explain.snapshot import Snapshot
+from florencectl.explain.why import focus, past_told, progress_told
+from florencectl.output import plural
 from florencectl.program import local_command
 from florencectl.run_display import duration
 
@@ -28,7 +29,7 @@ _REMEDIES: dict[Cause, str] = {
 _GO_ON = "{resume}"
 
 
-def why(facts: Facts, program: str = "florencectl") -> str:
+def why(facts: Snapshot, program: str = "florencectl") -> str:
     """The paragraph. A pure function of the facts."""
     status = status_of(facts.job)
     stage = focus(status)
@@ -40,13 +41,13 @@ def why(facts: Facts, program: str = "florencectl") -> str:
 
 
 def _pending(
-    facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     return [f"has not begun. {capital(told['resume'])}."]
 
 
 def _running(
-    facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     attempt = last_attempt(stage)
     number = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
@@ -59,7 +60,7 @@ def _running(
 
 
 def _recovering(
-    facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     failed = last_attempt(stage)
     sentences = [f"is recovering: stage '{stage.name}' is tried again."]
@@ -71,13 +72,13 @@ def _recovering(
 
 
 def _suspended(
-    facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     return [f"is stopped in stage '{stage.name}'.", _checkpoint(stage), f"{told['resume']}."]
 
 
 def _succeeded(
-    facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     begun, ended = unix(status.started), unix(status.ended)
     took = f" in {duration(ended - begun)}" if begun and ended else ""
@@ -91,9 +92,11 @@ def _succeeded(
     ]
 
 
-def _failed(facts: Facts, status: JobStatus, stage: StageStatus, told: dict[str, str]) -> list[str]:
+def _failed(
+    facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
+) -> list[str]:
     failed = last_attempt(stage)
-    sentences = [f"failed in stage '{stage.name}' after {count(len(stage.attempts), 'attempt')}."]
+    sentences = [f"failed in stage '{stage.name}' after {plural(len(stage.attempts), 'attempt')}."]
     if failed is None or failed.cause is None:
         sentences.append(sentence(stage.message))
     else:

@@ -11,16 +11,17 @@ from typing import Any
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
-from florencectl.cluster.facts import Facts
+from florencectl.cause_texts import happened, remedy
 from florencectl.cluster.jobs import status_of
-from florencectl.cluster.phrases import ago, capital, count, last_attempt, sentence, since, until
-from florencectl.cluster.queueing import queue_sentences
-from florencectl.cluster.starting import SLOW_OPERATOR, starting
-from florencectl.cluster.words import happened, remedy
+from florencectl.explain.phrases import ago, capital, last_attempt, sentence, since, until
+from florencectl.explain.queueing import queue_sentences
+from florencectl.explain.snapshot import Snapshot
+from florencectl.explain.starting import SLOW_OPERATOR, starting
+from florencectl.output import plural
 from florencectl.run_display import duration
 
 
-def why(facts: Facts, program: str = "florencectl") -> str:
+def why(facts: Snapshot, program: str = "florencectl") -> str:
     """The paragraph."""
     status = status_of(facts.job)
     metadata = facts.job["metadata"]
@@ -43,7 +44,7 @@ def focus(status: JobStatus) -> StageStatus:
     return candidates[0] if candidates else StageStatus(name="?")
 
 
-def _deleting(facts: Facts) -> list[str]:
+def _deleting(facts: Snapshot) -> list[str]:
     metadata = facts.job["metadata"]
     sentences = [f"is being deleted since {ago(metadata['deletionTimestamp'], facts)}."]
     left = [pod["metadata"]["name"] for pod in facts.pods]
@@ -57,7 +58,7 @@ def _deleting(facts: Facts) -> list[str]:
     return sentences
 
 
-def _unseen(facts: Facts, program: str) -> list[str]:
+def _unseen(facts: Snapshot, program: str) -> list[str]:
     created = unix(facts.job["metadata"].get("creationTimestamp")) or facts.now
     waited = facts.now - created
     sentences = [f"was created {duration(waited)} ago and the operator has not looked at it yet."]
@@ -69,7 +70,7 @@ def _unseen(facts: Facts, program: str) -> list[str]:
     return sentences
 
 
-def _pending(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _pending(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     sentences = [f"is pending: stage '{stage.name}' has not started."]
     after = [
         name
@@ -85,7 +86,7 @@ def _pending(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     return sentences
 
 
-def _queued(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _queued(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     waited = f" for {since(attempt.started, facts)}" if attempt and attempt.started else ""
     queue = facts.policy.get("queue")
@@ -103,7 +104,7 @@ def _queued(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -
     return sentences
 
 
-def _running(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     number = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
     begun = f" for {since(attempt.running or attempt.started, facts)}" if attempt else ""
@@ -120,7 +121,7 @@ def _running(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     return sentences
 
 
-def _stalled(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _stalled(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     limit = facts.policy.get("stallTimeout", "10m")
     moved = ago(attempt.progressed, facts) if attempt and attempt.progressed else "some time ago"
@@ -134,7 +135,7 @@ def _stalled(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     ]
 
 
-def _recovering(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _recovering(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     failed = _last_failed(stage)
     sentences = [f"is recovering: stage '{stage.name}' is tried again."]
     if failed:
@@ -151,7 +152,7 @@ def _recovering(facts: Facts, status: JobStatus, stage: StageStatus, program: st
     return sentences
 
 
-def _suspended(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _suspended(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     held = [pod["metadata"]["name"] for pod in facts.pods if _alive(pod)]
     asked = bool(facts.policy.get("suspend"))
     sentences = ["is suspended.", "" if asked else sentence(stage.message)]
@@ -163,7 +164,7 @@ def _suspended(facts: Facts, status: JobStatus, stage: StageStatus, program: str
     return sentences
 
 
-def _succeeded(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _succeeded(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     took = ""
     if status.started and status.ended:
         seconds = (unix(status.ended) or 0.0) - (unix(status.started) or 0.0)
@@ -178,13 +179,13 @@ def _succeeded(facts: Facts, status: JobStatus, stage: StageStatus, program: str
     ]
 
 
-def _failed(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def _failed(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     failed = _last_failed(stage)
     if failed is None or failed.cause is None:
         return [f"failed in stage '{stage.name}'.", sentence(stage.message)]
     tried = len(stage.attempts)
     sentences = [
-        f"failed in stage '{stage.name}' after {count(tried, 'attempt')}.",
+        f"failed in stage '{stage.name}' after {plural(tried, 'attempt')}.",
         f"{capital(happened(failed))}.",
     ]
     if stage.message and (failed.message or "") not in stage.message:
@@ -196,7 +197,7 @@ def _failed(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -
 
 
 def _in_another_state(
-    facts: Facts, status: JobStatus, stage: StageStatus, program: str
+    facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
 ) -> list[str]:
     return [
         f"is in state {status.phase.value}, which the operator's version knows and this program's "
@@ -205,7 +206,7 @@ def _in_another_state(
     ]
 
 
-_Explain = Callable[[Facts, JobStatus, StageStatus, str], list[str]]
+_Explain = Callable[[Snapshot, JobStatus, StageStatus, str], list[str]]
 _BY_STATE: Mapping[State, _Explain] = {
     State.PENDING: _pending,
     State.QUEUED: _queued,
@@ -250,7 +251,7 @@ def past_told(stage: StageStatus) -> str:
     return f"Earlier attempts ended: {counted}."
 
 
-def _budget(facts: Facts, stage: StageStatus, failed: Attempt) -> str:
+def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
     cause = failed.cause or Cause.PROGRAM_FAILED
     budget = budget_of(cause)
     if budget is Budget.FREE:
@@ -273,10 +274,10 @@ def _from(stage: StageStatus) -> str:
     return f" from the checkpoint of step {step}" if step else ""
 
 
-def _request(facts: Facts, stage: StageStatus) -> str:
-    pods = f"with {count(facts.workers(stage.name), 'pod')}"
+def _request(facts: Snapshot, stage: StageStatus) -> str:
+    pods = f"with {plural(facts.workers(stage.name), 'pod')}"
     gpus = facts.gpus(stage.name)
-    return f"{pods} of {count(gpus, 'GPU')}" if gpus else pods
+    return f"{pods} of {plural(gpus, 'GPU')}" if gpus else pods
 
 
 def _last_failed(stage: StageStatus) -> Attempt | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.status import Attempt, JobStatus, StageStatus
 from florence_operator.api.times import unix
-from florencectl.cluster.capacity import rooms, shortage
-from florencectl.cluster.facts import Facts
-from florencectl.cluster.phrases import count, last_attempt, names, sentence
+from florencectl.cluster.node_fit import node_fits, shortage
+from florencectl.explain.phrases import last_attempt, names, sentence
+from florencectl.explain.snapshot import Snapshot
+from florencectl.output import plural
 from florencectl.run_display import duration
 
 SLOW_OPERATOR = 30.0
 
 
-def starting(facts: Facts, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
+def starting(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     if attempt is None:
         return [f"is starting stage '{stage.name}'.", sentence(stage.message)]
@@ -23,7 +24,7 @@ def starting(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
     workers = facts.workers(stage.name)
     running = sum(pod.phase == "Running" for pod in pods)
     sentences = [
-        f"is starting: {running} of {count(workers, 'pod')} of stage '{stage.name}' (attempt "
+        f"is starting: {running} of {plural(workers, 'pod')} of stage '{stage.name}' (attempt "
         f"{attempt.number}) run after {duration(waited)}."
     ]
     if not pods:
@@ -36,7 +37,7 @@ def starting(facts: Facts, status: JobStatus, stage: StageStatus, program: str) 
 
 
 def _no_pods(
-    facts: Facts, attempt: Attempt, stage: StageStatus, waited: float, program: str
+    facts: Snapshot, attempt: Attempt, stage: StageStatus, waited: float, program: str
 ) -> list[str]:
     warnings = [e for e in facts.events_about("PyTorchJob", attempt.child) if e.kind == "Warning"]
     if warnings:
@@ -50,7 +51,7 @@ def _no_pods(
     return ["The pods are being made."]
 
 
-def _waiting_pods(facts: Facts, stage: StageStatus, pods: list[Pod], waited: float) -> list[str]:
+def _waiting_pods(facts: Snapshot, stage: StageStatus, pods: list[Pod], waited: float) -> list[str]:
     """What keeps the pods that do not run, worst first."""
     unscheduled = [pod for pod in pods if pod.unschedulable and not pod.node]
     if unscheduled:
@@ -97,11 +98,11 @@ _WAIT_ADVICE = {
 }
 
 
-def room_sentence(facts: Facts, stage: str) -> str:
+def room_sentence(facts: Snapshot, stage: str) -> str:
     """What a stage asks of the nodes and what they have; empty when they may not be read."""
     if facts.nodes is None:
         return ""
     pool = (facts.job.get("spec") or {}).get("nodePool") or {}
     selector = pool.get("selector") or {}
-    found = rooms(facts.nodes, facts.all_pods, selector, pool.get("tolerations") or ())
+    found = node_fits(facts.nodes, facts.all_pods, selector, pool.get("tolerations") or ())
     return shortage(found, facts.workers(stage), facts.gpus(stage), selector)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from florencectl.cluster.facts import Facts
+from florencectl.explain.snapshot import Snapshot
 from florencectl.program import program_name
 
 _POSITION = "positionInClusterQueue"
 
 
-def queue_sentences(facts: Facts, child: str | None, queue: str | None) -> list[str]:
+def queue_sentences(facts: Snapshot, child: str | None, queue: str | None) -> list[str]:
     """Why a child is not admitted yet, as far as Kueue tells; empty when it tells nothing."""
     if facts.queues is not None and queue:
         found = [q["metadata"]["name"] for q in facts.queues]
@@ -37,7 +37,7 @@ def queue_sentences(facts: Facts, child: str | None, queue: str | None) -> list[
     return _conditions(workload)
 
 
-def _inactive(facts: Facts, queue: str) -> str:
+def _inactive(facts: Snapshot, queue: str) -> str:
     for document in facts.queues or ():
         if document["metadata"]["name"] == queue:
             for condition in (document.get("status") or {}).get("conditions") or ():

@@ -12,7 +12,7 @@ Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class NodeFit:
     """One node, as a job's pods see it."""
 
     name: str
@@ -31,12 +31,12 @@ class Room:
         return self.ready and self.schedulable and self.matches and not self.taints
 
 
-def rooms(
+def node_fits(
     nodes: Sequence[Document],
     pods: Sequence[Document] | None,
     selector: Mapping[str, str],
     tolerations: Sequence[Document],
-) -> list[Room]:
+) -> list[NodeFit]:
     """Every node with its GPUs; without ``pods`` all of them count as free."""
     used: dict[str, int] = {}
     for pod in pods or ():
@@ -78,7 +78,7 @@ def tolerates(tolerations: Sequence[Document], taint: Document) -> bool:
     return False
 
 
-def shortage(found: Sequence[Room], workers: int, gpus: int, selector: Mapping[str, str]) -> str:
+def shortage(found: Sequence[NodeFit], workers: int, gpus: int, selector: Mapping[str, str]) -> str:
     """Why ``workers`` pods of ``gpus`` GPUs each do not fit, or that they do; one sentence."""
     if not found:
         return "The cluster has no nodes."
@@ -108,7 +108,7 @@ def _room(
     used: Mapping[str, int],
     selector: Mapping[str, str],
     tolerations: Sequence[Document],
-) -> Room:
+) -> NodeFit:
     name = node["metadata"]["name"]
     labels = node["metadata"].get("labels") or {}
     spec, status = node.get("spec") or {}, node.get("status") or {}
@@ -119,7 +119,7 @@ def _room(
         if taint.get("effect") != "PreferNoSchedule"
         and not str(taint.get("key", "")).startswith("node.kubernetes.io/")
     ]
-    return Room(
+    return NodeFit(
         name=name,
         ready=any(
             c.get("type") == "Ready" and c.get("status") == "True"
@@ -138,7 +138,7 @@ def _written(taint: Document) -> str:
     return f"{taint.get('key')}{value}:{taint.get('effect')}"
 
 
-def _why_not(room: Room) -> str:
+def _why_not(room: NodeFit) -> str:
     if not room.ready:
         return f"{room.name} is not ready"
     if not room.schedulable:

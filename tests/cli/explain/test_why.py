@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, State
-from florencectl.cluster.describe import describe
-from florencectl.cluster.explain import why
-from florencectl.cluster.facts import Event, Facts
-from florencectl.cluster.words import MEANINGS, happened, remedy
+from florencectl.cause_texts import MEANINGS, happened, remedy
+from florencectl.explain.describe import describe
+from florencectl.explain.snapshot import Event, Snapshot
+from florencectl.explain.why import why
 from tests.cli.cluster_objects import (
     FIVE_MINUTES_AGO,
     NOW,
@@ -76,15 +76,15 @@ KUEUE_SAYS = {
 OPEN_QUEUE = {"metadata": {"name": "a100"}}
 
 
-def facts(document: dict[str, Any], **more: Any) -> Facts:
-    return Facts(**{"job": document, "now": NOW, **more})
+def facts(document: dict[str, Any], **more: Any) -> Snapshot:
+    return Snapshot(**{"job": document, "now": NOW, **more})
 
 
 def warning(about: str, message: str) -> Event:
     return Event(about=about, kind="Warning", reason="X", message=message, count=1, last=NOW)
 
 
-CASES: dict[str, tuple[Facts, list[str]]] = {
+CASES: dict[str, tuple[Snapshot, list[str]]] = {
     "unseen": (
         facts(job()),
         ["was created 1h00m ago and the operator has not looked", "'florencectl doctor'"],

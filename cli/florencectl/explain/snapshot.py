@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from florence_operator.api.attempt_pods import Pod, pod_from
 from florence_operator.api.labels import JOB_LABEL
 from florence_operator.api.times import unix
-from florencectl.cluster.capacity import whole
 from florencectl.cluster.jobs import get_job
+from florencectl.cluster.node_fit import whole
 
 if TYPE_CHECKING:
     from florence_operator.kube.client import Client, Resource
@@ -36,7 +36,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Snapshot:
     """What is known of a job; None where the user may not look, or the kind is not installed."""
 
     job: Document
@@ -94,19 +94,19 @@ class Facts:
         return [event for event in self.events if event.about == f"{kind}/{name}"]
 
 
-async def gather_facts(
+async def take_snapshot(
     client: Client,
     namespace: str,
     name: str,
     *,
     nodes: bool = True,
     clock: Callable[[], float] = time.time,
-) -> Facts:
+) -> Snapshot:
     """Fetch what is known of a job. Raises :class:`NotFoundError`."""
     from florence_operator.kube.client import LOCAL_QUEUES, NODES, PODS, WORKLOADS
 
     job = await get_job(client, namespace, name)
-    queued = bool(Facts(job=job, now=0.0).policy.get("queue"))
+    queued = bool(Snapshot(job=job, now=0.0).policy.get("queue"))
 
     async def nothing() -> None:
         return None
@@ -119,7 +119,7 @@ async def gather_facts(
         _optional(client, NODES, None) if nodes else nothing(),
         _optional(client, PODS, None) if nodes else nothing(),
     )
-    return Facts(
+    return Snapshot(
         job=job,
         now=clock(),
         pods=pods or (),
