@@ -57,5 +57,5 @@ def _is_abandoned(tags: Mapping[str, str], records: Records) -> bool:
 def _end_of(tags: Mapping[str, str], run: Mapping[str, Any], records: Records) -> int:
     """When the job gave its last sign of life, in Unix milliseconds, as far as that is known."""
     job = records.current(tags.get("florence.namespace", "default"), tags["florence.name"])
-    ended = unix(job.status.ended) if job is not None and job.status is not None else None
+    ended = unix(job.status.completion_time) if job is not None and job.status is not None else None
     return max(int(run["start_time"]), int((ended or 0) * 1000))

@@ -29,7 +29,7 @@ def stage_and_attempt(
         what = f"stage '{stage}'" if stage else "any stage"
         raise ConfigurationError(f"job '{job}' has not begun {what}")
     # Of stages side by side, the one whose newest attempt began last.
-    last = max(begun, key=lambda s: s.attempts[-1].started or "")
+    last = max(begun, key=lambda s: s.attempts[-1].start_time or "")
     numbers = [a.number for a in last.attempts]
     if attempt is not None and attempt not in numbers:
         raise ConfigurationError(

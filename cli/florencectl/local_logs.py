@@ -109,7 +109,7 @@ def _attempts(job: FlorenceJob, stage: str | None) -> list[tuple[str, int]]:
 def _is_at_work(look: Callable[[], FlorenceJob], stage: str, attempt: int) -> bool:
     status = look().status
     found = [a for a in status.stage(stage).attempts if a.number == attempt] if status else []
-    return bool(found and not found[0].ended)
+    return bool(found and not found[0].completion_time)
 
 
 def _never() -> bool:

@@ -151,18 +151,18 @@ async def finished_jobs(client: Client, count: int) -> None:
     now = timestamp(time.time())
     attempt = {
         "number": 1,
-        "child": "done-mixed-a1",
-        "started": now,
-        "admitted": now,
-        "running": now,
-        "ended": now,
+        "jobRef": {"kind": "PyTorchJob", "name": "done-mixed-a1"},
+        "startTime": now,
+        "admissionTime": now,
+        "podsReadyTime": now,
+        "completionTime": now,
         "exitCode": 0,
     }
     status = {
         "phase": "Succeeded",
         "observedGeneration": 1,
-        "started": now,
-        "ended": now,
+        "startTime": now,
+        "completionTime": now,
         "stages": [{"name": "mixed", "state": "Succeeded", "attempts": [attempt]}],
         "conditions": [
             {

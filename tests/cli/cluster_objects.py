@@ -17,7 +17,7 @@ def stage(name: str, state: str = "Pending", **fields: Any) -> Document:
 
 def attempt(number: int = 1, **fields: Any) -> Document:
     name = f"big-mixed-a{number}"
-    return {"number": number, "child": name, "started": FIVE_MINUTES_AGO, **fields}
+    return {"number": number, "jobRef": {"kind": "PyTorchJob", "name": name}, "startTime": FIVE_MINUTES_AGO, **fields}
 
 
 def job(phase: str | None = None, *stages: Document, **spec: Any) -> Document:
@@ -56,7 +56,7 @@ def job(phase: str | None = None, *stages: Document, **spec: Any) -> Document:
             "observedGeneration": 1,
             "phase": phase,
             "stages": list(stages),
-            "started": CREATED,
+            "startTime": CREATED,
         }
     return document
 

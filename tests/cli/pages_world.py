@@ -82,9 +82,9 @@ def fill_home(home: Path, user: Path) -> None:
     stopped = FlorenceJob.model_validate(job())
     where = {WORKING_DIRECTORY: str(Path.cwd())}
     metadata = stopped.metadata.model_copy(update={"name": "cats", "annotations": where})
-    ended = Attempt(number=1, started=_TIME, ended=_TIME, exit_code=143)
+    ended = Attempt(number=1, start_time=_TIME, completion_time=_TIME, exit_code=143)
     stage = StageStatus(name="mixed", state=State.SUSPENDED, attempts=(ended,))
-    status = JobStatus(phase=State.SUSPENDED, started=_TIME, stages=(stage,))
+    status = JobStatus(phase=State.SUSPENDED, start_time=_TIME, stages=(stage,))
     cats = stopped.model_copy(update={"metadata": metadata, "status": status})
     records.save(cats)
     _put(records.log_file(cats, "mixed", 1), b"[rank 0] INFO Step 1\n")
@@ -122,9 +122,9 @@ def fill_cluster(cluster: ServedCluster, phase: str, s3: S3Settings) -> None:
     """The jobs that the pages ask a cluster about, in the same state, and what they left."""
     state = "Succeeded" if phase == "Succeeded" else "Running"
     for name, namespace in (("big", "team"), ("digits-cluster", "florence"), ("job", "vision")):
-        ended: Mapping[str, Any] = {"ended": cluster_objects.FIVE_MINUTES_AGO}
+        ended: Mapping[str, Any] = {"completionTime": cluster_objects.FIVE_MINUTES_AGO}
         attempts = [
-            cluster_objects.attempt(ended=cluster_objects.FIVE_MINUTES_AGO, cause="Stalled"),
+            cluster_objects.attempt(completionTime=cluster_objects.FIVE_MINUTES_AGO, cause="Stalled"),
             cluster_objects.attempt(2, **(ended if phase == "Succeeded" else {})),
         ]
         document = cluster_objects.job(

@@ -62,7 +62,7 @@ def on_cluster(tmp_path: Path, s3_settings: S3Settings) -> Iterator[Run]:
         created = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
         assert created is not None
         folder = f"team/big-{created['metadata']['uid'][:8]}/mixed"
-        ended = [attempt(n, ended="2027-01-15T07:56:00Z", cause="Stalled") for n in (1, 2)]
+        ended = [attempt(n, completionTime="2027-01-15T07:56:00Z", cause="Stalled") for n in (1, 2)]
         running = attempt(3)
         cluster.put(
             job(

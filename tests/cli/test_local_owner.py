@@ -69,7 +69,7 @@ class Run:
     def trains(self, attempt: int = 1) -> bool:
         """Whether that attempt has a checkpoint of its own."""
         found = [a for a in self.attempts if a["number"] == attempt]
-        return bool(found and found[0].get("committed"))
+        return bool(found and found[0].get("lastCheckpointTime"))
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -16,7 +16,9 @@ from florence_operator.api.status import Attempt
 from florencectl.local_run import how_it_goes_on
 from florencectl.resubmission import resubmitted
 
-ATTEMPT = Attempt(number=1, started="2026-01-01T00:00:00Z", ended="2026-01-01T01:00:00Z")
+ATTEMPT = Attempt(
+    number=1, start_time="2026-01-01T00:00:00Z", completion_time="2026-01-01T01:00:00Z"
+)
 
 
 def job(*stages: dict[str, Any], **spec: Any) -> FlorenceJob:

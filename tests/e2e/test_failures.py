@@ -146,7 +146,7 @@ def test_a_lost_node_is_replaced_and_its_zombies_are_fenced(
     try:
         eventually(
             "a second attempt runs",
-            lambda: len(jobs.attempts(name)) == 2 and jobs.attempts(name)[1].get("running"),
+            lambda: len(jobs.attempts(name)) == 2 and jobs.attempts(name)[1].get("podsReadyTime"),
             timeout=300,
         )
         assert jobs.attempts(name)[0]["cause"] in ("NodeLost", "TryAgain")

@@ -182,7 +182,7 @@ class Cluster(World):
             record = self.status.stage(stage.name)
             numbers = [attempt.number for attempt in record.attempts]
             assert numbers == list(range(1, len(numbers) + 1))
-            assert all(attempt.ended for attempt in record.attempts[:-1])
+            assert all(attempt.completion_time for attempt in record.attempts[:-1])
             running = {
                 pod.attempt
                 for pod in self.pods.values()
@@ -207,7 +207,7 @@ class Cluster(World):
         """A word of another version stays where it is."""
         for stage in self.status.stages:
             after = new.stage(stage.name)
-            causes = [a.cause for a in stage.attempts if a.ended]
+            causes = [a.cause for a in stage.attempts if a.completion_time]
             assert [a.cause for a in after.attempts[: len(causes)]] == causes
             if not stage.state.known and len(causes) == len(stage.attempts):
                 assert after == stage
@@ -216,7 +216,11 @@ class Cluster(World):
         record, retries = self.status.stage(stage), self.job.spec.run_policy.retries
         spent = dict.fromkeys(Budget, 0)
         for attempt in record.attempts:
-            if attempt.cause and attempt.cause.known and attempt.number >= record.budget_from:
+            if (
+                attempt.cause
+                and attempt.cause.known
+                and attempt.number >= record.first_counted_attempt
+            ):
                 spent[budget_of(attempt.cause)] += 1
         assert spent[Budget.APPLICATION] <= retries.application + 1
         assert spent[Budget.INFRASTRUCTURE] <= retries.infrastructure + 1
@@ -234,8 +238,10 @@ class Cluster(World):
 
 def _just_ended(old: JobStatus, new: JobStatus) -> Iterable[tuple[str, Attempt]]:
     for stage in new.stages:
-        ended = {a.number for a in old.stage(stage.name).attempts if a.ended}
-        yield from ((stage.name, a) for a in stage.attempts if a.ended and a.number not in ended)
+        ended = {a.number for a in old.stage(stage.name).attempts if a.completion_time}
+        yield from (
+            (stage.name, a) for a in stage.attempts if a.completion_time and a.number not in ended
+        )
 
 
 def _copy(value: Any) -> Any:

@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         stage = self._pick(list(self.cluster.status.stages), which)
         if stage is None or stage.state.terminal:
             return
-        ended = [attempt for attempt in stage.attempts if attempt.ended]
+        ended = [attempt for attempt in stage.attempts if attempt.completion_time]
         if idle and len(ended) == len(stage.attempts):
             stage = stage.model_copy(update={"state": State("OfTheNextVersion")})
         elif ended and ended[-1].cause:
@@ -233,7 +233,7 @@ class Machine(RuleBasedStateMachine):
     def that_version_is_back(self) -> None:
         """It brings its words to an end."""
         for stage in self.cluster.status.stages:
-            if not stage.state.known and all(attempt.ended for attempt in stage.attempts):
+            if not stage.state.known and all(attempt.completion_time for attempt in stage.attempts):
                 after = State.RECOVERING if stage.attempts else State.PENDING
                 self._put(stage.model_copy(update={"state": after}), phase=State.PENDING)
 

@@ -161,7 +161,7 @@ def _failed(stage: StageStatus) -> str:
 def _succeeded(stage: StageStatus) -> str:
     if not stage.attempts:
         return "succeeded"
-    begun, ended = unix(stage.attempts[0].started), unix(stage.attempts[-1].ended)
+    begun, ended = unix(stage.attempts[0].start_time), unix(stage.attempts[-1].completion_time)
     return f"succeeded in {duration(ended - begun)}" if begun and ended else "succeeded"
 
 

@@ -136,11 +136,11 @@ class LogReader:
         if wanted.attempt or not seen:
             return stage_and_attempt(self._name, status, wanted.stage, wanted.attempt)
         fresh = [
-            (attempt.started or "", stage.name, attempt.number)
+            (attempt.start_time or "", stage.name, attempt.number)
             for stage in begun
             for attempt in stage.attempts
             if (stage.name, attempt.number) not in seen
-            and (attempt.started or "") >= self._since(status, seen)
+            and (attempt.start_time or "") >= self._since(status, seen)
         ]
         return min(fresh)[1:] if fresh else None
 
@@ -148,7 +148,7 @@ class LogReader:
         """When the newest attempt that was shown started."""
         return max(
             (
-                attempt.started or ""
+                attempt.start_time or ""
                 for stage in status.stages
                 for attempt in stage.attempts
                 if (stage.name, attempt.number) in seen
@@ -166,7 +166,9 @@ class LogReader:
         """Show one attempt to its end; False when its pod has not started yet."""
         index = worker_of(job, stage, self._wanted.rank)
         pod = await self._pod(stage, attempt, index)
-        ended = any(a.number == attempt and a.ended for a in status_of(job).stage(stage).attempts)
+        ended = any(
+            a.number == attempt and a.completion_time for a in status_of(job).stage(stage).attempts
+        )
         if pod is None and not ended:
             self._tell(f"{stage}, attempt {attempt}: waiting for its pods")
             return False

@@ -64,9 +64,9 @@ def _heading(facts: Snapshot, status: JobStatus) -> list[str]:
         "Labels": labels,
         "State": status.phase.value,
         "Created": _moment(metadata.get("creationTimestamp"), facts.now),
-        "Started": _moment(status.started, facts.now),
-        "Ended": _moment(status.ended, facts.now),
-        "GPU-hours": status.summary.gpu_hours if status.started else None,
+        "Started": _moment(status.start_time, facts.now),
+        "Ended": _moment(status.completion_time, facts.now),
+        "GPU-hours": status.summary.gpu_hours if status.start_time else None,
     }
     return [f"{name + ':':<12}{value}" for name, value in fields.items() if value]
 
@@ -147,12 +147,12 @@ def _attempts(facts: Snapshot, status: JobStatus) -> list[str]:
 def _attempt(stage: StageStatus, attempt: Attempt, now: float) -> list[Any]:
     if attempt.cause:
         end = attempt.cause.value
-    elif attempt.ended:
+    elif attempt.completion_time:
         end = "Succeeded"
     else:
         end = f"stopping ({attempt.stopping.value})" if attempt.stopping else "at work"
-    started = unix(attempt.admitted or attempt.started)
-    took = (unix(attempt.ended) or now) - started if started else None
+    started = unix(attempt.admission_time or attempt.start_time)
+    took = (unix(attempt.completion_time) or now) - started if started else None
     return [
         stage.name,
         attempt.number,
@@ -177,7 +177,7 @@ def _last_lines(status: JobStatus) -> list[str]:
     ]
     if not failed:
         return []
-    stage, attempt = max(failed, key=lambda pair: pair[1].ended or "")
+    stage, attempt = max(failed, key=lambda pair: pair[1].completion_time or "")
     pod = f", pod {attempt.pod}" if attempt.pod else ""
     said = [f"{stage.name}, attempt {attempt.number}{pod}:"]
     lines = attempt.last_lines or ((attempt.message,) if attempt.message else ())

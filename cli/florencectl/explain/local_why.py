@@ -51,7 +51,7 @@ def _running(
 ) -> list[str]:
     attempt = last_attempt(stage)
     number = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
-    begun = f" for {since(attempt.started, facts)}" if attempt else ""
+    begun = f" for {since(attempt.start_time, facts)}" if attempt else ""
     return [
         f"runs on this machine: stage '{stage.name}'{number} has been at work{begun}.",
         progress_told(stage),
@@ -66,8 +66,8 @@ def _recovering(
     sentences = [f"is recovering: stage '{stage.name}' is tried again."]
     if failed:
         sentences.append(f"{capital(happened(failed))}.")
-    if stage.next_attempt:
-        sentences.append(f"The next attempt starts {until(stage.next_attempt, facts)}.")
+    if stage.next_attempt_time:
+        sentences.append(f"The next attempt starts {until(stage.next_attempt_time, facts)}.")
     return sentences
 
 
@@ -80,7 +80,7 @@ def _suspended(
 def _succeeded(
     facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
-    begun, ended = unix(status.started), unix(status.ended)
+    begun, ended = unix(status.start_time), unix(status.completion_time)
     took = f" in {duration(ended - begun)}" if begun and ended else ""
     last = status.stages[-1]
     results = ", ".join(f"{name} {value:.4g}" for name, value in list(last.metrics.items())[:4])

@@ -18,7 +18,7 @@ def starting(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
     attempt = last_attempt(stage)
     if attempt is None:
         return [f"is starting stage '{stage.name}'.", sentence(stage.message)]
-    begun = attempt.admitted or attempt.started
+    begun = attempt.admission_time or attempt.start_time
     waited = facts.now - (unix(begun) or facts.now)
     pods = facts.pods_of(stage.name, attempt.number)
     workers = facts.workers(stage.name)

@@ -81,14 +81,14 @@ def _pending(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
         states = ", ".join(f"'{name}' ({status.stage(name).state.value})" for name in after)
         sentences.append(f"It waits for {states}.")
     sentences.append(sentence(stage.message))
-    if stage.next_attempt:
-        sentences.append(f"It starts {until(stage.next_attempt, facts)}.")
+    if stage.next_attempt_time:
+        sentences.append(f"It starts {until(stage.next_attempt_time, facts)}.")
     return sentences
 
 
 def _queued(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
-    waited = f" for {since(attempt.started, facts)}" if attempt and attempt.started else ""
+    waited = f" for {since(attempt.start_time, facts)}" if attempt and attempt.start_time else ""
     queue = facts.policy.get("queue")
     sentences = [
         f"is queued: stage '{stage.name}' has waited{waited} in the queue '{queue}' "
@@ -107,7 +107,7 @@ def _queued(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
 def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     number = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
-    begun = f" for {since(attempt.running or attempt.started, facts)}" if attempt else ""
+    begun = f" for {since(attempt.pods_ready_time or attempt.start_time, facts)}" if attempt else ""
     sentences = [
         f"runs: stage '{stage.name}'{number} has been at work{begun} {_request(facts, stage)}."
     ]
@@ -124,7 +124,11 @@ def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
 def _stalled(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     attempt = last_attempt(stage)
     limit = facts.policy.get("stallTimeout", "10m")
-    moved = ago(attempt.progressed, facts) if attempt and attempt.progressed else "some time ago"
+    moved = (
+        ago(attempt.last_progress_time, facts)
+        if attempt and attempt.last_progress_time
+        else "some time ago"
+    )
     return [
         f"is stalled: stage '{stage.name}' last got further {moved}; {limit} without progress is "
         "allowed.",
@@ -141,9 +145,9 @@ def _recovering(facts: Snapshot, status: JobStatus, stage: StageStatus, program:
     if failed:
         sentences.append(f"{capital(happened(failed))}.")
         sentences.append(_budget(facts, stage, failed))
-    if stage.next_attempt:
+    if stage.next_attempt_time:
         sentences.append(
-            f"The next attempt starts {until(stage.next_attempt, facts)}{_from(stage)}."
+            f"The next attempt starts {until(stage.next_attempt_time, facts)}{_from(stage)}."
         )
     else:
         sentences.append(sentence(stage.message))
@@ -166,8 +170,8 @@ def _suspended(facts: Snapshot, status: JobStatus, stage: StageStatus, program: 
 
 def _succeeded(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str) -> list[str]:
     took = ""
-    if status.started and status.ended:
-        seconds = (unix(status.ended) or 0.0) - (unix(status.started) or 0.0)
+    if status.start_time and status.completion_time:
+        seconds = (unix(status.completion_time) or 0.0) - (unix(status.start_time) or 0.0)
         took = f" in {duration(seconds)}"
     last = status.stages[-1] if status.stages else stage
     results = ", ".join(f"{name} {value:.4g}" for name, value in list(last.metrics.items())[:4])
@@ -264,7 +268,7 @@ def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
     used = sum(
         a.cause is not None and budget_of(a.cause) is budget
         for a in stage.attempts
-        if a.number >= stage.budget_from
+        if a.number >= stage.first_counted_attempt
     )
     return f"That is retry {used} of {allowed} for {budget.value} failures."
 

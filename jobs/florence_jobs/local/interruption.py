@@ -32,15 +32,15 @@ def interrupted(job: FlorenceJob, *, owner: int | None, ended: str) -> FlorenceJ
     if current is not None:
         stages[current] = _interrupted(stages[current], message, ended)
     status = job.status.model_copy(
-        update={"phase": State.FAILED, "ended": ended, "stages": tuple(stages)}
+        update={"phase": State.FAILED, "completion_time": ended, "stages": tuple(stages)}
     )
     return job.model_copy(update={"status": status})
 
 
 def _interrupted(stage: StageStatus, message: str, ended: str) -> StageStatus:
     attempts = stage.attempts
-    if attempts and not attempts[-1].ended:
-        update = {"ended": ended, "cause": Cause.KILLED, "message": message}
+    if attempts and not attempts[-1].completion_time:
+        update = {"completion_time": ended, "cause": Cause.KILLED, "message": message}
         attempts = (*attempts[:-1], attempts[-1].model_copy(update=update))
     return stage.model_copy(
         update={
@@ -48,6 +48,6 @@ def _interrupted(stage: StageStatus, message: str, ended: str) -> StageStatus:
             "reason": REASON,
             "message": message,
             "attempts": attempts,
-            "next_attempt": None,
+            "next_attempt_time": None,
         }
     )

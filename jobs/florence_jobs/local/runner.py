@@ -158,8 +158,8 @@ class LocalRunner:
         status = known.model_copy(
             update={
                 "phase": State.RUNNING,
-                "started": known.started or self._now(),
-                "ended": None,
+                "start_time": known.start_time or self._now(),
+                "completion_time": None,
                 "stages": tuple(
                     s if s.state is State.SUCCEEDED else _with_fresh_budgets(s) for s in stages
                 ),
@@ -197,7 +197,7 @@ class LocalRunner:
         """Wait until a failed stage's next attempt is due; False when there is none."""
         status = self._status(stage)
         retries = self._job.spec.run_policy.retries
-        after = sequel(status.attempts, status.budget_from, retries, self._delays)
+        after = sequel(status.attempts, status.first_counted_attempt, retries, self._delays)
         last = status.attempts[-1]
         # On a cluster another node may have more memory to spare; here the same would follow.
         if after.delay is None or last.cause is Cause.OUT_OF_MEMORY:
@@ -209,7 +209,7 @@ class LocalRunner:
             state=State.RECOVERING,
             reason=after.reason,
             message=after.message,
-            next_attempt=timestamp(due),
+            next_attempt_time=timestamp(due),
         )
         self._enter(State.RECOVERING)
         limit = f" of {after.last}" if after.last else ""
@@ -221,7 +221,7 @@ class LocalRunner:
         while self._clock() < due and not self._stop.requested:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         if self._stop.requested:
-            self._set(stage, state=State.SUSPENDED, next_attempt=None)
+            self._set(stage, state=State.SUSPENDED, next_attempt_time=None)
         self._enter(State.RUNNING)
         return True
 
@@ -229,13 +229,13 @@ class LocalRunner:
         folder = self._records.attempt_folder(self._job, stage.name, number)
         folder.mkdir(parents=True, exist_ok=True)
         log = self._records.log_file(self._job, stage.name, number)
-        attempt = Attempt(number=number, started=self._now(), logs=str(log))
+        attempt = Attempt(number=number, start_time=self._now(), logs=str(log))
         self._set(
             stage,
             state=State.STARTING,
             reason=None,
             message=None,
-            next_attempt=None,
+            next_attempt_time=None,
             attempts=(*self._status(stage).attempts, attempt),
         )
         self._observer.stage_started(stage, number, log)
@@ -294,7 +294,7 @@ class LocalRunner:
         with self._changing:
             stage = self._job.spec.stage(name)
             status = self._status(stage)
-            if len(status.attempts) != attempt or status.attempts[-1].ended:
+            if len(status.attempts) != attempt or status.attempts[-1].completion_time:
                 return
             state = State.STARTING if progress.phase == "start" else State.RUNNING
             update: dict[str, object] = {
@@ -302,7 +302,7 @@ class LocalRunner:
                 "step": progress.step,
             }
             if progress.checkpoint_step not in (None, progress.restored_step):
-                update["committed"] = self._now()
+                update["last_checkpoint_time"] = self._now()
             attempts = (*status.attempts[:-1], status.attempts[-1].model_copy(update=update))
             self._set(stage, save=False, state=state, progress=progress, attempts=attempts)
             if self._clock() - self._saved > _SECONDS_BETWEEN_RECORDS:
@@ -317,7 +317,7 @@ class LocalRunner:
         said = how.message or (failure_line_of(log, how.code) if how.code else None)
         ended = status.attempts[-1].model_copy(
             update={
-                "ended": self._now(),
+                "completion_time": self._now(),
                 "exit_code": how.code,
                 "cause": Cause.OUT_OF_MEMORY if how.out_of_memory else cause_of_exit(how.code),
                 "message": said,
@@ -339,7 +339,7 @@ class LocalRunner:
     def _enter(self, phase: State) -> None:
         """Note where the job stands."""
         with self._changing:
-            update = {"phase": phase, "ended": self._now() if phase.terminal else None}
+            update = {"phase": phase, "completion_time": self._now() if phase.terminal else None}
             self._job = self._job.model_copy(
                 update={"status": self._job_status.model_copy(update=update)}
             )
@@ -390,7 +390,7 @@ def _with_fresh_budgets(status: StageStatus) -> StageStatus:
             "state": State.PENDING,
             "reason": None,
             "message": None,
-            "next_attempt": None,
-            "budget_from": len(status.attempts) + 1,
+            "next_attempt_time": None,
+            "first_counted_attempt": len(status.attempts) + 1,
         }
     )

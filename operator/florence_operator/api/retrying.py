@@ -39,17 +39,17 @@ class Sequel:
     """Number of the last attempt that the budget of this failure allows; None where none pays."""
 
 
-def charged(attempts: Iterable[Attempt], budget_from: int) -> dict[Budget, int]:
+def charged(attempts: Iterable[Attempt], first_counted_attempt: int) -> dict[Budget, int]:
     """How many attempts each budget has paid for."""
     spent = dict.fromkeys(Budget, 0)
     for attempt in attempts:
-        if attempt.cause is not None and attempt.number >= budget_from:
+        if attempt.cause is not None and attempt.number >= first_counted_attempt:
             spent[budget_of(attempt.cause)] += 1
     return spent
 
 
 def sequel(
-    attempts: Sequence[Attempt], budget_from: int, retries: Retries, delays: Delays
+    attempts: Sequence[Attempt], first_counted_attempt: int, retries: Retries, delays: Delays
 ) -> Sequel:
     """What follows the last of the attempts, which has just failed."""
     last = attempts[-1]
@@ -63,7 +63,7 @@ def sequel(
             reason=last.cause,
             message=f"attempt {last.number + 1} follows at no cost to the budgets",
         )
-    spent = charged(attempts, budget_from)[budget]
+    spent = charged(attempts, first_counted_attempt)[budget]
     granted = retries.application if budget is Budget.APPLICATION else retries.infrastructure
     if spent > granted:
         return Sequel(
@@ -71,7 +71,7 @@ def sequel(
             reason="BudgetExhausted",
             message=f"the budget of {granted} {budget} retries is used up ({last.cause})",
         )
-    wait = delay(attempts, budget_from, delays)
+    wait = delay(attempts, first_counted_attempt, delays)
     return Sequel(
         delay=wait,
         reason=last.cause,
@@ -88,7 +88,7 @@ def _pause(attempts: Sequence[Attempt], delays: Delays) -> float:
     """
     streak = 0
     for attempt in reversed(attempts):
-        if attempt.cause is not Cause.PREEMPTED or attempt.running is not None:
+        if attempt.cause is not Cause.PREEMPTED or attempt.pods_ready_time is not None:
             break
         streak += 1
     if streak < 2:
@@ -96,16 +96,16 @@ def _pause(attempts: Sequence[Attempt], delays: Delays) -> float:
     return _doubled(streak - 2, delays)
 
 
-def delay(attempts: Sequence[Attempt], budget_from: int, delays: Delays) -> float:
+def delay(attempts: Sequence[Attempt], first_counted_attempt: int, delays: Delays) -> float:
     """Seconds before the next attempt: doubled for each failure in a row without a new commit."""
     streak = 0
     for attempt in reversed(attempts):
-        if attempt.number < budget_from or attempt.cause is None:
+        if attempt.number < first_counted_attempt or attempt.cause is None:
             break
         if budget_of(attempt.cause) is Budget.FREE:
             continue
         streak += 1
-        if attempt.committed is not None:
+        if attempt.last_checkpoint_time is not None:
             break
     return _doubled(max(streak - 1, 0), delays)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from florence.config.base import Settings, setting
 from florence.config.progress import StageProgress
+from florence_operator.api import old_names
 from florence_operator.api.failure import Cause
 from florence_operator.api.open_enum import OpenEnum
 from florence_operator.api.ranks import RankGroup
@@ -23,6 +31,13 @@ class Observed(Settings):
     """
 
     model_config = ConfigDict(extra="allow")
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names on the wire of today, and what they were in the release before."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_the_names_of_today(cls, document: Any) -> Any:
+        return old_names.read(document, cls.renamed)
 
 
 class State(OpenEnum):
@@ -55,22 +70,35 @@ class Condition(Observed):
     observed_generation: int = setting(0, description="generation of the spec that was observed")
 
 
+class JobReference(Observed):
+    """The child of an attempt."""
+
+    kind: str = setting(description="PyTorchJob or TrainJob")
+    name: str = setting(description="its name, in the namespace of the FlorenceJob")
+    uid: str | None = setting(None, description="its uid, once it has been seen")
+
+
 class Attempt(Observed):
     """One try of a stage by a whole gang."""
 
+    renamed = old_names.ATTEMPT
     number: int = setting(description="1 for the first", ge=1)
-    child: str | None = setting(None, description="name of the PyTorchJob, on a cluster")
-    started: str | None = setting(None, description="when the attempt was started")
-    admitted: str | None = setting(
+    job_ref: JobReference | None = setting(None, description="its child, on a cluster")
+    start_time: str | None = setting(None, description="when the attempt was started")
+    admission_time: str | None = setting(
         None, description="when its queue let it go, or when it started where there is none"
     )
-    running: str | None = setting(None, description="when all of its pods ran")
-    progressed: str | None = setting(None, description="when it was last seen to get further")
-    committed: str | None = setting(None, description="when its newest checkpoint was told of")
+    pods_ready_time: str | None = setting(None, description="when all of its pods ran")
+    last_progress_time: str | None = setting(
+        None, description="when it was last seen to get further"
+    )
+    last_checkpoint_time: str | None = setting(
+        None, description="when its newest checkpoint was told of"
+    )
     stopping: Cause | None = setting(
         None, description="why it is being stopped; it ends when its pods are gone"
     )
-    ended: str | None = setting(None, description="when it ended")
+    completion_time: str | None = setting(None, description="when it ended")
     exit_code: int | None = setting(
         None, description="exit code of the first process that failed, or 0"
     )
@@ -97,10 +125,16 @@ class Attempt(Observed):
         (), description="while it is being stopped: where ranks are that have not stopped as asked"
     )
 
+    @property
+    def child(self) -> str | None:
+        """The name of its child, on a cluster."""
+        return self.job_ref.name if self.job_ref else None
+
 
 class StageStatus(Observed):
     """What happened to one stage."""
 
+    renamed = old_names.STAGE
     name: str = setting(description="name of the stage")
     state: State = setting(State.PENDING, description="where it stands")
     reason: str | None = setting(None, description="a word for programs: why it stands there")
@@ -109,10 +143,10 @@ class StageStatus(Observed):
         (), description="observations of the attempt at work, one a type"
     )
     attempts: tuple[Attempt, ...] = setting((), description="every try, oldest first")
-    budget_from: int = setting(
+    first_counted_attempt: int = setting(
         1, description="number of the first attempt that counts against the budgets", ge=1
     )
-    next_attempt: str | None = setting(None, description="when it is tried again")
+    next_attempt_time: str | None = setting(None, description="when it is tried again")
     progress: StageProgress | None = setting(None, description="how far the current attempt is")
     model: str | None = setting(None, description="URI of the final model")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
@@ -147,6 +181,7 @@ class Summary(Observed):
 class JobStatus(Observed):
     """What happened to the job."""
 
+    renamed = old_names.JOB
     observed_generation: int | None = setting(
         None, description="generation of the spec that this status is of"
     )
@@ -156,8 +191,8 @@ class JobStatus(Observed):
     conditions: tuple[Condition, ...] = setting((), description="observations, one a type")
     summary: Summary = setting(Summary(), description="the columns of kubectl get")
     stages: tuple[StageStatus, ...] = setting((), description="each stage")
-    started: str | None = setting(None, description="when the first stage started")
-    ended: str | None = setting(None, description="when the last stage ended")
+    start_time: str | None = setting(None, description="when the first stage started")
+    completion_time: str | None = setting(None, description="when the last stage ended")
     idle_seconds: float = setting(
         0.0,
         description="time since the start that the whole job was queued or suspended, which its "
@@ -174,11 +209,15 @@ class JobStatus(Observed):
         return StageStatus(name=name)
 
     def stored(self) -> dict[str, Any]:
-        """The status as it is written: without what is as it is by default, but for the states."""
+        """The status as it is written: without what is as it is by default, but for the states.
+
+        Renamed fields are there under both names (:mod:`florence_operator.api.old_names`).
+        """
         document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         stages = [
             {**stage, "state": status.state.value}
             for stage, status in zip(document.get("stages", ()), self.stages, strict=False)
         ]
         summary = self.summary.wire()
-        return {**document, "phase": self.phase.value, "stages": stages, "summary": summary}
+        document = old_names.written({**document, "stages": stages})
+        return {**document, "phase": self.phase.value, "summary": summary}

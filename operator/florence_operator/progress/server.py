@@ -108,7 +108,7 @@ class ProgressServer:
         except ValidationError as error:
             raise RefusedError(409, f"status of {posted.job}: {first_problem(error)}") from None
         attempts = status.stage(posted.stage).attempts
-        if not attempts or attempts[-1].number != posted.attempt or attempts[-1].ended:
+        if not attempts or attempts[-1].number != posted.attempt or attempts[-1].completion_time:
             raise RefusedError(409, f"attempt {posted.attempt} of {posted.stage} is over")
 
 

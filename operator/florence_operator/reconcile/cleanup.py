@@ -59,7 +59,7 @@ def kept_until(seen: Observation, record: StageStatus, child: Child) -> float:
         return -math.inf
     # The Training Operator ends the other pods of such a child, and makes it no new ones.
     failed = any(pod.phase == "Failed" and pod.owner == child.uid for pod in seen.pods)
-    ended = unix(attempt.ended)
+    ended = unix(attempt.completion_time)
     return -math.inf if ended is None or not failed else ended + seconds(lasts)
 
 
@@ -116,7 +116,7 @@ def terminal(
     if status.phase is State.FAILED and policy.ttl_after_failed is not None:
         lasts = policy.ttl_after_failed
     expired: tuple[Deletion, ...] = ()
-    ended = unix(status.ended)
+    ended = unix(status.completion_time)
     if lasts is not None and ended is not None:
         moment = ended + seconds(lasts)
         if seen.now >= moment and work.ask(seen, _JOB):

@@ -9,7 +9,7 @@ from florence_operator.admission.policy import unfit
 from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
-from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
+from florence_operator.api.status import Attempt, JobReference, JobStatus, StageStatus, State
 from florence_operator.api.times import timestamp, unix
 from florence_operator.backends.protocol import Child
 from florence_operator.build.children import attempt_objects, spec_hash
@@ -93,8 +93,8 @@ def _retried(seen: Observation, status: JobStatus) -> JobStatus:
             state=State.PENDING,
             reason="Retried",
             message="it is tried again on request",
-            next_attempt=None,
-            budget_from=len(stage.attempts) + 1,
+            next_attempt_time=None,
+            first_counted_attempt=len(stage.attempts) + 1,
         )
         if stage.state in (State.FAILED, State.RECOVERING) and live(stage) is None
         else stage
@@ -103,7 +103,12 @@ def _retried(seen: Observation, status: JobStatus) -> JobStatus:
     fields: dict[str, object] = {**again, "stages": stages}
     if status.phase is State.FAILED:
         # The time until now counts against no deadline.
-        fields |= {"phase": State.PENDING, "started": None, "ended": None, "idle_seconds": 0.0}
+        fields |= {
+            "phase": State.PENDING,
+            "start_time": None,
+            "completion_time": None,
+            "idle_seconds": 0.0,
+        }
     return status.model_copy(update=fields)
 
 
@@ -143,7 +148,7 @@ def _stages(
 
 def _deadline(seen: Observation, status: JobStatus) -> float:
     """When the deadline passes; time that the whole job was queued or suspended is free."""
-    deadline, started = seen.job.spec.run_policy.deadline, unix(status.started)
+    deadline, started = seen.job.spec.run_policy.deadline, unix(status.start_time)
     if deadline is None or started is None or idle_since(status) is not None:
         return math.inf
     return started + status.idle_seconds + seconds(deadline)
@@ -165,24 +170,24 @@ def _idle(
             state=State.FAILED,
             reason=Cause.DEADLINE,
             message=said,
-            next_attempt=None,
+            next_attempt_time=None,
         )
     off = _switched_off(view, record)
     if off is not None and not view.policy.suspend:
         said = switched_off(view.place(off))
         return changed(
-            record, state=State.SUSPENDED, reason=DEACTIVATED, message=said, next_attempt=None
+            record, state=State.SUSPENDED, reason=DEACTIVATED, message=said, next_attempt_time=None
         )
     if view.policy.suspend:
         said = "suspended; set spec.runPolicy.suspend to false to go on"
         return changed(
-            record, state=State.SUSPENDED, reason="Suspended", message=said, next_attempt=None
+            record, state=State.SUSPENDED, reason="Suspended", message=said, next_attempt_time=None
         )
     waits = [s.name for s in needed if s.state is not State.SUCCEEDED]
     if waits:
         said = f"it waits for {', '.join(waits)}"
         return changed(record, state=State.PENDING, reason="WaitingForDependencies", message=said)
-    following = unix(record.next_attempt)
+    following = unix(record.next_attempt_time)
     if following is not None and view.now < following:
         work.wake(following)
         return record
@@ -223,7 +228,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
         more = f" and {len(holding) - 3} more" if len(holding) > 3 else ""
         said = f"it waits for {names}{more} to be gone"
         return changed(
-            record, state=again, reason="WaitingForPods", message=said, next_attempt=None
+            record, state=again, reason="WaitingForPods", message=said, next_attempt_time=None
         )
     problem = None if view.checked else unfit(view.job, view.settings)
     if problem is not None:
@@ -231,7 +236,7 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     refusal = view.seen.refusals.get(view.stage.name)
     if refusal is not None and not refusal.final and not adopted:
         said = f"the API server does not take its {view.backend.kind}: {refusal.message}"
-        return changed(record, state=again, reason="Refused", message=said, next_attempt=None)
+        return changed(record, state=again, reason="Refused", message=said, next_attempt_time=None)
     # What no cache shows may be there all the same, and a newer status may know of it.
     remains = (Question("Child"), Question("Pod")) if record.attempts else ()
     if not view.sure(Question("FlorenceJob"), *remains):
@@ -286,7 +291,12 @@ def _start(
         said = f"stage '{stage.name}': attempt {number} starts"
         work.tell("Recovering", said, action="Starting")
     queue, now = view.policy.queue, timestamp(view.now)
-    attempt = Attempt(number=number, child=name, started=now, admitted=None if queue else now)
+    attempt = Attempt(
+        number=number,
+        job_ref=JobReference(kind=view.backend.kind, name=name),
+        start_time=now,
+        admission_time=None if queue else now,
+    )
     progress = record.progress
     if progress is not None:
         progress = progress.model_copy(
@@ -295,7 +305,7 @@ def _start(
     record = changed(
         record,
         attempts=(*record.attempts, attempt),
-        next_attempt=None,
+        next_attempt_time=None,
         progress=progress,
         state=State.QUEUED if queue else State.STARTING,
         reason="WaitingForQuota" if queue else "PodsStarting",

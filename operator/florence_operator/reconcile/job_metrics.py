@@ -26,7 +26,8 @@ def account(metrics: Metrics, key: Key, old: JobStatus, new: JobStatus) -> None:
         for stage in new.stages
         if not stage.state.terminal
         for attempt in stage.attempts[-1:]
-        if attempt.ended is None and (moment := unix(attempt.committed)) is not None
+        if attempt.completion_time is None
+        and (moment := unix(attempt.last_checkpoint_time)) is not None
     ]
     if commits:
         metrics.committed(key.namespace, key.name, min(commits))
@@ -40,7 +41,9 @@ def _ended(old: JobStatus, new: JobStatus) -> Iterator[Attempt]:
         before = old.stage(stage.name).attempts
         for attempt in stage.attempts:
             known = before[attempt.number - 1] if attempt.number <= len(before) else None
-            if attempt.ended is not None and (known is None or known.ended is None):
+            if attempt.completion_time is not None and (
+                known is None or known.completion_time is None
+            ):
                 yield attempt
 
 

@@ -35,9 +35,13 @@ def suspended(view: View, status: StageStatus, child: Child, work: Work) -> Stag
     place, attempt = view.place(child), status.attempts[-1]
     queued = view.policy.queue is not None
     # Both are read anew before it is believed: a cache may still show it as it was when it queued.
-    if attempt.admitted is not None and not view.sure(Question("Child"), Question("Workload")):
+    if attempt.admission_time is not None and not view.sure(
+        Question("Child"), Question("Workload")
+    ):
         return status
-    if attempt.admitted is not None and (queued or attempt.running is not None or place.evicted):
+    if attempt.admission_time is not None and (
+        queued or attempt.pods_ready_time is not None or place.evicted
+    ):
         why = place.evicted or f"its {child.kind} was suspended"
         cause = Cause.SUSPENDED if held(place) else _CAUSES.get(_word(place), Cause.PREEMPTED)
         return Ending(cause=cause, message=f"{why}{_said(place)}")
@@ -56,7 +60,7 @@ def suspended(view: View, status: StageStatus, child: Child, work: Work) -> Stag
         message = f"{at}in {where}{_said(place)}"
     if state is State.QUEUED and (status.state is not state or status.reason != reason):
         work.tell("Queued", f"stage '{status.name}': {message}", action="Queueing")
-    status = with_attempt(status, admitted=None)
+    status = with_attempt(status, admission_time=None)
     return changed(status, state=state, reason=reason, message=message)
 
 

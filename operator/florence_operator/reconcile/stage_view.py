@@ -95,7 +95,10 @@ class View:
 
     def child(self, attempt: Attempt) -> Child | None:
         """The child of an attempt."""
-        return self.seen.children.get(attempt.child or "")
+        child = self.seen.children.get(attempt.child or "")
+        known = attempt.job_ref.uid if attempt.job_ref else None
+        # Somebody may have deleted it, and made another of its name.
+        return child if child is None or known in (None, child.uid) else None
 
     def place(self, child: Child) -> QueuePlace:
         """What Kueue says about a child."""
@@ -135,7 +138,7 @@ def with_attempt(status: StageStatus, **fields: Any) -> StageStatus:
 
 def live(status: StageStatus) -> Attempt | None:
     """The attempt that has not ended, if there is one."""
-    if status.attempts and status.attempts[-1].ended is None:
+    if status.attempts and status.attempts[-1].completion_time is None:
         return status.attempts[-1]
     return None
 
@@ -156,12 +159,12 @@ def take_progress(view: View, status: StageStatus) -> StageStatus:
 def _told(status: StageStatus, progress: StageProgress, received: float) -> StageStatus:
     attempt, known = status.attempts[-1], status.progress
     restored = progress.restored_step
-    fields: dict[str, Any] = {"step": progress.step, "progressed": timestamp(received)}
+    fields: dict[str, Any] = {"step": progress.step, "last_progress_time": timestamp(received)}
     if restored is not None:
         fields["restored_step"] = restored
     if _newer(progress.checkpoint_step, known, restored):
-        fields["committed"] = timestamp(received)
-    if progress == known and attempt.progressed is not None:
+        fields["last_checkpoint_time"] = timestamp(received)
+    if progress == known and attempt.last_progress_time is not None:
         return status
     if known is not None and progress.checkpoint is None:
         progress = progress.model_copy(
@@ -189,7 +192,7 @@ def _last_words(status: StageStatus, words: Termination, finished: float) -> Sta
     if words.checkpoint is not None and _newer(
         words.checkpoint_step, progress, words.restored_step
     ):
-        fields["committed"] = timestamp(finished)
+        fields["last_checkpoint_time"] = timestamp(finished)
         progress = (progress or StageProgress(step=words.step or 0)).model_copy(
             update={"checkpoint": words.checkpoint, "checkpoint_step": words.checkpoint_step}
         )
@@ -199,11 +202,11 @@ def _last_words(status: StageStatus, words: Termination, finished: float) -> Sta
 def gpu_seconds(view: View, attempt: Attempt) -> tuple[float, float]:
     """GPU seconds that an attempt used, and those of them that were for nothing."""
     gpus = view.stage.resources.workers * view.stage.resources.gpus_per_worker
-    begun = unix(attempt.running)
+    begun = unix(attempt.pods_ready_time)
     if begun is None or not gpus:
         return 0.0, 0.0
-    end = unix(attempt.ended) or view.now
-    kept = max(begun, unix(attempt.committed) or begun)
+    end = unix(attempt.completion_time) or view.now
+    kept = max(begun, unix(attempt.last_checkpoint_time) or begun)
     lost = max(0.0, end - kept) * gpus if attempt.cause is not None else 0.0
     return max(0.0, end - begun) * gpus, lost
 
@@ -218,7 +221,7 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
     """The record after its last attempt ended without success: what follows is part of it."""
     attempt = status.attempts[-1]
     fields: dict[str, Any] = {
-        "ended": timestamp(view.now),
+        "completion_time": timestamp(view.now),
         "cause": ending.cause,
         "message": ending.message,
         "pod": ending.pod or attempt.pod,
@@ -228,18 +231,20 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
         "logs": ending.logs or attempt.logs,
     }
     status = changed(status, conditions=())
-    if attempt.admitted is None and attempt.started is not None:
-        fields["queued_seconds"] = max(0.0, view.now - (unix(attempt.started) or view.now))
+    if attempt.admission_time is None and attempt.start_time is not None:
+        fields["queued_seconds"] = max(0.0, view.now - (unix(attempt.start_time) or view.now))
     status = count_gpus(view, with_attempt(status, **fields))
     old = status.attempts[:-_KEPT_LOG_LINES]
     kept = status.attempts[-_KEPT_LOG_LINES:]
     short = tuple(a.model_copy(update={"last_lines": ()}) if a.last_lines else a for a in old)
     status = changed(status, attempts=(*short, *kept))
-    after = sequel(status.attempts, status.budget_from, view.policy.retries, view.settings.failures)
+    after = sequel(
+        status.attempts, status.first_counted_attempt, view.policy.retries, view.settings.failures
+    )
     story = f"{told(status.attempts[-1])}; {after.message}"
     if after.delay is None:
         return changed(
-            status, state=State.FAILED, reason=after.reason, message=story, next_attempt=None
+            status, state=State.FAILED, reason=after.reason, message=story, next_attempt_time=None
         )
     following = timestamp(math.ceil(view.now + after.delay)) if after.delay else None
     return changed(
@@ -247,7 +252,7 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
         state=State.RECOVERING,
         reason=after.reason,
         message=story,
-        next_attempt=following,
+        next_attempt_time=following,
     )
 
 

@@ -21,7 +21,7 @@ def watched(view: View, status: StageStatus, work: Work) -> tuple[StageStatus, C
     if view.settings.progress.url is None:
         return status, None
     attempt = status.attempts[-1]
-    begun = max(unix(attempt.running) or 0.0, view.seen.hears_since)
+    begun = max(unix(attempt.pods_ready_time) or 0.0, view.seen.hears_since)
     report = view.seen.progress.get((status.name, attempt.number))
     heard = max(begun, report.heard) if report else begun
     silent = heard + seconds(view.settings.progress.silence)

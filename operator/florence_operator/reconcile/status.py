@@ -74,12 +74,12 @@ def job_status(seen: Observation, old: JobStatus, stages: tuple[StageStatus, ...
         "phase": where,
         "stages": stages,
         "summary": summary(seen.job, stages),
-        "started": old.started or (now if begun and any(map(live, stages)) else None),
-        "ended": (old.ended or now) if where.terminal else None,
+        "start_time": old.start_time or (now if begun and any(map(live, stages)) else None),
+        "completion_time": (old.completion_time or now) if where.terminal else None,
         "idle_seconds": old.idle_seconds,
     }
     idle = idle_since(old)
-    if idle is not None and where not in _IDLE and old.started is not None:
+    if idle is not None and where not in _IDLE and old.start_time is not None:
         fields["idle_seconds"] += max(0.0, seen.now - idle)
     status = old.model_copy(update=fields)
     reason, message = story(status)
@@ -165,7 +165,7 @@ def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
     gpus = sum(
         resources.workers * resources.gpus_per_worker
         for stage in at_work
-        if (attempt := live(stage)) is not None and attempt.admitted is not None
+        if (attempt := live(stage)) is not None and attempt.admission_time is not None
         for resources in (job.spec.stage(stage.name).resources,)
     )
     etas = [s.progress.eta_seconds for s in at_work if s.progress and s.progress.eta_seconds]
@@ -219,8 +219,17 @@ def _essence(status: JobStatus) -> tuple[Any, ...]:
         tuple((c.type, c.status, c.reason) for c in status.conditions),
         tuple(
             (
-                *(stage.name, stage.state, stage.reason, stage.next_attempt, stage.budget_from),
-                *((a.number, a.stopping, a.ended, a.running, a.ranks) for a in stage.attempts[-1:]),
+                *(
+                    stage.name,
+                    stage.state,
+                    stage.reason,
+                    stage.next_attempt_time,
+                    stage.first_counted_attempt,
+                ),
+                *(
+                    (a.number, a.stopping, a.completion_time, a.pods_ready_time, a.ranks)
+                    for a in stage.attempts[-1:]
+                ),
             )
             for stage in status.stages
         ),

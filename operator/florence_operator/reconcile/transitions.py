@@ -47,7 +47,7 @@ _CHILDREN, _PODS = Question("Child"), Question("Pod")
 
 def follow(view: View, status: StageStatus, work: Work) -> StageStatus:
     """The record of a stage whose last attempt has not ended, after what was observed of it."""
-    status = take_progress(view, status)
+    status = take_progress(view, _with_uid(view, status))
     attempt = status.attempts[-1]
     after = _succeeded(view, status)
     if after is None and attempt.stopping is None:
@@ -65,6 +65,15 @@ def follow(view: View, status: StageStatus, work: Work) -> StageStatus:
             message = f"stage '{status.name}': {after.message}"
             work.tell(last.cause, message, action="Running", warning=True)
     return after
+
+
+def _with_uid(view: View, status: StageStatus) -> StageStatus:
+    """The record with the uid of its child, once that has been seen."""
+    attempt = status.attempts[-1]
+    child = view.child(attempt)
+    if child is None or attempt.job_ref is None or attempt.job_ref.uid:
+        return status
+    return with_attempt(status, job_ref=attempt.job_ref.model_copy(update={"uid": child.uid}))
 
 
 def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
@@ -88,14 +97,14 @@ def _succeeded(view: View, status: StageStatus) -> StageStatus | None:
         progress = progress.model_copy(
             update={"step": max(progress.step, progress.total), "eta_seconds": None}
         )
-    ended = count_gpus(view, with_attempt(status, ended=timestamp(view.now), exit_code=0))
+    ended = count_gpus(view, with_attempt(status, completion_time=timestamp(view.now), exit_code=0))
     return changed(
         ended,
         state=State.SUCCEEDED,
         conditions=(),
         reason="Succeeded",
         message=f"attempt {attempt.number} finished",
-        next_attempt=None,
+        next_attempt_time=None,
         progress=progress,
         model=f"{artifacts_uri(view.job, status.name)}/model" if trained else None,
         metrics=words.metrics,
@@ -164,7 +173,7 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
     child, pods = view.child(attempt), view.members(attempt)
     settle = seconds(view.settings.failures.settle)
     if child is None or child.deleting:
-        seen_until = (unix(attempt.started) or 0.0) + settle
+        seen_until = (unix(attempt.start_time) or 0.0) + settle
         if child is None and view.now < seen_until:
             # It was made a moment ago: this cache may not have it yet.
             work.wake(seen_until)
@@ -182,7 +191,7 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
         pods,
         child,
         workers=view.stage.resources.workers,
-        ran=attempt.running is not None,
+        ran=attempt.pods_ready_time is not None,
         now=view.now,
         settle=settle,
     )
@@ -194,9 +203,9 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
     if found is not None:
         work.wake(found)
         return status
-    if attempt.admitted is None:
-        waited = max(0.0, view.now - (unix(attempt.started) or view.now))
-        status = with_attempt(status, admitted=timestamp(view.now), queued_seconds=waited)
+    if attempt.admission_time is None:
+        waited = max(0.0, view.now - (unix(attempt.start_time) or view.now))
+        status = with_attempt(status, admission_time=timestamp(view.now), queued_seconds=waited)
     return _pods(view, status, pods, work)
 
 
@@ -209,10 +218,10 @@ def _pods(view: View, status: StageStatus, pods: Sequence[Pod], work: Work) -> S
     """The record of an attempt after what its pods say, none of which failed."""
     attempt = status.attempts[-1]
     up = [pod for pod in pods if pod.phase in ("Running", "Succeeded")]
-    if attempt.running is None and len(up) < view.stage.resources.workers:
+    if attempt.pods_ready_time is None and len(up) < view.stage.resources.workers:
         return _starting(view, status, pods, len(up), work)
-    if attempt.running is None:
-        status = with_attempt(status, running=timestamp(view.now))
+    if attempt.pods_ready_time is None:
+        status = with_attempt(status, pods_ready_time=timestamp(view.now))
         attempt = status.attempts[-1]
     workers = view.stage.resources.workers
     resumed = f" from step {attempt.restored_step}" if attempt.restored_step else ""
@@ -231,7 +240,7 @@ def _starting(
 ) -> StageStatus:
     """The record of an attempt whose pods do not all run yet, and how long that may last."""
     attempt = status.attempts[-1]
-    begun = unix(attempt.admitted) or view.now
+    begun = unix(attempt.admission_time) or view.now
     longest = view.policy.start_deadline
     deadline = begun + seconds(longest) if longest else math.inf
     pulling = next((pod for pod in pods if pod.waiting_reason in _IMAGE_PROBLEMS), None)

@@ -239,8 +239,8 @@ def test_wait_ends_with_the_job_and_with_its_patience(cluster: ServedCluster) ->
     assert cluster.run("wait", "bug").returncode == 3
     process = cluster.start("wait", "big")
     time.sleep(0.5)  # whether it sees the change as a change or at once must not matter
-    failed = attempt(1, cause="Diverged", exitCode=4, message="loss is NaN", ended="x")
-    failed["ended"] = "2027-01-15T07:59:00Z"
+    failed = attempt(1, cause="Diverged", exitCode=4, message="loss is NaN", completionTime="x")
+    failed["completionTime"] = "2027-01-15T07:59:00Z"
     cluster.put(job("Failed", stage("mixed", "Failed", attempts=[failed])))
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
@@ -324,8 +324,8 @@ def test_logs_come_from_the_pod_of_the_rank(cluster: ServedCluster) -> None:
 
 
 def test_following_goes_on_with_the_next_attempt(cluster: ServedCluster) -> None:
-    first = attempt(1, ended="2027-01-15T07:56:00Z", cause="NodeLost")
-    second = attempt(2, started="2027-01-15T07:57:00Z")
+    first = attempt(1, completionTime="2027-01-15T07:56:00Z", cause="NodeLost")
+    second = attempt(2, startTime="2027-01-15T07:57:00Z")
     cluster.do(
         lambda server: server.logs.update(
             {

@@ -33,7 +33,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_running(cluster: ServedCluster) -> None:
-    attempts = [attempt(1, ended="2026-01-01T00:00:00Z", cause="Killed"), attempt(2)]
+    attempts = [attempt(1, completionTime="2026-01-01T00:00:00Z", cause="Killed"), attempt(2)]
     cluster.put(job("Running", stage("mixed", "Running", attempts=attempts)))
     for number in (1, 2):
         cluster.put(*(pod(index, number) for index in (0, 1)))

@@ -35,8 +35,8 @@ def stored(cluster: ServedCluster, s3_settings: S3Settings) -> ServedCluster:
     created = cluster.do(lambda server: server.get(FLORENCE_JOBS, "team", "big"))
     assert created is not None
     folder = f"team/big-{created['metadata']['uid'][:8]}/mixed"
-    ended = attempt(1, ended="2027-01-15T07:56:00Z", cause="NodeLost")
-    kept = attempt(2, ended="2027-01-15T07:59:00Z", logs=f"{uri}/{folder}/logs/attempt-2")
+    ended = attempt(1, completionTime="2027-01-15T07:56:00Z", cause="NodeLost")
+    kept = attempt(2, completionTime="2027-01-15T07:59:00Z", logs=f"{uri}/{folder}/logs/attempt-2")
     cluster.put(
         job("Succeeded", stage("mixed", "Succeeded", attempts=[ended, kept]), artifacts=artifacts)
     )

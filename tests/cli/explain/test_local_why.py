@@ -30,11 +30,11 @@ def stage(state: State, **fields: Any) -> StageStatus:
 
 
 def attempt(number: int = 1, **fields: Any) -> Attempt:
-    return Attempt(number=number, started=BEGUN, **fields)
+    return Attempt(number=number, start_time=BEGUN, **fields)
 
 
 def test_at_work_it_says_how_far_and_what_happened_before() -> None:
-    before = attempt(ended=BEGUN, cause=Cause.KILLED, exit_code=137)
+    before = attempt(completionTime=BEGUN, cause=Cause.KILLED, exit_code=137)
     text = told(State.RUNNING, stage(State.RUNNING, attempts=(before, attempt(2)), progress=AT_20))
     assert text == (
         "Job 'digits' runs on this machine: stage 'mixed' (attempt 2) has been at work for 2m00s. "
@@ -44,8 +44,10 @@ def test_at_work_it_says_how_far_and_what_happened_before() -> None:
 
 
 def test_between_attempts_it_says_when_the_next_begins() -> None:
-    failed = attempt(ended=BEGUN, cause=Cause.TRY_AGAIN, exit_code=75, message="s3: no answer")
-    recovering = stage(State.RECOVERING, attempts=(failed,), next_attempt="2026-01-01T00:02:20Z")
+    failed = attempt(completionTime=BEGUN, cause=Cause.TRY_AGAIN, exit_code=75, message="s3: no answer")
+    recovering = stage(
+        State.RECOVERING, attempts=(failed,), next_attempt_time="2026-01-01T00:02:20Z"
+    )
     text = told(State.RECOVERING, recovering)
     assert "stage 'mixed' is tried again" in text
     assert "s3: no answer" in text
@@ -64,7 +66,7 @@ def test_a_failure_has_its_remedy(
     cause: Cause, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("florencectl.program.program_to_type", lambda: "florencectl")
-    failed = attempt(ended=BEGUN, cause=cause, message="what happened")
+    failed = attempt(completionTime=BEGUN, cause=cause, message="what happened")
     text = told(State.FAILED, stage(State.FAILED, attempts=(failed,), progress=AT_20))
     assert "failed in stage 'mixed' after 1 attempt" in text
     assert "what happened" in text
@@ -77,6 +79,6 @@ def test_stopped_done_and_not_begun() -> None:
     stopped = told(State.SUSPENDED, stage(State.SUSPENDED, attempts=(attempt(),), progress=AT_20))
     assert "is stopped in stage 'mixed'. Its newest checkpoint is of step 20. '" in stopped
     done = stage(State.SUCCEEDED, metrics={"top1": 0.5}, model="/m")
-    text = told(State.SUCCEEDED, done, started=BEGUN, ended="2026-01-01T00:01:00Z")
+    text = told(State.SUCCEEDED, done, startTime=BEGUN, completionTime="2026-01-01T00:01:00Z")
     assert "succeeded in 1m00s. Results of stage 'mixed': top1 0.5. The model is /m." in text
     assert "has not begun" in told(State.PENDING)

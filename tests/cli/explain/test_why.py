@@ -41,7 +41,7 @@ PROGRESS = {
 }
 LOST = attempt(
     1,
-    ended=FIVE_MINUTES_AGO,
+    completionTime=FIVE_MINUTES_AGO,
     cause="NodeLost",
     pod="big-mixed-a1-worker-1",
     node="node1",
@@ -50,7 +50,7 @@ LOST = attempt(
 )
 BAD = attempt(
     1,
-    ended=FIVE_MINUTES_AGO,
+    completionTime=FIVE_MINUTES_AGO,
     cause="UnusableData",
     exitCode=3,
     pod="p",
@@ -230,7 +230,7 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
         facts(
             job(
                 "Stalled",
-                stage("mixed", "Stalled", attempts=[attempt(progressed=FIVE_MINUTES_AGO)]),
+                stage("mixed", "Stalled", attempts=[attempt(lastProgressTime=FIVE_MINUTES_AGO)]),
             )
         ),
         ["last got further 5m00s ago", "10m without progress is allowed", "replaces the attempt"],
@@ -244,7 +244,7 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
                     "Recovering",
                     attempts=[LOST],
                     progress=PROGRESS,
-                    nextAttempt="2027-01-15T08:00:05Z",
+                    nextAttemptTime="2027-01-15T08:00:05Z",
                 ),
             )
         ),
@@ -353,10 +353,10 @@ ATTEMPTS = st.builds(
     st.none() | st.sampled_from([*(cause.value for cause in Cause), "Gremlins"]),
     message=TEXTS,
     pod=TEXTS,
-    child=TEXTS,
-    started=MOMENTS,
-    admitted=MOMENTS,
-    ended=MOMENTS,
+    jobRef=st.none() | st.just({"kind": "PyTorchJob", "name": "child"}),
+    startTime=MOMENTS,
+    admissionTime=MOMENTS,
+    completionTime=MOMENTS,
     exitCode=st.none() | st.integers(0, 255),
     lastLines=st.lists(st.text(max_size=5), max_size=2),
 )
@@ -365,7 +365,7 @@ STAGES = st.builds(
     st.sampled_from(["mixed", "check", "other"]),
     st.sampled_from(STATES),
     message=TEXTS,
-    nextAttempt=MOMENTS,
+    nextAttemptTime=MOMENTS,
     attempts=st.lists(ATTEMPTS, max_size=3),
     progress=st.none() | st.just(PROGRESS) | st.just({}),
 )

@@ -20,12 +20,12 @@ def stage(name: str, state: State, *attempts: Attempt) -> StageStatus:
 
 
 def test_the_stage_at_work_failed_and_its_attempt_was_killed() -> None:
-    done = stage("mixed", State.SUCCEEDED, Attempt(number=1, ended="x", exit_code=0))
-    busy = stage("clean", State.RUNNING, Attempt(number=1, started="x"))
+    done = stage("mixed", State.SUCCEEDED, Attempt(number=1, completion_time="x", exit_code=0))
+    busy = stage("clean", State.RUNNING, Attempt(number=1, start_time="x"))
     rest = stage("zero-shot", State.PENDING)
     found = interrupted(job(State.RUNNING, done, busy, rest), owner=77, ended=ENDED).status
     assert found is not None
-    assert (found.phase, found.ended) == (State.FAILED, ENDED)
+    assert (found.phase, found.completion_time) == (State.FAILED, ENDED)
     assert found.stages[0] == done
     assert found.stages[2] == rest
     failed = found.stages[1]
@@ -35,12 +35,18 @@ def test_the_stage_at_work_failed_and_its_attempt_was_killed() -> None:
 
 
 def test_between_attempts_only_the_stage_failed() -> None:
-    ended = Attempt(number=1, ended="x", exit_code=75, cause=Cause.TRY_AGAIN, message="no answer")
-    waiting = stage("mixed", State.RECOVERING, ended).model_copy(update={"next_attempt": "y"})
+    ended = Attempt(
+        number=1, completion_time="x", exit_code=75, cause=Cause.TRY_AGAIN, message="no answer"
+    )
+    waiting = stage("mixed", State.RECOVERING, ended).model_copy(update={"next_attempt_time": "y"})
     found = interrupted(job(State.RUNNING, waiting), owner=None, ended=ENDED).status
     assert found is not None
     (failed,) = found.stages
-    assert (failed.state, failed.next_attempt, failed.attempts) == (State.FAILED, None, (ended,))
+    assert (failed.state, failed.next_attempt_time, failed.attempts) == (
+        State.FAILED,
+        None,
+        (ended,),
+    )
 
 
 @pytest.mark.parametrize("phase", [State.PENDING, State.SUCCEEDED, State.FAILED, State.SUSPENDED])

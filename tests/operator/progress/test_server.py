@@ -61,7 +61,7 @@ def pod(
 
 
 def job(*, ended: str | None = None) -> dict[str, Any]:
-    attempts = (Attempt(number=1, ended="x"), Attempt(number=2, ended=ended))
+    attempts = (Attempt(number=1, completion_time="x"), Attempt(number=2, completion_time=ended))
     stage = StageStatus(name="train", state=State.RUNNING, attempts=attempts)
     status = JobStatus(stages=(stage,)).wire()
     return {"metadata": {"name": "j", "namespace": "ns", "uid": "job-1"}, "status": status}

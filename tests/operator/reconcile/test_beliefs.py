@@ -205,7 +205,7 @@ def test_an_attempt_that_is_being_stopped_ends_when_its_pods_are_gone_indeed() -
     subject.reconcile(crash=1)  # the status alone
     subject.take_over({"children": {}, "pods": {}})
     subject.reconcile()
-    assert stage(subject).attempts[0].ended is None
+    assert stage(subject).attempts[0].completion_time is None
     subject.catch_up()
     settle(subject)
     assert subject.status.phase is State.SUSPENDED

@@ -84,7 +84,7 @@ def test_a_stage_whose_dependency_failed_never_starts() -> None:
     subject.reconcile()
     assert subject.status.phase is State.FAILED
     assert subject.status.stages[1].reason == "DependencyFailed"
-    assert subject.status.ended is not None
+    assert subject.status.completion_time is not None
 
 
 def test_suspending_stops_the_pods_and_resuming_costs_nothing() -> None:
@@ -266,7 +266,7 @@ def test_a_failed_job_is_retried_on_request_with_fresh_budgets() -> None:
     subject.policy(retry=1)
     subject.reconcile()
     stage = subject.status.stages[0]
-    assert (len(stage.attempts), stage.budget_from) == (2, 2)
+    assert (len(stage.attempts), stage.first_counted_attempt) == (2, 2)
     assert (subject.status.phase, subject.status.retry) == (State.STARTING, 1)
 
 

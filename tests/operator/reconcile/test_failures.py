@@ -189,17 +189,22 @@ causes = st.sampled_from(list(Cause))
 
 @given(st.lists(st.tuples(causes, st.booleans()), min_size=1, max_size=12), st.integers(1, 5))
 def test_budgets_and_delays_follow_their_definition(
-    ends: list[tuple[Cause, bool]], budget_from: int
+    ends: list[tuple[Cause, bool]], first_counted_attempt: int
 ) -> None:
     attempts = [
-        Attempt(number=i, cause=cause, ended="x", committed="x" if committed else None)
+        Attempt(
+            number=i,
+            cause=cause,
+            completion_time="x",
+            last_checkpoint_time="x" if committed else None,
+        )
         for i, (cause, committed) in enumerate(ends, 1)
     ]
     retries, policy = Retries(infrastructure=3, application=1), Failures()
-    counted = [a for a in attempts if a.number >= budget_from and a.cause]
-    spent = charged(attempts, budget_from)
+    counted = [a for a in attempts if a.number >= first_counted_attempt and a.cause]
+    spent = charged(attempts, first_counted_attempt)
     assert sum(spent.values()) == len(counted)
-    after = sequel(attempts, budget_from, retries, policy)
+    after = sequel(attempts, first_counted_attempt, retries, policy)
     budget = budget_of(ends[-1][0])
     granted = {Budget.INFRASTRUCTURE: 3, Budget.APPLICATION: 1}.get(budget)
     if budget is Budget.FINAL:
@@ -216,7 +221,7 @@ def test_budgets_and_delays_follow_their_definition(
         streak = 0
         for attempt in reversed(charged_for):
             streak += 1
-            if attempt.committed:
+            if attempt.last_checkpoint_time:
                 break
         assert after.delay == min(300, 5 * 2 ** max(0, streak - 1))
 

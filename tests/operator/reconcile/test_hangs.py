@@ -46,7 +46,7 @@ def last(subject: Cluster) -> Attempt:
 def test_pods_that_go_one_after_the_other_name_the_rank_together() -> None:
     subject = stalled()
     leave(subject, 0, WAITING)
-    assert last(subject).ended is None
+    assert last(subject).completion_time is None
     assert last(subject).ranks == (WAITING,)
     leave(subject, 1, READING)
     assert last(subject).cause is Cause.STALLED

@@ -37,9 +37,9 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_each_ended_attempt_is_counted_once() -> None:
     metrics = Metrics(CollectorRegistry())
-    first = status(State.RUNNING, Attempt(number=1, started=THEN))
+    first = status(State.RUNNING, Attempt(number=1, start_time=THEN))
     second = status(State.RECOVERING, ended(1, Cause.NODE_LOST))
-    third = status(State.RUNNING, ended(1, Cause.NODE_LOST), Attempt(number=2, started=THEN))
+    third = status(State.RUNNING, ended(1, Cause.NODE_LOST), Attempt(number=2, start_time=THEN))
     fourth = status(State.SUCCEEDED, ended(1, Cause.NODE_LOST), ended(2, None))
     steps = [JobStatus(), first, second, third, fourth, fourth]
     for old, new in pairwise(steps):
@@ -53,7 +53,7 @@ def test_each_ended_attempt_is_counted_once() -> None:
 
 def test_a_checkpoint_ages_only_while_its_attempt_goes_on() -> None:
     metrics = Metrics(CollectorRegistry(), clock=lambda: 1_795_430_000.0)
-    going = status(State.RUNNING, Attempt(number=1, started=THEN, committed=LATER))
+    going = status(State.RUNNING, Attempt(number=1, start_time=THEN, last_checkpoint_time=LATER))
     account(metrics, KEY, JobStatus(), going)
     labels = {"namespace": "vision", "job": "job"}
     age = value(metrics, "florence_checkpoint_age_seconds", **labels)

@@ -118,7 +118,7 @@ def test_pods_that_were_not_ready_in_time_cost_a_retry_and_a_pause() -> None:
     subject = evicted("PodsReadyTimeout", retries={"infrastructure": 1})
     assert causes(subject) == [Cause.PODS_READY_TIMEOUT]
     assert budget_of(Cause.PODS_READY_TIMEOUT) is Budget.INFRASTRUCTURE
-    assert subject.status.stages[0].next_attempt is not None
+    assert subject.status.stages[0].next_attempt_time is not None
     subject.now += 10
     subject.reconcile()
     subject.admit(A2)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from florence.config.progress import StageProgress
-from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
+from florence_operator.api.status import Attempt, JobReference, JobStatus, StageStatus, State
 from florence_operator.api.summary import length
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.observe.observation import Observation
@@ -14,7 +14,13 @@ from florence_operator.reconcile.status import job_status, phase, summary, urgen
 from tests.operator.simulated_cluster import SETTINGS, job_document
 
 JOB = FlorenceJob.model_validate(job_document())
-LIVE = (Attempt(number=1, child="c", started="2026-01-01T00:00:00Z"),)
+LIVE = (
+    Attempt(
+        number=1,
+        job_ref=JobReference(kind="PyTorchJob", name="c"),
+        start_time="2026-01-01T00:00:00Z",
+    ),
+)
 
 
 def stage(state: State, name: str = "a", *, live: bool | None = None) -> StageStatus:
@@ -84,15 +90,15 @@ def test_gpu_seconds_after_the_last_commit_of_a_failed_attempt_are_lost() -> Non
     view = View(stage=job.spec.stages[0], seen=seen, settings=SETTINGS)
     attempt = Attempt(
         number=1,
-        running="2026-01-01T00:00:00Z",
-        committed="2026-01-01T00:01:00Z",
+        pods_ready_time="2026-01-01T00:00:00Z",
+        last_checkpoint_time="2026-01-01T00:01:00Z",
         ended="2026-01-01T00:01:30Z",
     )
     assert gpu_seconds(view, attempt) == (90 * 8, 0)
     failed = attempt.model_copy(update={"cause": "NodeLost"})
     assert gpu_seconds(view, failed) == (90 * 8, 30 * 8)
-    assert gpu_seconds(view, failed.model_copy(update={"committed": None})) == (720, 720)
-    assert gpu_seconds(view, Attempt(number=1, ended="2026-01-01T00:00:00Z")) == (0, 0)
+    assert gpu_seconds(view, failed.model_copy(update={"last_checkpoint_time": None})) == (720, 720)
+    assert gpu_seconds(view, Attempt(number=1, completion_time="2026-01-01T00:00:00Z")) == (0, 0)
 
 
 def test_conditions_keep_the_time_at_which_they_changed() -> None:
