@@ -17,7 +17,8 @@ def stage(name: str, state: str = "Pending", **fields: Any) -> Document:
 
 def attempt(number: int = 1, **fields: Any) -> Document:
     name = f"big-mixed-a{number}"
-    return {"number": number, "jobRef": {"kind": "PyTorchJob", "name": name}, "startTime": FIVE_MINUTES_AGO, **fields}
+    child = {"kind": "PyTorchJob", "name": name}
+    return {"number": number, "jobRef": child, "startTime": FIVE_MINUTES_AGO, **fields}
 
 
 def job(phase: str | None = None, *stages: Document, **spec: Any) -> Document:

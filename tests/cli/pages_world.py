@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +121,9 @@ def fill_cluster(cluster: ServedCluster, phase: str, s3: S3Settings) -> None:
     """The jobs that the pages ask a cluster about, in the same state, and what they left."""
     state = "Succeeded" if phase == "Succeeded" else "Running"
     for name, namespace in (("big", "team"), ("digits-cluster", "florence"), ("job", "vision")):
-        ended: Mapping[str, Any] = {"completionTime": cluster_objects.FIVE_MINUTES_AGO}
+        ended: dict[str, Any] = {"completionTime": cluster_objects.FIVE_MINUTES_AGO}
         attempts = [
-            cluster_objects.attempt(completionTime=cluster_objects.FIVE_MINUTES_AGO, cause="Stalled"),
+            cluster_objects.attempt(**ended, cause="Stalled"),
             cluster_objects.attempt(2, **(ended if phase == "Succeeded" else {})),
         ]
         document = cluster_objects.job(

@@ -32,12 +32,13 @@ KUBECTL = shutil.which("kubectl")
 
 # The modules whose words end up in status and events.
 DECIDING = (
-    *("schedule", "transitions", "watching", "queueing", "cleanup"),
-    *("failures", "api/retrying", "status", "view"),
+    *("reconcile/decide", "reconcile/transitions", "reconcile/stalls", "reconcile/queueing"),
+    *("reconcile/cleanup", "reconcile/failures", "reconcile/status", "reconcile/stage_view"),
+    "api/retrying",
 )
 # Words in them that are not said but read: of Kubernetes, the Training Operator and Kueue.
 READ = {
-    *("PyTorchJob", "FlorenceJob", "Pod", "Service", "Node", "Workload"),
+    *("Child", "FlorenceJob", "Pod", "Service", "Node", "Workload"),
     *("Pending", "Succeeded", "Failed", "Running"),
     *("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown", "NodeLost"),
     *("PreemptionByScheduler", "OOMKilled", "True", "False"),
@@ -79,7 +80,7 @@ def event_reasons() -> set[str]:
 
 def noticed() -> set[str]:
     """The reasons of events about jobs that nothing can be decided of."""
-    path = ROOT / "operator/florence_operator/reconcile.py"
+    path = ROOT / "operator/florence_operator/reconcile/reconciler.py"
     return {
         word.value.value
         for call in ast.walk(ast.parse(path.read_text()))

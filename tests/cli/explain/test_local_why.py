@@ -34,7 +34,7 @@ def attempt(number: int = 1, **fields: Any) -> Attempt:
 
 
 def test_at_work_it_says_how_far_and_what_happened_before() -> None:
-    before = attempt(completionTime=BEGUN, cause=Cause.KILLED, exit_code=137)
+    before = attempt(completion_time=BEGUN, cause=Cause.KILLED, exit_code=137)
     text = told(State.RUNNING, stage(State.RUNNING, attempts=(before, attempt(2)), progress=AT_20))
     assert text == (
         "Job 'digits' runs on this machine: stage 'mixed' (attempt 2) has been at work for 2m00s. "
@@ -44,7 +44,8 @@ def test_at_work_it_says_how_far_and_what_happened_before() -> None:
 
 
 def test_between_attempts_it_says_when_the_next_begins() -> None:
-    failed = attempt(completionTime=BEGUN, cause=Cause.TRY_AGAIN, exit_code=75, message="s3: no answer")
+    ended = {"completion_time": BEGUN, "cause": Cause.TRY_AGAIN, "exit_code": 75}
+    failed = attempt(**ended, message="s3: no answer")
     recovering = stage(
         State.RECOVERING, attempts=(failed,), next_attempt_time="2026-01-01T00:02:20Z"
     )
@@ -66,7 +67,7 @@ def test_a_failure_has_its_remedy(
     cause: Cause, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("florencectl.program.program_to_type", lambda: "florencectl")
-    failed = attempt(completionTime=BEGUN, cause=cause, message="what happened")
+    failed = attempt(completion_time=BEGUN, cause=cause, message="what happened")
     text = told(State.FAILED, stage(State.FAILED, attempts=(failed,), progress=AT_20))
     assert "failed in stage 'mixed' after 1 attempt" in text
     assert "what happened" in text
@@ -79,6 +80,6 @@ def test_stopped_done_and_not_begun() -> None:
     stopped = told(State.SUSPENDED, stage(State.SUSPENDED, attempts=(attempt(),), progress=AT_20))
     assert "is stopped in stage 'mixed'. Its newest checkpoint is of step 20. '" in stopped
     done = stage(State.SUCCEEDED, metrics={"top1": 0.5}, model="/m")
-    text = told(State.SUCCEEDED, done, startTime=BEGUN, completionTime="2026-01-01T00:01:00Z")
+    text = told(State.SUCCEEDED, done, start_time=BEGUN, completion_time="2026-01-01T00:01:00Z")
     assert "succeeded in 1m00s. Results of stage 'mixed': top1 0.5. The model is /m." in text
     assert "has not begun" in told(State.PENDING)

@@ -88,7 +88,8 @@ def test_a_cause_of_another_version_stays_in_the_history() -> None:
 def test_a_stage_in_a_state_of_another_version_is_let_alone() -> None:
     subject = cluster()
     subject.reconcile()
-    attempt = stage(subject).attempts[0].model_copy(update={"completion_time": "1970-01-12T13:46:40Z"})
+    ended = {"completion_time": "1970-01-12T13:46:40Z"}
+    attempt = stage(subject).attempts[0].model_copy(update=ended)
     with_stage(subject, state=State("Cancelled"), message="by hand", attempts=(attempt,))
     for _ in range(3):
         subject.now += 1000
