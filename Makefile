@@ -47,17 +47,21 @@ generated: $(VENV)/.dev ## whether generated files are fresh
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES) --check
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python -m tools.reference docs/reference.md --check
+	$(BIN)/python -m tools.rights --check
+	$(BIN)/python -m tools.causes --check
 	$(BIN)/python -m tools.version --check
 
 format: $(VENV)/.dev ## put style and format right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, reference, version
+generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, reference, rights, causes, version
 	$(BIN)/python -m florence_jobs.recipes jobs/samples
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES)
 	$(BIN)/python charts/generate.py
 	$(BIN)/python -m tools.reference docs/reference.md
+	$(BIN)/python -m tools.rights
+	$(BIN)/python -m tools.causes
 	$(BIN)/python -m tools.version
 
 samples: $(VENV)/.dev ## every sample at full length; writes the figures that docs/results.md quotes

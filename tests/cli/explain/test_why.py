@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from florence_operator.api.cause_texts import CAUSE_TEXTS
 from florence_operator.api.failure import Cause
 from florence_operator.api.status import Attempt, State
-from florencectl.cause_texts import MEANINGS, happened, remedy
+from florencectl.cause_texts import happened, remedy
 from florencectl.explain.describe import describe
 from florencectl.explain.snapshot import Event, Snapshot
 from florencectl.explain.why import why
@@ -337,7 +338,7 @@ def test_a_plugin_names_itself() -> None:
 
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_words_and_a_remedy(cause: Cause) -> None:
-    assert cause in MEANINGS
+    assert cause in CAUSE_TEXTS
     words = happened(Attempt(number=3, cause=cause, pod="p", exit_code=1, message="it broke."))
     assert words.startswith("attempt 3 ")
     assert words.endswith("(pod p, exit code 1): it broke")

@@ -1,0 +1,62 @@
+{{- /* Generated from operator/florence_operator/rights.py: run 'make generate'. */}}
+{{- define "florence-operator.jobsRules" -}}
+- apiGroups: [florence.dev]
+  resources: [florencejobs]
+  verbs: [list, watch, patch, delete]
+- apiGroups: [florence.dev]
+  resources: [florencejobs/status]
+  verbs: [update]
+- apiGroups: [florence.dev]
+  resources: [florencejobs/finalizers]
+  verbs: [update]
+- apiGroups: [kubeflow.org]
+  resources: [pytorchjobs]
+  verbs: [list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list, watch]
+{{- end }}
+{{- define "florence-operator.clusterRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
+{{- if and (eq (include "florence-operator.selfMade" .) "true") .Values.webhook.enabled }}
+- apiGroups: [admissionregistration.k8s.io]
+  resources: [validatingwebhookconfigurations]
+  resourceNames: [{{ include "florence-operator.fullname" . }}]
+  verbs: [get, patch]
+{{- end }}
+{{- end }}
+{{- define "florence-operator.ownNamespaceRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "florence-operator.fullname" . }}]
+  verbs: [get, update, patch]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+{{- if eq (include "florence-operator.selfMade" .) "true" }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "florence-operator.tlsSecret" . }}]
+  verbs: [patch]
+{{- end }}
+{{- end }}
