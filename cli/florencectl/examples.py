@@ -72,6 +72,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
     ),
+    "models list": ("models list", "models list digits-contrastive -o wide"),
+    "models show": ("models show digits-contrastive@champion",),
+    "models promote": (
+        "models promote digits-contrastive --if 'digits/top1 >= champion + 0.002'",
+        "models promote digits-contrastive/3 --to staging",
+    ),
+    "models alias": (
+        "models alias digits-contrastive/2 champion",
+        "models alias digits-contrastive staging --delete",
+    ),
+    "models lineage": ("models lineage digits-classification@champion -o wide",),
+    "models compare": ("models compare digits-contrastive@champion digits-contrastive@candidate",),
     "data index": (
         "data index shards/web",
         "data index s3://bucket/web --endpoint http://minio:9000",
