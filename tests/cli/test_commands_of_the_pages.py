@@ -71,7 +71,10 @@ EXTENDING = "florencectl submit -f job.yaml --local --extend"
 
 ELSEWHERE = {"florencectl serve models:/MODEL_ID": "test_serve.py, whose store has a model"}
 
-PAGES_OF_OTHER_TESTS = {"registry.md": "test_models_commands.py"}
+PAGES_OF_OTHER_TESTS = {
+    "registry.md": "test_models_commands.py",
+    "pipelines.md": "test_pipeline_commands.py",
+}
 """Pages whose commands are about one store or server each, and run one after another."""
 
 PAGES_HERE = [page for page in pages() if page.name not in PAGES_OF_OTHER_TESTS]

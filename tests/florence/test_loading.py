@@ -138,16 +138,15 @@ def test_a_name_of_a_registry_is_looked_up_by_what_is_installed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An installed package's entry point resolves it; this one's is of a registry of its own."""
-    with pytest.raises(
-        ConfigurationError, match="knows models by 'toy:/'"
-    ):
+    with pytest.raises(ConfigurationError, match="knows models by 'toy:/'"):
         florence.load("toy:/digits@champion")
     installed = tmp_path / "toy-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
     (installed / "entry_points.txt").write_text("[florence.models]\ntoy = toyregistry:find\n")
+    place = str(folder / "model")
     (tmp_path / "toyregistry.py").write_text(
-        f"def find(uri, s3):\n    return {str(folder / 'model')!r} * (uri == 'toy:/digits@champion')\n"
+        f"def find(uri, s3):\n    return {place!r} if uri == 'toy:/digits@champion' else uri\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert florence.load("toy:/digits@champion").card == DIGITS_CARD
