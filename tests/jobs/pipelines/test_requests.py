@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence.errors import ConfigurationError
@@ -76,6 +76,7 @@ def test_mistakes_are_named(given: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1, max_size=80), st.text(max_size=80))
 def test_a_name_is_that_of_the_task_of_the_run_and_of_no_other(run: str, task: str) -> None:
     job = requested(JOB)

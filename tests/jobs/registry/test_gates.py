@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence.errors import ConfigurationError
@@ -115,6 +115,7 @@ def terms() -> st.SearchStrategy[Any]:
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(left=terms(), sign=st.sampled_from(sorted(COMPARE)), right=terms())
 def test_arithmetic_is_that_of_python(
     left: tuple[str, str], sign: str, right: tuple[str, str]
@@ -124,6 +125,7 @@ def test_arithmetic_is_that_of_python(
     assert judged(text) is expected
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet="ab/@:.-+*()<>= 0123456789_'\"[]{}\\\n;", max_size=40))
 def test_any_other_text_is_refused_or_judged_but_never_breaks(text: str) -> None:
     with contextlib.suppress(ConfigurationError):

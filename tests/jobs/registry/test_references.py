@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from florence.errors import ConfigurationError
@@ -35,6 +35,7 @@ def test_what_is_none_is_refused_with_how_one_is_written(text: str) -> None:
         parse_reference(text)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(NAMES, st.sampled_from([{}, {"version": "3"}, {"alias": "champion"}]))
 def test_writing_and_reading_are_inverse(name: str, which: dict[str, str]) -> None:
     reference = Reference(name, **which)
@@ -42,6 +43,7 @@ def test_writing_and_reading_are_inverse(name: str, which: dict[str, str]) -> No
         assert parse_reference(str(reference)) == reference
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1, max_size=30), st.sampled_from(["contrastive", "classification"]))
 def test_a_registered_name_is_one_that_a_reference_can_name(experiment: str, task: str) -> None:
     name = registered_name(experiment, task)
