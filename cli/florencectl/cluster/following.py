@@ -14,9 +14,10 @@ from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import FAILED, TIMED_OUT, NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
 from florencectl.cluster.watching import changes
+from florencectl.display_choice import run_display
 from florencectl.output import note
 from florencectl.program import program_name
-from florencectl.run_display import RunDisplay, duration, run_display
+from florencectl.run_display import RunDisplay, duration
 
 if TYPE_CHECKING:
     from florence_operator.kube.client import Client
