@@ -49,6 +49,7 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
         *_node_pool(job.spec.node_pool),
         *_pods(job.spec.pods, settings.allowed),
         *_queue(job),
+        *_backend(job, settings),
         *(
             problem
             for index, stage in enumerate(job.spec.stages)
@@ -187,6 +188,21 @@ def _queue(job: FlorenceJob) -> Iterator[str]:
     for field, value in (("queue", policy.queue), ("priorityClass", policy.priority_class)):
         if value is not None and (not value or not _LABEL_VALUE.fullmatch(value)):
             yield f"spec.runPolicy.{field}: '{value[:80]}' is not the name of an object"
+
+
+def _backend(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
+    wanted, fixed = job.spec.run_policy.backend, settings.backend
+    if "auto" not in (wanted, fixed) and wanted != fixed:
+        yield (
+            f"spec.runPolicy.backend: the operator's settings make all children {fixed}s: choose "
+            "that or auto"
+        )
+    needed = job.spec.run_policy.backend_needed
+    if needed and fixed not in ("auto", needed):
+        yield (
+            f"spec.runPolicy.topology: Volcano's needs {needed}s, and the operator's settings make "
+            f"all children {fixed}s"
+        )
 
 
 def _stage(field: str, stage: Stage, volumes: tuple[Volume, ...]) -> Iterator[str]:
