@@ -50,13 +50,14 @@ MEANINGS: dict[Cause, Meaning] = {
     ),
     Cause.NODE_LOST: Meaning("lost a node", "check the node (kubectl get nodes); " + _RETRY),
     Cause.POD_DELETED: Meaning("lost a pod that somebody deleted", _RETRY),
-    Cause.CHILD_DELETED: Meaning("lost its PyTorchJob, which somebody deleted", _RETRY),
+    Cause.CHILD_DELETED: Meaning("lost its PyTorchJob or TrainJob, which somebody deleted", _RETRY),
     Cause.NOT_HEARD: Meaning(
         "was not heard for longer than runPolicy.silenceTimeout",
         "see in the log why its reports do not arrive ('{program} logs {job}'); " + _RETRY,
     ),
     Cause.PODS_READY_TIMEOUT: Meaning(
-        "did not have all its pods running within Kueue's waitForPodsReady",
+        "did not have all its pods running within Kueue's waitForPodsReady, or held nodes for "
+        "only some of them",
         "find out why the pods did not start; " + _RETRY + " after that",
     ),
     Cause.MAXIMUM_EXECUTION_TIME: Meaning(

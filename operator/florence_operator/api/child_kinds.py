@@ -28,6 +28,12 @@ class ChildKind:
     """Of a child: what is appended for its pods has to fit into a label of 63 characters."""
     controller: str
     """Who makes its pods, for people."""
+    makers: tuple[tuple[str, str], ...] = ()
+    """What is made of it on the way to its pods: kinds, and what follows its name in theirs."""
+
+    def told_of(self, child: str) -> tuple[str, ...]:
+        """The objects, as ``Kind/name``, whose events tell why a child has no pods."""
+        return (f"{self.name}/{child}", *(f"{kind}/{child}{end}" for kind, end in self.makers))
 
 
 PYTORCH_JOB = ChildKind(
@@ -43,6 +49,7 @@ TRAIN_JOB = ChildKind(
     index_label="batch.kubernetes.io/job-completion-index",
     longest_name=63 - len(f"-{TRAINER_JOB}-0-9999-abcde"),
     controller="Kubeflow Trainer",
+    makers=(("JobSet", ""), ("Job", f"-{TRAINER_JOB}-0")),
 )
 CHILD_KINDS = {kind.name: kind for kind in (PYTORCH_JOB, TRAIN_JOB)}
 

@@ -10,8 +10,8 @@ from florence_operator.api.attempt_pods import pod_from
 from florence_operator.backends.pytorchjob import PyTorchJobs
 from florence_operator.backends.registry import child_from
 from florence_operator.observe.caches import BY_JOB, Caches, slim_node, slim_pod
-from florence_operator.observe.nodes import node_from
 from florence_operator.observe.children import Children
+from florence_operator.observe.nodes import node_from
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.store import Key
 
