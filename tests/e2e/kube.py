@@ -59,10 +59,8 @@ def children_kinds() -> tuple[str, ...]:
         *("pytorchjobs.kubeflow.org", "trainjobs.trainer.kubeflow.org"),
         *("trainingruntimes.trainer.kubeflow.org", "jobsets.jobset.x-k8s.io"),
     )
-    names = kubectl("get", "crd", "-o", "name").split()
-    return tuple(
-        kind for kind in known if f"customresourcedefinition.apiextensions.k8s.io/{kind}" in names
-    )
+    names = {line.partition("/")[2] for line in kubectl("get", "crd", "-o", "name").split()}
+    return tuple(kind for kind in known if kind in names)
 
 
 def eventually(what: str, true: Callable[[], Any], *, timeout: float, pause: float = 0.5) -> Any:

@@ -1,4 +1,4 @@
-"""PyTorchJobs and TrainJobs on one cluster: the same parameters, and a change from one to the other."""
+"""PyTorchJobs and TrainJobs on one cluster: the same parameters, and changing between them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_live_child_is_followed_to_its_end_and_the_next_one_is_of_the_new_kind
 def test_what_an_orphaning_deletion_leaves_is_taken_away(
     kind: str, undisturbed: str, parameters: Digest
 ) -> None:
-    """``kubectl delete --cascade=orphan``: pods of nobody must not train beside their successors."""
+    """``kubectl delete --cascade=orphan``: pods of nobody must not train beside the next ones."""
     name = jobs.submit(jobs.small_job(f"orphaned-{kind.lower()}", backend=kind))
     jobs.wait_for_commit(name)
     child = jobs.attempts(name)[0]["jobRef"]["name"]

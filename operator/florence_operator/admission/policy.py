@@ -28,7 +28,10 @@ _LABEL_KEY = re.compile(
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BUCKET = re.compile(r"s3://[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9](/.*)?", re.DOTALL)
 
-_OWN_LABELS = ("florence.dev/", "training.kubeflow.org/", "kueue.x-k8s.io/")
+_OWN_LABELS = (
+    *("florence.dev/", "training.kubeflow.org/", "trainer.kubeflow.org/", "kueue.x-k8s.io/"),
+    *("jobset.sigs.k8s.io/", "batch.kubernetes.io/"),
+)
 # By these Services, network policies and schedulers choose pods, the operator's own Service too.
 _SELECTED_BY = re.compile(r"app|k8s-app|([^/]*\.)?(kubernetes\.io|k8s\.io|x-k8s\.io)/.*")
 _OWN_VARIABLES = re.compile(

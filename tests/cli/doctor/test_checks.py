@@ -129,6 +129,7 @@ async def version(request: web.Request) -> web.Response | None:
 
 def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> None:
     cluster.do(lambda server: server.before.append(version))
+    cluster.do(lambda server: server.groups.clear())
     cluster.put(node("n1"))
     result = cluster.run("doctor")
     assert result.returncode == 1, result.stderr
@@ -138,7 +139,7 @@ def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> N
     assert rows["API server"] == "OK"
     assert rows["FlorenceJob CRD"] == "FAIL"
     assert rows["operator"] == "FAIL"
-    assert rows["Training Operator"] == "FAIL"
+    assert rows["backend"] == "FAIL"
     assert rows["Kueue"] == "OK"
     assert rows["nodes"] == "OK"
 
