@@ -1,6 +1,8 @@
 # `make` prints what there is: every target with the words behind its `##`.
 #
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
+# BACKEND=…   the kind of children that `make e2e` runs over: PyTorchJob or TrainJob; else auto
+# ONLY=…      a mark of tests: `make e2e` runs only those that have it
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
 .PHONY: help run test test-fast test-cuda e2e check lint types imports generated format generate
 .PHONY: samples samples-short screenshots bench bench-operator clean constraints
@@ -10,6 +12,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?=
+BACKEND ?=
+ONLY   ?=
 CRD_FILES := manifests/base/crds/florence.dev_florencejobs.yaml charts/florence-operator/templates/crds.yaml
 
 help: ## print this list
@@ -28,7 +32,7 @@ test-cuda: $(VENV)/.dev ## the tests that need a GPU, on this machine's first
 	$(BIN)/python -m pytest -m cuda
 
 e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
-	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200
+	FLORENCE_E2E=1 FLORENCE_E2E_BACKEND=$(BACKEND) $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200 $(if $(ONLY),-m $(ONLY))
 
 check: lint types imports generated ## lint, types, imports and generated, as CI does
 

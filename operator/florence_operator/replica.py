@@ -15,13 +15,12 @@ from prometheus_client import CollectorRegistry
 from florence_operator.admission.validation import validate
 from florence_operator.api.duration import seconds
 from florence_operator.api.labels import JOB_LABEL
-from florence_operator.backends.pytorchjob import PyTorchJobs
+from florence_operator.backends.protocol import Backend
 from florence_operator.kube.client import (
     FLORENCE_JOBS,
     NODES,
     PODS,
     WORKLOADS,
-    ApiError,
     Client,
 )
 from florence_operator.kube.discovery import served
@@ -41,6 +40,8 @@ from florence_operator.observe.caches import (
     slim_node,
     slim_pod,
 )
+from florence_operator.observe.children import Children
+from florence_operator.observe.installed import InstalledKinds, may_list
 from florence_operator.progress.leader_proxy import LeaderForward
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.progress.server import ProgressServer
@@ -58,6 +59,7 @@ from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
+from florence_operator.runtime.store import Key
 from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
 
@@ -97,11 +99,10 @@ def with_progress_url(settings: OperatorConfiguration, namespace: str) -> Operat
 async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches:
     """The informers of what this operator may and needs to see."""
     namespaces = settings.watch_namespaces
-    backend = PyTorchJobs()
     ours: dict[str, Any] = {"namespaces": namespaces, "labels": JOB_LABEL}
     indices = {BY_JOB: by_job}
     nodes = workloads = None
-    if await _may_list(client, NODES.path()):
+    if await may_list(client, NODES.path()):
         nodes = Informer(client, NODES, transform=slim_node)
     found = None
     if settings.kueue == "auto":
@@ -109,11 +110,11 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     if found is not None:
         waiting = {BY_OWNER: by_owner, BY_QUEUE: queue_key}
         workloads = Informer(client, found, namespaces=namespaces, indices=waiting)
+    children = Children()
+    await installed_kinds(client, settings, children, kueue=workloads is not None).find()
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
-        children=Informer(
-            client, backend.resource, transform=backend.slim, indices=indices, **ours
-        ),
+        children=children,
         pods=Informer(
             client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
         ),
@@ -122,14 +123,30 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     )
 
 
-async def _may_list(client: Client, path: str) -> bool:
-    try:
-        await client.request("GET", path, query={"limit": 1})
-    except ApiError as error:
-        if error.forbidden:
-            return False
-        raise
-    return True
+def installed_kinds(
+    client: Client,
+    settings: OperatorConfiguration,
+    children: Children,
+    *,
+    kueue: bool,
+    changed: Callable[[], None] = lambda: None,
+) -> InstalledKinds:
+    """What finds the kinds of children that there are, and makes the informers that follow them."""
+    namespaces = settings.watch_namespaces
+
+    def informer(backend: Backend) -> Informer:
+        return Informer(
+            client,
+            backend.resource,
+            transform=backend.slim,
+            indices={BY_JOB: by_job},
+            namespaces=namespaces,
+            labels=JOB_LABEL,
+        )
+
+    return InstalledKinds(
+        client, children, informer, namespaces=namespaces, kueue=kueue, changed=changed
+    )
 
 
 class Replica:
@@ -196,6 +213,13 @@ class Replica:
             metrics=metrics,
         )
         self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
+        self._kinds = installed_kinds(
+            client,
+            settings,
+            caches.children,
+            kueue=caches.workloads is not None,
+            changed=self._look_at_all,
+        )
         follow_changes(caches, self._controller.enqueue)
         caches.jobs.add_handler(self._forget)
 
@@ -211,7 +235,7 @@ class Replica:
             informers=self._caches.all(),
             servers=self._servers(),
             early=[health, self._metrics_server()],
-            tasks=[self.certificates.run],
+            tasks=[self.certificates.run, self._kinds.run],
             controllers=[self._controller],
             leading=[self.certificates.run_renewal, self._count],
             leader=self._leader,
@@ -243,7 +267,8 @@ class Replica:
         return [progress, WebServer([route], port=self._settings.webhook.port, tls=tls)]
 
     def _validate(self, request: Document) -> AdmissionAnswer:
-        answer = validate(request, self._settings)
+        served = self._caches.children.installed.served
+        answer = validate(request, self._settings, served=served)
         return AdmissionAnswer(answer.allowed, answer.message, answer.warnings)
 
     def _progress_server(self) -> ProgressServer:
@@ -276,6 +301,12 @@ class Replica:
         if self.certificates.loaded.is_set():
             return []
         return [f"{self._settings.certificates.directory} holds no certificate yet"]
+
+    def _look_at_all(self) -> None:
+        """What can be made has changed: some job may have waited for that."""
+        for job in self._caches.jobs.all():
+            metadata = job["metadata"]
+            self._controller.enqueue(Key(metadata["namespace"], metadata["name"]))
 
     def _forget(self, old: Document | None, new: Document | None) -> None:
         if new is None and old is not None:

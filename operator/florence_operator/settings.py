@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from florence.config.base import Settings, first_problem, setting, settings_group
 from florence.errors import ConfigurationError
-from florence_operator.api.v1alpha1 import Duration
+from florence_operator.api.duration import Duration
 
 API_VERSION = "operator.florence.dev/v1alpha1"
 
@@ -58,6 +58,11 @@ class Failures(Settings):
     first_delay: Duration = setting("5s", description="time before the second attempt")
     longest_delay: Duration = setting(
         "5m", description="time before any attempt: it doubles up to this"
+    )
+    gang_deadline: Duration = setting(
+        "30m",
+        description="how long some pods of an attempt may hold nodes while others find none, where "
+        "nothing starts them together and the job has no startDeadline",
     )
     image_pull_deadline: Duration = setting(
         "10m", description="how long an image may fail to be pulled before the stage fails"
@@ -190,6 +195,9 @@ class OperatorConfiguration(Settings):
     )
     defaults: JobDefaults = settings_group(JobDefaults, description="defaults of jobs")
     allowed: Allowed = settings_group(Allowed, description="what jobs may ask for")
+    backend: Literal["auto", "PyTorchJob", "TrainJob"] = setting(
+        "auto", description="kind of children of all jobs; auto leaves it to each job"
+    )
     kueue: Literal["auto", "off"] = setting(
         "auto", description="auto reads Kueue's Workloads where its CRDs are installed"
     )

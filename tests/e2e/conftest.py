@@ -1,6 +1,8 @@
 """The cluster in KUBECONFIG, with manifests/overlays/dev on it.
 
-    make e2e
+    make e2e                                        # over the kind of children that auto takes
+    make e2e BACKEND=TrainJob                       # over TrainJobs
+    make e2e BACKEND=TrainJob ONLY=either_backend   # only what CI runs over both
 
 The images florence-operator:0.1.0 and florence-jobs:0.1.0 must be where its nodes pull from;
 FLORENCE_E2E_MINIO_IMAGE names another image of MinIO than the overlay does. Tests that break nodes
@@ -76,7 +78,7 @@ def _adapt(pod: dict[str, Any]) -> None:
 
 
 def _keep_kueue_on_the_first_node() -> None:
-    """Without its webhook no PyTorchJob can be made, and it has one replica only."""
+    """Without its webhook no child can be made, and it has one replica only."""
     namespace, name = "kueue-system", "kueue-controller-manager"
     if not (Machine.found() and get("deployment", name, namespace)):
         return

@@ -33,7 +33,9 @@ from tests.operator.api_semantics import (
 )
 
 NOW = "2026-01-01T00:00:00Z"
-WITH_STATUS = {"florencejobs", "pytorchjobs", "pods", "nodes", "workloads", "jobs"}
+WITH_STATUS = {
+    *("florencejobs", "pytorchjobs", "trainjobs", "pods", "nodes", "workloads", "jobs", "jobsets")
+}
 MANAGED = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "resourceVersion")
 
 
@@ -48,7 +50,7 @@ class FakeApiServer:
         self.tokens: dict[str, Document] = {}
         """Status of the TokenReview of each token that is known."""
         self._lists: dict[str, tuple[int, list[Document]]] = {}
-        self.groups: dict[str, list[str]] = {}
+        self.groups: dict[str, list[str]] = {"kubeflow.org": ["v1"]}
         """Versions of the groups that discovery tells of, the preferred one first."""
         self.logs: dict[tuple[str, str], str] = {}
         self.url = ""

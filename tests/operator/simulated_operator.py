@@ -8,6 +8,7 @@ from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt, JobStatus, State
+from florence_operator.backends.choice import Installed
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Deletion
@@ -28,6 +29,8 @@ class Cluster(World):
     """What the caches hold that do not follow."""
     known: bool = False
     """Whether this leader has read the job itself, or written its status."""
+    unseen: frozenset[str] = frozenset()
+    """Kinds of children that this leader does not follow yet."""
     hears_since: float = 0.0
     wake: float | None = None
     history: list[JobStatus] = field(default_factory=list)
@@ -43,6 +46,7 @@ class Cluster(World):
 
     def catch_up(self) -> None:
         self.shown.clear()
+        self.unseen = frozenset()
 
     def _cached(self, kind: str) -> Any:
         return self.shown.get(kind, getattr(self, kind))
@@ -53,7 +57,12 @@ class Cluster(World):
         return Observation(
             job=self._cached("job"),
             now=self.now,
-            children=dict(self._cached("children")),
+            children={
+                name: child
+                for name, child in self._cached("children").items()
+                if child.kind not in self.unseen
+            },
+            installed=Installed(served=tuple(k for k in self.served if k not in self.unseen)),
             pods=list(self._cached("pods").values()),
             nodes={**self._cached("nodes"), **dict.fromkeys(gone)},
             queue=dict(self._cached("queue")),
@@ -95,6 +104,10 @@ class Cluster(World):
         for effect in effects if crash is None else effects[:crash]:
             if isinstance(effect, JobStatus) and self._cached("job") is not self.job:
                 break  # a conflict: somebody else was faster
+            if isinstance(effect, dict) and effect["metadata"]["name"] in self.children:
+                # The API server refuses it, so that it is asked for what there is.
+                self._ask(Question("Child"))
+                break
             self._apply(effect, well)
         self.wake = None if decision.requeue_after is None else self.now + decision.requeue_after
         if crash is not None:
@@ -124,8 +137,8 @@ class Cluster(World):
             self._write(effect)
         elif isinstance(effect, dict):
             self.create(effect)
-            if "children" in self.shown:
-                name = effect["metadata"]["name"]
+            name = effect["metadata"]["name"]
+            if "children" in self.shown and name in self.children:
                 self.shown["children"][name] = self.children[name]
         else:
             self._delete(effect, well)
@@ -143,11 +156,15 @@ class Cluster(World):
         self.history.append(known)
 
     def _delete(self, deletion: Deletion, well: set[str]) -> None:
-        if deletion.kind == "PyTorchJob":
+        if deletion.kind in ("PyTorchJob", "TrainJob"):
             child = self.children.get(deletion.name)
             if child is not None and child.uid == deletion.uid:
                 assert child.uid not in well, f"{child.name} trains and is heard"
                 self.delete_child(deletion.name)
+                self.runtimes.discard(deletion.name)
+        elif deletion.kind == "JobSet":
+            if self.jobsets.get(deletion.name) == "":
+                self.delete_jobset(deletion.name)
         elif deletion.kind == "Service":
             if self.services.get(deletion.name) == "":
                 del self.services[deletion.name]
@@ -167,7 +184,8 @@ class Cluster(World):
             if child.suspended:
                 self.admit(name)
         for pod in list(self.pods.values()):
-            if pod.phase == "Running" and not pod.deleting and pod.owner:
+            orphaned = not pod.owner or self.jobsets.get(pod.train_job) == ""
+            if pod.phase == "Running" and not pod.deleting and not orphaned:
                 self.end(pod, 0)
         self.scheduler()
         self.reconcile()

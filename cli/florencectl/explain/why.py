@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from florence_operator.api.child_kinds import PYTORCH_JOB
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
@@ -94,7 +95,13 @@ def _queued(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
         f"is queued: stage '{stage.name}' has waited{waited} in the queue '{queue}' "
         f"{_request(facts, stage)}."
     ]
-    told = queue_sentences(facts, attempt.child if attempt else None, queue)
+    child = attempt.job_ref if attempt else None
+    told = queue_sentences(
+        facts,
+        child.name if child else None,
+        queue,
+        child.kind if child else PYTORCH_JOB.name,
+    )
     sentences += told or [sentence(stage.message)]
     namespace = facts.job["metadata"].get("namespace", "default")
     sentences.append(

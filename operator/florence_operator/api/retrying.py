@@ -11,8 +11,8 @@ from typing import Protocol
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.run_policy import Retries
 from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
 
 
 class Delays(Protocol):

@@ -68,7 +68,7 @@ def _attempt_spec(
     ca: str,
     avoid_nodes: Sequence[str],
 ) -> AttemptSpec:
-    name = child_name(job.metadata.name, stage.name, attempt)
+    name = child_name(job.metadata.name, stage.name, attempt, backend.pods)
     labels = attempt_labels(job, stage, attempt)
     policy = job.spec.run_policy
     queue = {QUEUE_LABEL: policy.queue, PRIORITY_LABEL: policy.priority_class}
@@ -77,7 +77,7 @@ def _attempt_spec(
         stage,
         attempt,
         settings,
-        container=backend.container,
+        container=backend.pods.container,
         labels=labels,
         annotations={
             PLAN_ANNOTATION: plan_text(job, stage, attempt, settings),
@@ -90,4 +90,6 @@ def _attempt_spec(
         workers=stage.resources.workers,
         processes=max(stage.resources.gpus_per_worker, 1),
         template=template,
+        gang=policy.gang_scheduler,
+        topology=policy.topology,
     )

@@ -291,7 +291,7 @@ class Client(Transport):
         pod: str,
         namespace: str | None,
         *,
-        container: str = "pytorch",
+        container: str,
         follow: bool = False,
         tail: int | None = None,
     ) -> AsyncGenerator[str, None]:

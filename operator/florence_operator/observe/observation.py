@@ -9,6 +9,7 @@ from typing import Literal
 from florence.config.progress import StageProgress
 from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.backends.choice import Installed
 from florence_operator.backends.protocol import Child
 from florence_operator.observe.nodes import Node
 from florence_operator.observe.queue import QueuePlace
@@ -67,6 +68,8 @@ class Observation:
     pods: Sequence[Pod] = ()
     nodes: Mapping[str, Node | None] | None = None
     """By name, None for one that the API server does not have; None where they may not be read."""
+    installed: Installed = field(default_factory=Installed)
+    """Which kinds of children the cluster takes, and this operator follows."""
     queue: Mapping[str, QueuePlace] = field(default_factory=dict)
     """By child."""
     progress: Mapping[tuple[str, int], Report] = field(default_factory=dict)

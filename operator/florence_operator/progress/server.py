@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from florence.config.base import first_problem
 from florence.config.progress import StageProgress
-from florence_operator.api.attempt_pods import owner, pod_from
+from florence_operator.api.attempt_pods import pod_from
 from florence_operator.api.labels import JOB_LABEL, UID_LABEL
 from florence_operator.api.status import JobStatus
 from florence_operator.kube.client import ApiError
-from florence_operator.observe.caches import Caches, makers
+from florence_operator.observe.caches import Caches, made_for_its_attempt
 from florence_operator.progress.reports import Posted, ProgressBook
 from florence_operator.progress.tokens import PodIdentity, RefusedError, TokenChecker, claimed
 from florence_operator.runtime.store import Key
@@ -91,9 +91,8 @@ class ProgressServer:
         of = labels.get(JOB_LABEL), labels.get(UID_LABEL)
         if pod is None or (*of, pod.stage, pod.attempt) != told_of:
             raise RefusedError(403, f"pod {identity.name} is of another attempt")
-        # Labels can be copied; a pod of the attempt is controlled by its child.
         children = self._caches.children_of(Key(posted.namespace, posted.job), posted.uid)
-        if owner(document) not in makers(pod, children):
+        if not made_for_its_attempt(pod, children):
             raise RefusedError(403, f"pod {identity.name} was not made for the attempt")
         if pod.index != 0:
             raise RefusedError(403, f"pod {identity.name} is not worker 0, which reports for all")

@@ -208,7 +208,8 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     """The record of a stage that nothing but its last attempt's remains can keep from starting."""
     number = len(record.attempts) + 1
     again = State.RECOVERING if record.attempts else State.PENDING
-    child = view.seen.children.get(child_name(view.job.metadata.name, view.stage.name, number))
+    backend, job = view.backend, view.job.metadata.name
+    child = view.seen.children.get(child_name(job, view.stage.name, number, backend.pods))
     adopted = child is not None and not child.deleting and _is_ours(view, child, number)
     others = [
         other
@@ -233,12 +234,18 @@ def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     problem = None if view.checked else unfit(view.job, view.settings)
     if problem is not None:
         return changed(record, state=again, reason="InvalidSpec", message=problem)
+    if backend.kind not in view.seen.installed.served:
+        said = f"the cluster does not serve {backend.resource.plural}.{backend.resource.group}"
+        return changed(record, state=again, reason="BackendNotServed", message=said)
     refusal = view.seen.refusals.get(view.stage.name)
     if refusal is not None and not refusal.final and not adopted:
-        said = f"the API server does not take its {view.backend.kind}: {refusal.message}"
+        said = f"the API server does not take its {backend.kind}: {refusal.message}"
         return changed(record, state=again, reason="Refused", message=said, next_attempt_time=None)
     # What no cache shows may be there all the same, and a newer status may know of it.
     remains = (Question("Child"), Question("Pod")) if record.attempts else ()
+    if len(view.seen.installed.served) > 1:
+        # One of another kind, that nobody recorded, has another name and would not be in the way.
+        remains = (Question("Child"), *remains)
     if not view.sure(Question("FlorenceJob"), *remains):
         return record
     record = _start(view, record, number, work, adopted=adopted, left=pods)
@@ -274,7 +281,7 @@ def _start(
     ``left`` are pods of earlier attempts that nobody gets rid of: their nodes are avoided.
     """
     job, stage, settings = view.job, view.stage, view.settings
-    name = child_name(job.metadata.name, stage.name, number)
+    name = child_name(job.metadata.name, stage.name, number, view.backend.pods)
     documents = []
     last = record.attempts[-1] if record.attempts else None
     if adopted:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from florence.config.base import first_problem
 from florence_operator.api.attempt_pods import owner
 from florence_operator.api.duration import seconds
+from florence_operator.api.managed_by import ours
 from florence_operator.api.manifest import from_store
 from florence_operator.api.status import JobStatus, State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
@@ -19,11 +20,12 @@ from florence_operator.build.names import removal_name
 from florence_operator.kube.client import FLORENCE_JOBS, JOBS, ApiError, Client
 from florence_operator.observe.answers import Answers
 from florence_operator.observe.caches import Caches
-from florence_operator.observe.observation import Observation, Question, Refusal, Removal
+from florence_operator.observe.observation import Observation, Question, Removal
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Notice
 from florence_operator.reconcile.deletion import Deleter
+from florence_operator.reconcile.starting import Starter
 from florence_operator.reconcile.status import invalid
 from florence_operator.reconcile.write_budget import WriteBudget
 from florence_operator.runtime.controller import Result
@@ -77,6 +79,7 @@ class Reconciler:
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
         self._deleter = Deleter(client, clock)
+        self._starter = Starter(client, caches)
         self._known: dict[Key, str] = {}
         """The jobs, by uid, whose status this leader has read from the API server, or written: the
         cache's is no older, for nobody else writes it."""
@@ -86,6 +89,8 @@ class Reconciler:
         document = self._caches.jobs.get(key.namespace, key.name)
         if document is None:
             self._forget(key)
+            return Result()
+        if not ours(document):
             return Result()
         settled = self._settled(key, document)
         if settled is not None:
@@ -203,7 +208,9 @@ class Reconciler:
             }
             document = await self._client.patch(FLORENCE_JOBS, key.name, key.namespace, patch)
             self._caches.jobs.put(dict(document))
-        refusals, error = await self._start(decision, document["metadata"]["uid"], answers)
+        refusals, error = await self._starter.start(
+            decision.starts, document["metadata"]["uid"], answers
+        )
         if refusals:
             # What was made is in the caches now; what was refused becomes part of the picture.
             seen = replace(seen, refusals=refusals, **answers.observed())
@@ -225,38 +232,6 @@ class Reconciler:
         if seen.deleting and ARTIFACTS_FINALIZER in seen.finalizers:
             waits.append(_REMOVAL_POLL)
         return Result(requeue_after=min((w for w in waits if w is not None), default=None))
-
-    async def _start(
-        self, decision: Decision, uid: str, answers: Answers
-    ) -> tuple[dict[str, Refusal], ApiError | None]:
-        """Make the objects of new attempts; what the server refuses, by stage, and its error.
-
-        They are created, never applied: one that is there already is another job's, or one of ours
-        that the cache does not have yet, and neither is to be changed.
-        """
-        refusals: dict[str, Refusal] = {}
-        last: ApiError | None = None
-        for start in decision.starts:
-            for document in start.documents:
-                taken = self._caches.foreign(document, uid)
-                if taken is not None:
-                    refusals[start.stage] = Refusal(message=taken, final=False)
-                    break
-                try:
-                    self._caches.children.put(await self._client.create(dict(document)))
-                except ApiError as error:
-                    if error.already_exists:
-                        await answers.ask({Question("Child")})
-                        said = f"{document['kind']} {document['metadata']['name']} exists already"
-                        refusals[start.stage] = Refusal(message=said, final=False)
-                        break
-                    if error.unreachable or error.conflict or error.unauthorized:
-                        raise
-                    final = error.status in (400, 422)
-                    refusals[start.stage] = Refusal(message=error.message, final=final)
-                    last = last if final else error
-                    break
-        return refusals, last
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""

@@ -9,15 +9,16 @@ from typing import Any
 
 from florence.config.progress import StageProgress
 from florence_operator.api.attempt_pods import Pod
-from florence_operator.api.child_kinds import PYTORCH_JOB
 from florence_operator.api.duration import seconds
 from florence_operator.api.retrying import sequel
+from florence_operator.api.run_policy import RunPolicy
 from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import Termination, last_words
 from florence_operator.api.times import timestamp, unix
-from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
+from florence_operator.backends.choice import chosen
 from florence_operator.backends.protocol import Backend, Child
-from florence_operator.backends.registry import BACKENDS
+from florence_operator.backends.registry import BACKENDS, made
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.observe.queue import QueuePlace
 from florence_operator.reconcile.decision import Work
@@ -46,7 +47,7 @@ class View:
     @property
     def backend(self) -> Backend:
         """Of which kind the stage's next child is."""
-        return BACKENDS[PYTORCH_JOB.name]
+        return BACKENDS[chosen(self.policy, self.settings.backend, self.seen.installed)]
 
     @property
     def job(self) -> FlorenceJob:
@@ -86,12 +87,8 @@ class View:
 
         A pod that belongs to nobody is an orphan, or somebody gave it the labels by hand.
         """
-        child = self.child(attempt)
-        return [
-            pod
-            for pod in self.pods(attempt.number)
-            if pod.owner and (child is None or pod.owner == child.uid)
-        ]
+        child, pods = self.child(attempt), self.pods(attempt.number)
+        return [pod for pod in pods if (made(child, pod) if child is not None else pod.owner)]
 
     def child(self, attempt: Attempt) -> Child | None:
         """The child of an attempt."""
@@ -99,6 +96,14 @@ class View:
         known = attempt.job_ref.uid if attempt.job_ref else None
         # Somebody may have deleted it, and made another of its name.
         return child if child is None or known in (None, child.uid) else None
+
+    def follows(self, attempt: Attempt) -> bool:
+        """Whether the operator sees the children of the attempt's kind.
+
+        A replica that has not found their CRD yet must not take their absence for a fact.
+        """
+        kind = attempt.job_ref.kind if attempt.job_ref else None
+        return kind is None or kind in self.seen.installed.served
 
     def place(self, child: Child) -> QueuePlace:
         """What Kueue says about a child."""

@@ -65,6 +65,7 @@ NOT_HEARD = {
     "message": "nothing has been heard of it",
     "lastTransitionTime": FIVE_MINUTES_AGO,
 }
+TRAIN_JOB = {"kind": "TrainJob", "name": "big-mixed-a1"}
 QUEUE = {"runPolicy": {"queue": "a100"}}
 KUEUE_SAYS = {
     "metadata": {"ownerReferences": [{"name": "big-mixed-a1"}]},
@@ -124,6 +125,17 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
     "no pods": (
         facts(job("Starting", stage("mixed", "Starting", attempts=[attempt()]))),
         ["0 of 2 pods of stage 'mixed' (attempt 1) run after 5m00s", "Training Operator has not"],
+    ),
+    "no pods of a TrainJob": (
+        facts(job("Starting", stage("mixed", "Starting", attempts=[attempt(jobRef=TRAIN_JOB)]))),
+        ["Kubeflow Trainer has not made the pods of TrainJob 'big-mixed-a1'"],
+    ),
+    "pods of a TrainJob forbidden": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt(jobRef=TRAIN_JOB)])),
+            events=[warning("Job/big-mixed-a1-node-0", "violates PodSecurity restricted")],
+        ),
+        ["There are no pods yet: violates PodSecurity restricted."],
     ),
     "pods forbidden": (
         facts(

@@ -7,8 +7,8 @@ import pytest
 from florence_jobs.local.outcome import UsualDelays
 from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.retrying import sequel
+from florence_operator.api.run_policy import Retries
 from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
 from florence_operator.settings import Failures
 
 

@@ -34,6 +34,32 @@ CHILDREN = {
 }
 
 
+TRAIN = "j-again-a1"
+CHILDREN[TRAIN] = Child(
+    kind="TrainJob", name=TRAIN, uid="child-3", stage="again", attempt=1, created=1767225600.0
+)
+
+
+def train_pod(
+    name: str, uid: str, job: str, index: int = 0, created: str = "2026-01-01T00:00:01Z"
+) -> dict[str, Any]:
+    """A pod of a TrainJob, whose controller is the Job that JobSet made."""
+    labels = {
+        "florence.dev/job": "j",
+        "florence.dev/job-uid": "job-1",
+        "florence.dev/stage": "again",
+        "florence.dev/attempt": "1",
+        "jobset.sigs.k8s.io/jobset-name": TRAIN,
+        "batch.kubernetes.io/job-completion-index": str(index),
+    }
+    owner = {"kind": "Job", "name": job, "uid": "the-jobs", "controller": True}
+    metadata = {
+        **{"name": name, "namespace": "ns", "uid": uid, "labels": labels},
+        **{"ownerReferences": [owner], "creationTimestamp": created},
+    }
+    return {"metadata": metadata, "status": {"phase": "Running"}}
+
+
 class Cache:
     """An informer that holds what a test puts in."""
 
@@ -127,6 +153,10 @@ class Bench:
             pod("old", attempt=1, uid="pod-3"),
             pod("nobodys", uid="pod-4", child=""),
             pod("anothers", uid="pod-5", child="child-1"),
+            train_pod("trains", "pod-6", f"{TRAIN}-node-0"),
+            train_pod("train1", "pod-7", f"{TRAIN}-node-0", index=1),
+            train_pod("forged", "pod-8", "another-node-0"),
+            train_pod("older", "pod-9", f"{TRAIN}-node-0", created="2025-12-31T23:59:59Z"),
         )
         caches = SimpleNamespace(
             pods=pods, jobs=Cache(job(ended=ended)), children_of=lambda key, uid: CHILDREN
@@ -172,6 +202,9 @@ class Bench:
 def report(step: int = 1, **changes: Any) -> dict[str, Any]:
     known = {"namespace": "ns", "job": "j", "uid": "job-1", "stage": "train", "attempt": 2}
     return {**known, "progress": {"step": step, "total": 10}, **changes}
+
+
+OF_TRAIN = {"stage": "again", "attempt": 1}
 
 
 def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_in_a_while() -> None:
@@ -230,6 +263,11 @@ def test_a_token_is_believed_only_when_the_api_server_says_so(
         (report(), token("ns/old/pod-3"), 403, "another attempt"),
         (report(), token("ns/nobodys/pod-4"), 403, "not made for the attempt"),
         (report(), token("ns/anothers/pod-5"), 403, "not made for the attempt"),
+        (report(**OF_TRAIN), token("ns/train1/pod-7"), 403, "not worker 0"),
+        (report(**OF_TRAIN), token("ns/forged/pod-8"), 403, "not made for the attempt"),
+        (report(**OF_TRAIN), token("ns/older/pod-9"), 403, "not made for the attempt"),
+        # It is believed; the attempt is not in the job's status.
+        (report(**OF_TRAIN), token("ns/trains/pod-6"), 409, "attempt 1 of again is over"),
         (report(attempt=1), GOOD, 403, "another attempt"),
         (report(stage="test"), GOOD, 403, "another attempt"),
         (report(attempt=1), token("ns/old/pod-3"), 409, "attempt 1 of train is over"),

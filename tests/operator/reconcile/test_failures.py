@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from florence_operator.api.attempt_pods import Pod, Terminated
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.retrying import charged, sequel
+from florence_operator.api.run_policy import Retries
 from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
 from florence_operator.backends.protocol import Child, ChildState
 from florence_operator.observe.nodes import Node
 from florence_operator.reconcile.failures import Ending, away_from, stuck_from, verdict
