@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.history import causes, charged
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
 from florencectl.cause_texts import happened, remedy
@@ -187,7 +188,7 @@ def _failed(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
     failed = _last_failed(stage)
     if failed is None or failed.cause is None:
         return [f"failed in stage '{stage.name}'.", sentence(stage.message)]
-    tried = len(stage.attempts)
+    tried = stage.last_number
     sentences = [
         f"failed in stage '{stage.name}' after {plural(tried, 'attempt')}.",
         f"{capital(happened(failed))}.",
@@ -247,12 +248,8 @@ def progress_told(stage: StageStatus) -> str:
 
 def past_told(stage: StageStatus) -> str:
     """How a stage's failed attempts ended, in a sentence; empty when there are none."""
-    failed = [a for a in stage.attempts if a.cause]
-    if not failed:
-        return ""
-    causes = [a.cause.value for a in failed if a.cause]
-    counted = ", ".join(f"{causes.count(c)} {c}" for c in dict.fromkeys(causes))
-    return f"Earlier attempts ended: {counted}."
+    counted = ", ".join(f"{count} {cause}" for cause, count in causes(stage).items())
+    return f"Earlier attempts ended: {counted}." if counted else ""
 
 
 def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
@@ -265,12 +262,7 @@ def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
     if budget not in usual:
         return ""
     allowed = retries.get(budget.value, usual[budget])
-    used = sum(
-        a.cause is not None and budget_of(a.cause) is budget
-        for a in stage.attempts
-        if a.number >= stage.first_counted_attempt
-    )
-    return f"That is retry {used} of {allowed} for {budget.value} failures."
+    return f"That is retry {charged(stage)[budget]} of {allowed} for {budget.value} failures."
 
 
 def _from(stage: StageStatus) -> str:

@@ -15,6 +15,7 @@ from florence_operator.backends.protocol import Child
 from florence_operator.build.children import attempt_objects, spec_hash
 from florence_operator.build.names import child_name
 from florence_operator.observe.observation import Observation, Question
+from florence_operator.reconcile.accounting import counted, ended_at, with_pause
 from florence_operator.reconcile.cleanup import deleted, finalizers, kept_until, leftovers, terminal
 from florence_operator.reconcile.decision import Decision, Start, Work
 from florence_operator.reconcile.failures import Ending
@@ -51,7 +52,7 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
         return _decision(seen, old, status, Work(seen.now), wanted)
     work = Work(seen.now)
     stages = _stages(seen, settings, retried, work, ca)
-    status = job_status(seen, retried, stages)
+    status = counted(job_status(seen, retried, stages), old, seen.now)
     announce(seen.job, retried, status, work)
     if seen.now < (moment := _deadline(seen, status)) < math.inf and not status.phase.terminal:
         work.wake(moment)
@@ -94,7 +95,8 @@ def _retried(seen: Observation, status: JobStatus) -> JobStatus:
             reason="Retried",
             message="it is tried again on request",
             next_attempt_time=None,
-            first_counted_attempt=len(stage.attempts) + 1,
+            first_counted_attempt=stage.last_number + 1,
+            suspended_time=stage.suspended_time or ended_at(stage),
         )
         if stage.state in (State.FAILED, State.RECOVERING) and live(stage) is None
         else stage
@@ -141,7 +143,7 @@ def _stages(
             kept = {"state": before.state, "reason": before.reason, "message": before.message}
             record = changed(record, **kept)
         elif live(record) is None and not record.state.terminal:
-            record = _idle(view, record, done, work)
+            record = with_pause(record, _idle(view, record, done, work), view.now)
         done[stage.name] = record
     return tuple(done[stage.name] for stage in seen.job.spec.stages)
 
@@ -206,7 +208,7 @@ def _switched_off(view: View, record: StageStatus) -> Child | None:
 
 def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     """The record of a stage that nothing but its last attempt's remains can keep from starting."""
-    number = len(record.attempts) + 1
+    number = record.last_number + 1
     again = State.RECOVERING if record.attempts else State.PENDING
     child = view.seen.children.get(child_name(view.job.metadata.name, view.stage.name, number))
     adopted = child is not None and not child.deleting and _is_ours(view, child, number)

@@ -202,6 +202,12 @@ class Metrics:
             "The part of it after the last checkpoints of failed attempts.",
             registry=registry,
         )
+        self.stage_seconds = Counter(
+            "florence_stage_seconds_total",
+            "Wall time of stages up to the ends of their attempts, by what it went into.",
+            ["category"],
+            registry=registry,
+        )
         self.queued_seconds = Histogram(
             "florence_queued_seconds",
             "Time that attempts waited in their queue.",

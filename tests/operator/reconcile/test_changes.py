@@ -88,7 +88,8 @@ def test_a_cause_of_another_version_stays_in_the_history() -> None:
 def test_a_stage_in_a_state_of_another_version_is_let_alone() -> None:
     subject = cluster()
     subject.reconcile()
-    attempt = stage(subject).attempts[0].model_copy(update={"completion_time": "1970-01-12T13:46:40Z"})
+    ended = {"completion_time": "1970-01-12T13:46:40Z"}
+    attempt = stage(subject).attempts[0].model_copy(update=ended)
     with_stage(subject, state=State("Cancelled"), message="by hand", attempts=(attempt,))
     for _ in range(3):
         subject.now += 1000
@@ -121,7 +122,7 @@ def test_a_job_in_a_phase_of_another_version_is_let_alone() -> None:
 def test_fields_and_conditions_of_another_version_are_written_back() -> None:
     subject = running()
     document = subject.status.stored()
-    document["goodput"] = {"stalled": 3}
+    document["fromTheNextVersion"] = {"stalled": 3}
     document["stages"][0]["attempts"][0]["uid"] = "u"
     document["conditions"].append(
         {"type": "Novel", "status": "True", "reason": "R", "lastTransitionTime": "x"}
@@ -133,7 +134,7 @@ def test_fields_and_conditions_of_another_version_are_written_back() -> None:
     subject.reconcile()
     stored = subject.status.stored()
     assert stored["phase"] == "Succeeded"
-    assert stored["goodput"] == {"stalled": 3}
+    assert stored["fromTheNextVersion"] == {"stalled": 3}
     assert stored["stages"][0]["attempts"][0]["uid"] == "u"
     assert "Novel" in [condition["type"] for condition in stored["conditions"]]
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from florence_operator.api.attempt_pods import Pod, Terminated
 from florence_operator.api.failure import Budget, Cause, budget_of
-from florence_operator.api.retrying import charged, sequel
-from florence_operator.api.status import Attempt
+from florence_operator.api.history import charged
+from florence_operator.api.retrying import sequel
+from florence_operator.api.status import Attempt, StageStatus
 from florence_operator.api.v1alpha1 import Retries
 from florence_operator.backends.protocol import Child, ChildState
 from florence_operator.observe.nodes import Node
@@ -191,7 +192,7 @@ causes = st.sampled_from(list(Cause))
 def test_budgets_and_delays_follow_their_definition(
     ends: list[tuple[Cause, bool]], first_counted_attempt: int
 ) -> None:
-    attempts = [
+    attempts = tuple(
         Attempt(
             number=i,
             cause=cause,
@@ -199,12 +200,15 @@ def test_budgets_and_delays_follow_their_definition(
             last_checkpoint_time="x" if committed else None,
         )
         for i, (cause, committed) in enumerate(ends, 1)
-    ]
+    )
+    stage = StageStatus(
+        name="train", attempts=attempts, first_counted_attempt=first_counted_attempt
+    )
     retries, policy = Retries(infrastructure=3, application=1), Failures()
     counted = [a for a in attempts if a.number >= first_counted_attempt and a.cause]
-    spent = charged(attempts, first_counted_attempt)
+    spent = charged(stage)
     assert sum(spent.values()) == len(counted)
-    after = sequel(attempts, first_counted_attempt, retries, policy)
+    after = sequel(stage, retries, policy)
     budget = budget_of(ends[-1][0])
     granted = {Budget.INFRASTRUCTURE: 3, Budget.APPLICATION: 1}.get(budget)
     if budget is Budget.FINAL:
