@@ -18,6 +18,7 @@ from florencectl.explain.phrases import ago, capital, last_attempt, sentence, si
 from florencectl.explain.queueing import queue_sentences
 from florencectl.explain.snapshot import Snapshot
 from florencectl.explain.starting import SLOW_OPERATOR, starting
+from florencectl.explain.time_spent import time_told
 from florencectl.output import plural
 from florencectl.run_display import duration
 
@@ -118,7 +119,7 @@ def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
         sentences.append(f"Beside it: {', '.join(others)}.")
-    sentences.append(past_told(stage))
+    sentences += [past_told(stage), time_told(stage, facts.now)]
     return sentences
 
 
@@ -179,6 +180,7 @@ def _succeeded(facts: Snapshot, status: JobStatus, stage: StageStatus, program: 
     model = next((s.model for s in reversed(status.stages) if s.model), None)
     return [
         f"succeeded{took} ({status.summary.gpu_hours} GPU-hours).",
+        time_told(last, facts.now),
         f"Results of stage '{last.name}': {results}." if results else "",
         f"The model is {model}." if model else "",
     ]
