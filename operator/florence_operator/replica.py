@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from florence_operator.admission.validation import validate
+from florence_operator.api.blame import BAD
 from florence_operator.api.duration import seconds
 from florence_operator.api.labels import JOB_LABEL
 from florence_operator.backends.pytorchjob import PyTorchJobs
@@ -41,12 +42,15 @@ from florence_operator.observe.caches import (
     slim_node,
     slim_pod,
 )
+from florence_operator.observe.nodes import NodeRecords
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.leader_proxy import LeaderForward
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.progress.server import ProgressServer
 from florence_operator.progress.tokens import TokenChecker
 from florence_operator.reconcile.job_metrics import account, stages_by_state, stages_not_heard
 from florence_operator.reconcile.reconciler import Reconciler
+from florence_operator.reconcile.tainting import taint
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
@@ -176,8 +180,13 @@ class Replica:
             if settings.webhook.enabled and settings.webhook.inject_ca
             else None,
         )
+        self._strikes, nodes = Strikes(seconds(settings.failures.strike_half_life)), NodeRecords()
+        caches.jobs.add_handler(self._strikes.take)
+        if caches.nodes is not None:
+            caches.nodes.add_handler(nodes.take)
         # A replica that was paused and has lost its lease meanwhile must not write once more.
         writer = client.guarded(self._leader.check) if self._leader else client
+        self._writer = writer
         reconciler = Reconciler(
             writer,
             caches,
@@ -188,6 +197,8 @@ class Replica:
             ca=lambda: self.certificates.authorities,
             hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
+            strikes=self._strikes,
+            nodes=nodes,
         )
         self._controller = Controller(
             "florencejob",
@@ -286,6 +297,12 @@ class Replica:
             jobs = self._caches.jobs.all()
             self._metrics.count_stages(stages_by_state(jobs))
             self._metrics.stages_not_heard.set(stages_not_heard(jobs))
+            weights = self._strikes.weights(time.time())
+            self._metrics.count_strikes(weights)
+            effect = self._settings.failures.taint_nodes
+            if effect != "none" and self._caches.nodes is not None:
+                struck = [node for node, weight in weights.items() if weight > BAD]
+                await taint(self._writer, self._caches.nodes.all(), struck, effect)
             await asyncio.sleep(_COUNT_SECONDS)
 
 

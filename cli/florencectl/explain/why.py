@@ -14,6 +14,7 @@ from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
 from florencectl.cause_texts import happened, remedy
 from florencectl.cluster.jobs import status_of
+from florencectl.explain.node_strikes import avoided_told
 from florencectl.explain.phrases import ago, capital, last_attempt, sentence, since, until
 from florencectl.explain.queueing import queue_sentences
 from florencectl.explain.snapshot import Snapshot
@@ -119,7 +120,7 @@ def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
         sentences.append(f"Beside it: {', '.join(others)}.")
-    sentences += [past_told(stage), time_told(stage, facts.now)]
+    sentences += [past_told(stage), avoided_told(stage), time_told(stage, facts.now)]
     return sentences
 
 

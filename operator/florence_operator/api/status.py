@@ -84,6 +84,14 @@ class Attempt(Observed):
     cause: Cause | None = setting(None, description="why it ended without success")
     pod: str | None = setting(None, description="the pod that failed first")
     node: str | None = setting(None, description="the node of that pod")
+    strike: str | None = setting(
+        None,
+        description="why its end counts against that node: NodeLost, NodePressure, Device or "
+        "PodStuck",
+    )
+    avoided_nodes: tuple[str, ...] = setting(
+        (), description="nodes that its pods keep away from for their strikes"
+    )
     message: str | None = setting(None, description="the line that said so")
     last_lines: tuple[str, ...] = setting((), description="the last lines of that pod's log")
     restored_step: int | None = setting(

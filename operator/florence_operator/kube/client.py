@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from florence_operator.kube.errors import ApiError, error_of
+from florence_operator.kube.errors import SILENT, ApiError, error_of
 from florence_operator.kube.kubeconfig import find_access
 from florence_operator.kube.rate_limits import TokenBucket
 from florence_operator.kube.resources import (
@@ -181,8 +181,9 @@ class Client(Transport):
     ) -> AsyncGenerator[tuple[str, Document], None]:
         """Changes after ``resource_version``: ADDED, MODIFIED, DELETED or BOOKMARK and the object.
 
-        The server ends it after ``timeout_seconds``. It sends a bookmark about every minute, so a
-        connection that is silent for ``idle_seconds`` is taken for dead.
+        The server ends it after ``timeout_seconds``. Most send a bookmark about every minute, so a
+        connection that is silent for ``idle_seconds`` may be dead; servers that send none of a
+        kind that nobody changes are silent as well.
 
         Raises:
             ApiError: the server refused, sent an ERROR event (410: list again), or went silent.
@@ -199,12 +200,20 @@ class Client(Transport):
         timeout = aiohttp.ClientTimeout(
             total=timeout_seconds + idle_seconds, sock_connect=10, sock_read=idle_seconds
         )
-        async with self.open("GET", path, query, None, JSON, timeout) as response:
-            async for line in lines(response):
-                event = decode(line, f"WATCH {path}")
-                if event.get("type") == "ERROR":
-                    raise error_of(event.get("object") or {}, f"WATCH {path}")
-                yield str(event.get("type")), event.get("object") or {}
+        began = False
+        try:
+            async with self.open("GET", path, query, None, JSON, timeout) as response:
+                began = True
+                async for line in lines(response):
+                    event = decode(line, f"WATCH {path}")
+                    if event.get("type") == "ERROR":
+                        raise error_of(event.get("object") or {}, f"WATCH {path}")
+                    yield str(event.get("type")), event.get("object") or {}
+        except ApiError as error:
+            if began and isinstance(error.__cause__, TimeoutError):
+                said = f"WATCH {path}: nothing was heard for {idle_seconds:g} s"
+                raise ApiError(0, SILENT, said) from None
+            raise
 
     async def create(
         self, document: Document, *, manager: str = MANAGER, dry_run: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from florence_operator.admission.policy import unfit
 from florence_operator.api.attempt_pods import Pod
@@ -16,6 +17,7 @@ from florence_operator.build.children import attempt_objects, spec_hash
 from florence_operator.build.names import child_name
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.reconcile.accounting import counted, ended_at, with_pause
+from florence_operator.reconcile.avoidance import avoidance
 from florence_operator.reconcile.cleanup import deleted, finalizers, kept_until, leftovers, terminal
 from florence_operator.reconcile.decision import Decision, Start, Work
 from florence_operator.reconcile.failures import Ending
@@ -277,7 +279,8 @@ def _start(
     """
     job, stage, settings = view.job, view.stage, view.settings
     name = child_name(job.metadata.name, stage.name, number)
-    documents = []
+    documents: list[dict[str, Any]] = []
+    away = avoidance(view)
     last = record.attempts[-1] if record.attempts else None
     if adopted:
         work.wake(view.now)
@@ -286,7 +289,14 @@ def _start(
         if last is not None and last.cause is Cause.NODE_LOST and last.node:
             avoided.add(last.node)
         documents = attempt_objects(
-            job, stage, number, settings, view.backend, ca=view.ca, avoid_nodes=sorted(avoided)
+            job,
+            stage,
+            number,
+            settings,
+            view.backend,
+            ca=view.ca,
+            avoid_nodes=away.unwanted(avoided),
+            forbid_nodes=away.forbidden,
         )
     work.starts.append(Start(stage=stage.name, documents=tuple(documents)))
     if last is not None and last.cause is not Cause.SUSPENDED and view.seen.refusals == {}:
@@ -298,6 +308,7 @@ def _start(
         job_ref=JobReference(kind=view.backend.kind, name=name),
         start_time=now,
         admission_time=None if queue else now,
+        avoided_nodes=away.struck,
     )
     progress = record.progress
     if progress is not None:

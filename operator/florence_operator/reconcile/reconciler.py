@@ -19,7 +19,9 @@ from florence_operator.build.names import removal_name
 from florence_operator.kube.client import FLORENCE_JOBS, JOBS, ApiError, Client
 from florence_operator.observe.answers import Answers
 from florence_operator.observe.caches import Caches
+from florence_operator.observe.nodes import NodeRecords
 from florence_operator.observe.observation import Observation, Question, Refusal, Removal
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Notice
@@ -50,6 +52,8 @@ class Reconciler:
         told: called with a job's key, its old and its new status after every write.
         ca: the certificates that pods check the progress server's against, in PEM.
         clock: Unix seconds.
+        strikes: what counts against nodes; it follows the jobs.
+        nodes: every node; it follows the cache of nodes.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Reconciler:
         ca: Callable[[], str],
         hears_since: Callable[[], float],
         told: Callable[[Key, JobStatus, JobStatus], None] = lambda key, old, new: None,
+        strikes: Strikes | None = None,
+        nodes: NodeRecords | None = None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -74,6 +80,9 @@ class Reconciler:
         self._ca = ca
         self._told = told
         self._hears_since = hears_since
+        half_life = seconds(settings.failures.strike_half_life)
+        self._strikes = strikes or Strikes(half_life)
+        self._nodes = nodes or NodeRecords()
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
         self._deleter = Deleter(client, clock)
@@ -145,6 +154,8 @@ class Reconciler:
             finalizers=finalizers,
             progress=self._book.of(key, uid),
             hears_since=self._hears_since(),
+            strikes=self._strikes.by_node,
+            pool=self._nodes.by_name,
             removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,

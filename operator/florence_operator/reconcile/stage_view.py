@@ -236,6 +236,7 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
         "message": ending.message,
         "pod": ending.pod or attempt.pod,
         "node": ending.node or attempt.node,
+        "strike": ending.strike.value if ending.strike else None,
         "exit_code": ending.exit_code,
         "last_lines": ending.last_lines,
         "logs": ending.logs or attempt.logs,

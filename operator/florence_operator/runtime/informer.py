@@ -140,6 +140,8 @@ class Informer:
             except Exception as error:
                 self._failures[namespace] += 1
                 self._after(error, namespace)
+                if isinstance(error, ApiError) and error.silent:
+                    continue  # most likely nothing happened, and nothing may be missed now
             await self._sleep(self._backoff.delay(self._failures[namespace]))
 
     def _after(self, error: Exception, namespace: str) -> None:
@@ -147,11 +149,13 @@ class Informer:
         failures = self._failures[namespace]
         expected = isinstance(error, ApiError)
         gone = isinstance(error, ApiError) and error.gone
+        silent = isinstance(error, ApiError) and error.silent
         relist = gone or not expected or failures % FAILURES_BEFORE_LIST == 0
         if relist:
             self._versions[namespace] = ""
+        level = logging.INFO if expected and failures < 3 else logging.WARNING
         log.log(
-            logging.INFO if expected and failures < 3 else logging.WARNING,
+            logging.DEBUG if silent else level,
             "lost the watch of %s%s, %s: %s",
             self.resource.plural,
             f" in {namespace}" if namespace else "",

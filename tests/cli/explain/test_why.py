@@ -131,6 +131,20 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
         ),
         ["with its pods,", "% were productive:", "30m00s steps that no checkpoint kept", "stalls"],
     ),
+    "bad nodes": (
+        facts(
+            job(
+                "Running",
+                stage(
+                    "mixed",
+                    "Running",
+                    attempts=[LOST, attempt(2, avoidedNodes=["node1", "node7"])],
+                    progress=PROGRESS,
+                ),
+            )
+        ),
+        ["Its pods keep away from node1, node7, where attempts ended again and again."],
+    ),
     "no such queue": (
         facts(
             job("Queued", stage("mixed", "Queued", attempts=[attempt()]), **QUEUE),
@@ -334,6 +348,9 @@ def test_describe_tells_the_whole_story(case: str) -> None:
 
 
 def test_describe_shows_the_lines_of_the_pod_that_failed() -> None:
+    struck = describe(CASES["bad nodes"][0])
+    assert "Strikes against nodes:" in struck
+    assert "node1  NodeLost  mixed  1" in struck
     lost = describe(CASES["much time lost"][0])
     assert "GOODPUT" in lost
     assert "RECOMPUTE" in lost

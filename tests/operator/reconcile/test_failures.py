@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_operator.api.attempt_pods import Pod, Terminated
+from florence_operator.api.blame import Strike
 from florence_operator.api.failure import Budget, Cause, budget_of
 from florence_operator.api.history import charged
 from florence_operator.api.retrying import sequel
@@ -258,3 +259,28 @@ def test_a_program_that_died_before_it_was_asked_to_stop_is_the_cause() -> None:
     for word in ({"askedToStop": True}, {}):
         stopped = ended(1, 137, at=NOW - 55, **word, **deleted)
         assert judge(stopped).cause == Cause.POD_DELETED
+
+
+@pytest.mark.parametrize(
+    ("subject", "strike"),
+    [
+        (pod(0, phase="Failed", reason="NodeLost"), Strike.NODE_LOST),
+        (pod(0, phase="Failed", disruption="DeletionByTaintManager"), Strike.NODE_LOST),
+        (
+            pod(
+                0, phase="Failed", reason="Evicted", message="The node was low on resource: memory"
+            ),
+            Strike.NODE_PRESSURE,
+        ),
+        (pod(0, phase="Failed", disruption="EvictionByEvictionAPI"), None),
+        (pod(0, phase="Failed", reason="NodeShutdown"), None),
+        (pod(0, phase="Failed", reason="UnexpectedAdmissionError"), Strike.DEVICE),
+        (ended(0, 1, failure="CUDA error: uncorrectable ECC error encountered"), Strike.DEVICE),
+        (ended(0, 1, lines=["NVRM: Xid (PCI:0000:07:00): 79, GPU has fallen off"]), Strike.DEVICE),
+        (ended(0, 1, lines=["NVRM: Xid (PCI:0000:07:00): 31, MMU fault"]), None),
+        (ended(0, 1, failure="RuntimeError: shapes do not match"), None),
+        (ended(0, 137), None),
+    ],
+)
+def test_what_counts_against_a_node(subject: Pod, strike: Strike | None) -> None:
+    assert judge(subject).strike is strike

@@ -156,6 +156,31 @@ def test_a_silent_connection_is_noticed() -> None:
     asyncio.run(main())
 
 
+def test_a_quiet_kind_is_watched_on_without_a_pause_or_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            await asyncio.sleep(0)
+
+        async with (
+            FakeApiServer(bookmark_seconds=60) as server,
+            following(server, idle_seconds=0.02, sleep=sleep) as informer,
+        ):
+            seen = server.counts()["GET"]
+            await until(lambda: server.counts()["GET"] > seen + 12)
+            server.put(config_map("a"))
+            await until(lambda: informer.get("lab", "a"))
+        assert not slept
+
+    with caplog.at_level("INFO"):
+        asyncio.run(main())
+    assert not [record for record in caplog.records if "lost the watch" in record.message]
+
+
 def test_bookmarks_keep_a_quiet_watch_alive_and_its_version_fresh() -> None:
     async def main() -> None:
         async with (
