@@ -62,6 +62,7 @@ from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
+from florence_operator.runtime.store import Key
 from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
 
@@ -207,8 +208,18 @@ class Replica:
             metrics=metrics,
         )
         self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
-        follow_changes(caches, self._controller.enqueue)
+        self._reconciler = reconciler
+        follow_changes(caches, self._changed)
         caches.jobs.add_handler(self._forget)
+
+    def _changed(self, key: Key) -> None:
+        """Something of a job is other than it was: it is looked at, but for its own progress."""
+        if not self._reconciler.writes_progress(key):
+            self._controller.enqueue(key)
+
+    def _got_further(self, key: Key) -> None:
+        """A job has progress to be written: it is looked at when that may be done."""
+        self._controller.enqueue_after(key, self._reconciler.turn(key))
 
     def _led(self, leads: bool) -> None:
         """The lease was won or lost; before that, reports of pods went to another replica."""
@@ -265,6 +276,7 @@ class Replica:
             self._book,
             clock=time.time,
             enqueue=self._controller.enqueue,
+            in_turn=self._got_further,
             leading=lambda: leader is None or leader.leads,
             forward=LeaderForward(leader, port, self._host, lambda: self.certificates.authorities)
             if leader

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Self
 
 from aiohttp import web
@@ -35,6 +36,10 @@ from tests.operator.api_semantics import (
 NOW = "2026-01-01T00:00:00Z"
 WITH_STATUS = {"florencejobs", "pytorchjobs", "pods", "nodes", "workloads", "jobs"}
 MANAGED = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "resourceVersion")
+
+
+# As Go writes it.
+_compact = partial(json.dumps, separators=(",", ":"))
 
 
 class FakeApiServer:
@@ -255,7 +260,7 @@ class FakeApiServer:
             if request.query.get("watch"):
                 return await self._watch(request, where)
             if request.method == "GET":
-                return web.json_response(self._read(request, where))
+                return web.json_response(self._read(request, where), dumps=_compact)
             body = json.loads(await request.read() or b"{}")
             answer = self._write(request, where, body)
             return web.json_response(answer, status=201 if request.method == "POST" else 200)

@@ -86,6 +86,8 @@ class Reconciler:
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
         self._deleter = Deleter(client, clock)
+        self._quiet: Key | None = None
+        """The job whose progress has just been written, while the caches are told."""
         self._known: dict[Key, str] = {}
         """The jobs, by uid, whose status this leader has read from the API server, or written: the
         cache's is no older, for nobody else writes it."""
@@ -115,6 +117,14 @@ class Reconciler:
         return await self._act(
             key, document, await self._look(key, document, job, answers), answers
         )
+
+    def turn(self, key: Key) -> float:
+        """Seconds until the progress of a job may be written, and so is worth a look."""
+        return self._budget.turn(key, self._clock())
+
+    def writes_progress(self, key: Key) -> bool:
+        """Whether a change of a job in its cache is this one's own and of nothing but progress."""
+        return key == self._quiet
 
     def _forget(self, key: Key) -> None:
         self._book.forget(key)
@@ -300,14 +310,19 @@ class Reconciler:
         later = self._budget.wait(key, seen.now, urgent=decision.urgent)
         if later is not None:
             return later
-        if not await self._put_status(document, decision.status):
+        if not await self._put_status(document, decision.status, quiet=not decision.urgent):
             return 0.0
         self._known[key] = document["metadata"]["uid"]
         self._told(key, seen.job.status or JobStatus(), decision.status)
         return None
 
-    async def _put_status(self, document: Document, status: JobStatus) -> bool:
-        """Write a status over the one that was read; whether that was still the newest."""
+    async def _put_status(
+        self, document: Document, status: JobStatus, *, quiet: bool = False
+    ) -> bool:
+        """Write a status over the one that was read; whether that was still the newest.
+
+        What is ``quiet`` leads to nothing else: no look has to follow.
+        """
         body = {**document, "status": status.stored()}
         try:
             answer = await self._client.replace_status(FLORENCE_JOBS, body)
@@ -315,7 +330,10 @@ class Reconciler:
             if error.conflict or error.not_found:
                 return False
             raise
+        metadata = answer["metadata"]
+        self._quiet = Key(metadata["namespace"], metadata["name"]) if quiet else None
         self._caches.jobs.put(answer)
+        self._quiet = None
         return True
 
     async def _record(self, document: Document, event: Notice) -> None:

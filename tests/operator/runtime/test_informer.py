@@ -138,8 +138,13 @@ def test_a_list_whose_token_expires_begins_anew() -> None:
                     server.remove(CONFIG_MAPS, "lab", "c0")
                     server.compact()
 
-            server.before.append(compact)
             async with following(server, page_size=3) as informer:
+                assert names(informer) == {f"c{n}" for n in range(9)}
+                await until(lambda: server.watches)
+                # The first list is one answer; those that follow are pages of etcd's.
+                server.before.append(compact)
+                server.fail_watches(410, "Expired")
+                await until(lambda: pages > 2 and "c0" not in names(informer))
                 assert names(informer) == {f"c{n}" for n in range(1, 9)}
 
     asyncio.run(main())
