@@ -4,7 +4,7 @@
 # BACKEND=…   the kind of children that `make e2e` runs over: PyTorchJob or TrainJob; else auto
 # ONLY=…      a mark of tests: `make e2e` runs only those that have it
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
-.PHONY: help run test test-fast test-cuda e2e check lint types imports generated format generate
+.PHONY: help run test test-fast test-cuda e2e e2e-chaos check lint types imports generated format generate
 .PHONY: samples samples-short screenshots bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,11 @@ test-cuda: $(VENV)/.dev ## the tests that need a GPU, on this machine's first
 
 e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
 	FLORENCE_E2E=1 FLORENCE_E2E_BACKEND=$(BACKEND) $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200 $(if $(ONLY),-m $(ONLY))
+
+SECONDS ?= 3600
+SEED    ?= 1
+e2e-chaos: $(VENV)/.dev ## a soak with random faults on that cluster: SECONDS=3600 SEED=1
+	FLORENCE_E2E=1 FLORENCE_CHAOS_SECONDS=$(SECONDS) FLORENCE_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s tests/e2e/chaos
 
 check: lint types imports generated ## lint, types, imports and generated, as CI does
 

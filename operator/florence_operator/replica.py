@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from florence_operator.admission.validation import validate
+from florence_operator.api.blame import BAD
 from florence_operator.api.duration import seconds
 from florence_operator.api.labels import JOB_LABEL
 from florence_operator.backends.protocol import Backend
@@ -42,12 +43,15 @@ from florence_operator.observe.caches import (
 )
 from florence_operator.observe.children import Children
 from florence_operator.observe.installed import InstalledKinds, may_list
+from florence_operator.observe.nodes import NodeRecords
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.leader_proxy import LeaderForward
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.progress.server import ProgressServer
 from florence_operator.progress.tokens import TokenChecker
 from florence_operator.reconcile.job_metrics import account, stages_by_state, stages_not_heard
 from florence_operator.reconcile.reconciler import Reconciler
+from florence_operator.reconcile.tainting import taint
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
@@ -193,8 +197,13 @@ class Replica:
             if settings.webhook.enabled and settings.webhook.inject_ca
             else None,
         )
+        self._strikes, nodes = Strikes(seconds(settings.failures.strike_half_life)), NodeRecords()
+        caches.jobs.add_handler(self._strikes.take)
+        if caches.nodes is not None:
+            caches.nodes.add_handler(nodes.take)
         # A replica that was paused and has lost its lease meanwhile must not write once more.
         writer = client.guarded(self._leader.check) if self._leader else client
+        self._writer = writer
         reconciler = Reconciler(
             writer,
             caches,
@@ -205,6 +214,8 @@ class Replica:
             ca=lambda: self.certificates.authorities,
             hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
+            strikes=self._strikes,
+            nodes=nodes,
         )
         self._controller = Controller(
             "florencejob",
@@ -220,8 +231,18 @@ class Replica:
             kueue=caches.workloads is not None,
             changed=self._look_at_all,
         )
-        follow_changes(caches, self._controller.enqueue)
+        self._reconciler = reconciler
+        follow_changes(caches, self._changed)
         caches.jobs.add_handler(self._forget)
+
+    def _changed(self, key: Key) -> None:
+        """Something of a job is other than it was: it is looked at, but for its own progress."""
+        if not self._reconciler.writes_progress(key):
+            self._controller.enqueue(key)
+
+    def _got_further(self, key: Key) -> None:
+        """A job has progress to be written: it is looked at when that may be done."""
+        self._controller.enqueue_after(key, self._reconciler.turn(key))
 
     def _led(self, leads: bool) -> None:
         """The lease was won or lost; before that, reports of pods went to another replica."""
@@ -279,6 +300,7 @@ class Replica:
             self._book,
             clock=time.time,
             enqueue=self._controller.enqueue,
+            in_turn=self._got_further,
             leading=lambda: leader is None or leader.leads,
             forward=LeaderForward(leader, port, self._host, lambda: self.certificates.authorities)
             if leader
@@ -317,6 +339,12 @@ class Replica:
             jobs = self._caches.jobs.all()
             self._metrics.count_stages(stages_by_state(jobs))
             self._metrics.stages_not_heard.set(stages_not_heard(jobs))
+            weights = self._strikes.weights(time.time())
+            self._metrics.count_strikes(weights)
+            effect = self._settings.failures.taint_nodes
+            if effect != "none" and self._caches.nodes is not None:
+                struck = [node for node, weight in weights.items() if weight > BAD]
+                await taint(self._writer, self._caches.nodes.all(), struck, effect)
             await asyncio.sleep(_COUNT_SECONDS)
 
 

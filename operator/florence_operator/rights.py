@@ -46,6 +46,8 @@ def _right(group: str, resource: str, *uses: tuple[str, str], **more: str) -> Ri
     )
 
 
+TAINTS = "taintNodes"
+"""Needed by those only who set ``failures.taintNodes``: base/ leaves it out, the chart as well."""
 NAME = "florence-operator"
 TLS_SECRET = "florence-operator-tls"
 
@@ -86,6 +88,12 @@ IN_JOBS_NAMESPACES = (
 
 WITHOUT_NAMESPACE = (
     _right("", "nodes", ("list watch", "lost nodes")),
+    _right(
+        "",
+        "nodes",
+        ("patch", "the taint of nodes with too many strikes (`failures.taintNodes`)"),
+        needed=TAINTS,
+    ),
     _right(
         "authentication.k8s.io",
         "tokenreviews",

@@ -67,6 +67,12 @@ class Failures(Settings):
     image_pull_deadline: Duration = setting(
         "10m", description="how long an image may fail to be pulled before the stage fails"
     )
+    strike_half_life: Duration = setting(
+        "1d", description="after how long a strike against a node weighs half"
+    )
+    taint_nodes: Literal["none", "PreferNoSchedule", "NoSchedule"] = setting(
+        "none", description="taint that nodes get whose strikes weigh too much; none for no taint"
+    )
 
 
 class ProgressServer(Settings):

@@ -11,7 +11,6 @@ need FLORENCE_E2E_MACHINE (see :class:`tests.e2e.kube.Machine`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.numpy import load
 
 from florence.config.storage import S3Settings
 from florence.storage import Storage, open_storage
@@ -36,6 +34,7 @@ from tests.e2e.kube import (
     kubectl,
     story,
 )
+from tests.e2e.weights import digest
 
 ROOT = Path(__file__).parents[2]
 OVERLAY = ROOT / "tests/e2e/overlay"
@@ -142,17 +141,7 @@ def artifacts(storage_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def parameters(artifacts: Callable[[str], Storage]) -> Callable[[str], str]:
     """The digest of the parameters of a job's final model."""
 
-    def digest(name: str) -> str:
-        storage = artifacts(jobs.stage(name)["model"])
-        found = hashlib.sha256()
-        files = sorted(e.key for e in storage.list() if e.key.endswith(".safetensors"))
-        assert files
-        for file in files:
-            for key, tensor in sorted(load(storage.read(file)).items()):
-                found.update(key.encode() + tensor.tobytes())
-        return found.hexdigest()
-
-    return digest
+    return lambda name: digest(artifacts(jobs.stage(name)["model"]))
 
 
 @pytest.fixture(scope="session")

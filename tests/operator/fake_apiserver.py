@@ -8,6 +8,7 @@ import json
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Self
 
 from aiohttp import web
@@ -37,6 +38,10 @@ WITH_STATUS = {
     *("florencejobs", "pytorchjobs", "trainjobs", "pods", "nodes", "workloads", "jobs", "jobsets")
 }
 MANAGED = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "resourceVersion")
+
+
+# As Go writes it.
+_compact = partial(json.dumps, separators=(",", ":"))
 
 
 class FakeApiServer:
@@ -257,7 +262,7 @@ class FakeApiServer:
             if request.query.get("watch"):
                 return await self._watch(request, where)
             if request.method == "GET":
-                return web.json_response(self._read(request, where))
+                return web.json_response(self._read(request, where), dumps=_compact)
             body = json.loads(await request.read() or b"{}")
             answer = self._write(request, where, body)
             return web.json_response(answer, status=201 if request.method == "POST" else 200)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from florence.config.progress import StageProgress
+from florence.config.progress import PhaseSeconds, StageProgress
 from florence_operator.api.attempt_pods import Pod, Terminated
 from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.status import JobStatus
@@ -238,7 +238,15 @@ class World:
 
     def report(self, stage: str, attempt: int, step: int) -> None:
         """Worker 0 says how far it is; as often as it likes, at the same step too."""
-        progress = StageProgress(step=step, total=100, checkpoint=f"c{step}", checkpoint_step=step)
+        # Old images count no seconds, and some count more than there were.
+        counted = PhaseSeconds(train=3 * step, data_wait=step, checkpoint=step / 2, kept=2 * step)
+        progress = StageProgress(
+            step=step,
+            total=100,
+            checkpoint=f"c{step}",
+            checkpoint_step=step,
+            seconds=counted if step % 4 else None,
+        )
         known = self.reports.get((stage, attempt))
         moved = known is None or known.progress != progress or self.now - known.heard >= 120
         received = self.now if moved or known is None else known.received

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.history import KEPT_ATTEMPTS
 from florence_operator.api.status import Attempt, JobStatus, State
+from florence_operator.api.times import unix
 from florence_operator.backends.choice import Installed
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.reconcile.decide import decide
@@ -149,6 +151,7 @@ class Cluster(World):
         assert known == JobStatus.model_validate(status.wire()) == status
         self._check_charges(known)
         self._check_words(known)
+        self._check_goodput(known)
         self.job = self.job.model_copy(update={"status": known})
         if "job" in self.shown:
             self.shown["job"] = self.job
@@ -199,7 +202,9 @@ class Cluster(World):
         for stage in self.job.spec.stages:
             record = self.status.stage(stage.name)
             numbers = [attempt.number for attempt in record.attempts]
-            assert numbers == list(range(1, len(numbers) + 1))
+            first = record.dropped.number + 1 if record.dropped else 1
+            assert numbers == list(range(first, first + len(numbers)))
+            assert len(numbers) <= KEPT_ATTEMPTS + 1
             assert all(attempt.completion_time for attempt in record.attempts[:-1])
             running = {
                 pod.attempt
@@ -221,12 +226,44 @@ class Cluster(World):
             ):
                 assert (stage, attempt.number) in self.harmed, (stage, attempt)
 
+    def _check_goodput(self, new: JobStatus) -> None:
+        """Every second of every stage has one name, and no second is lost once it had one."""
+        total = 0
+        for stage in new.stages:
+            spent, before = stage.goodput, self.status.stage(stage.name).goodput
+            if not stage.attempts:
+                assert spent is None
+                continue
+            if not stage.state.known and stage.attempts[-1].completion_time:
+                assert spent == before  # another version's
+                total += spent.total if spent else 0
+                continue
+            assert spent is not None
+            begun = unix((stage.dropped or stage.attempts[0]).start_time)
+            until = unix(spent.until)
+            assert begun is not None
+            assert until is not None
+            assert spent.total == until - begun
+            assert until <= self.now
+            assert stage.state.terminal or until == int(self.now)
+            total += spent.total
+            if before is not None:
+                assert spent.total >= before.total
+                for name in ("queued", "stalled", "checkpoint", "data_stall"):
+                    grown = getattr(spent, name) >= getattr(before, name)
+                    assert grown or name not in ("queued", "stalled"), (name, before, spent)
+        if total:
+            assert new.goodput is not None
+            assert new.goodput.total == total
+
     def _check_words(self, new: JobStatus) -> None:
         """A word of another version stays where it is."""
         for stage in self.status.stages:
             after = new.stage(stage.name)
-            causes = [a.cause for a in stage.attempts if a.completion_time]
-            assert [a.cause for a in after.attempts[: len(causes)]] == causes
+            causes = {a.number: a.cause for a in stage.attempts if a.completion_time}
+            kept = {a.number: a.cause for a in after.attempts if a.number in causes}
+            assert kept.items() <= causes.items()
+            assert len(kept) >= min(len(causes), KEPT_ATTEMPTS - 1)
             if not stage.state.known and len(causes) == len(stage.attempts):
                 assert after == stage
 

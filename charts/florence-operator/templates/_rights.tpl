@@ -41,6 +41,11 @@
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list, watch]
+{{- if ne ((.Values.config.failures | default dict).taintNodes | default "none") "none" }}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [patch]
+{{- end }}
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
   verbs: [create]

@@ -225,6 +225,7 @@ COLUMNS: list[dict[str, Any]] = [
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.summary.gpus", "priority": 1},
     {"name": "GPU-hours", "type": "string", "jsonPath": ".status.summary.gpuHours", "priority": 1},
+    {"name": "Goodput", "type": "string", "jsonPath": ".status.summary.goodput", "priority": 1},
     {
         "name": "Checkpoint",
         "type": "string",

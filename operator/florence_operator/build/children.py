@@ -45,14 +45,25 @@ def attempt_objects(
     *,
     ca: str = "",
     avoid_nodes: Sequence[str] = (),
+    forbid_nodes: Sequence[str] = (),
 ) -> list[Document]:
     """The objects of an attempt, in the order in which they are made; the child is the last.
 
     Args:
         ca: who signs the progress server's certificate, in PEM.
         avoid_nodes: where its pods had better not run.
+        forbid_nodes: where they must not.
     """
-    spec = _attempt_spec(job, stage, attempt, settings, backend, ca=ca, avoid_nodes=avoid_nodes)
+    spec = _attempt_spec(
+        job,
+        stage,
+        attempt,
+        settings,
+        backend,
+        ca=ca,
+        avoid_nodes=avoid_nodes,
+        forbid_nodes=forbid_nodes,
+    )
     *others, child = backend.build(spec)
     stamp = {SPEC_HASH: spec_hash(job, stage, attempt, settings, backend)}
     return [*others, {**child, "metadata": {**child["metadata"], "annotations": stamp}}]
@@ -67,6 +78,7 @@ def _attempt_spec(
     *,
     ca: str,
     avoid_nodes: Sequence[str],
+    forbid_nodes: Sequence[str] = (),
 ) -> AttemptSpec:
     name = child_name(job.metadata.name, stage.name, attempt, backend.pods)
     labels = attempt_labels(job, stage, attempt)
@@ -84,6 +96,7 @@ def _attempt_spec(
             CA_ANNOTATION: ca,
         },
         avoid_nodes=avoid_nodes,
+        forbid_nodes=forbid_nodes,
     )
     return AttemptSpec(
         metadata=child_metadata(job, name, {**labels, **{k: v for k, v in queue.items() if v}}),

@@ -21,6 +21,8 @@ BY_NODE = "node"
 BY_OWNER = "owner"
 BY_QUEUE = "queue"
 
+_SIZES = ("cpu", "memory", "nvidia.com/gpu")
+
 Document = dict[str, Any]
 
 
@@ -162,14 +164,19 @@ def slim_pod(document: Document) -> Document:
 
 
 def slim_node(document: Document) -> Document:
-    """A node without its images, addresses and sizes: only whether it is ready matters."""
+    """A node without its images and addresses: whether it is ready, and what fits there."""
     metadata, status = document["metadata"], document.get("status") or {}
+    spec, sizes = document.get("spec") or {}, status.get("allocatable") or {}
     kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
     ready = [c for c in status.get("conditions") or () if c["type"] == "Ready"]
     return {
-        **{key: value for key, value in document.items() if key != "spec"},
+        **document,
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "status": {"conditions": ready},
+        "spec": {key: spec[key] for key in ("taints", "unschedulable") if key in spec},
+        "status": {
+            "conditions": ready,
+            "allocatable": {key: sizes[key] for key in _SIZES if key in sizes},
+        },
     }
 
 

@@ -79,6 +79,10 @@ class Observation:
     removal: Removal | None = None
     """None while there is no Job that deletes the artifacts."""
     namespace_terminating: bool = False
+    strikes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """When attempts of any job ended through a node's fault (Unix seconds), by node."""
+    pool: Mapping[str, Node] = field(default_factory=dict)
+    """Every node, where they may be read."""
     hears_since: float = 0.0
     """Since when this operator leads, and pods can reach it (Unix seconds)."""
     answered: frozenset[Question] = frozenset()

@@ -16,7 +16,7 @@ from florence_operator.api.labels import JOB_LABEL, UID_LABEL
 from florence_operator.api.status import JobStatus
 from florence_operator.kube.client import ApiError
 from florence_operator.observe.caches import Caches, made_for_its_attempt
-from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.progress.reports import News, Posted, ProgressBook
 from florence_operator.progress.tokens import PodIdentity, RefusedError, TokenChecker, claimed
 from florence_operator.runtime.store import Key
 
@@ -34,6 +34,7 @@ class ProgressServer:
 
     Args:
         enqueue: has the job looked at.
+        in_turn: has the job looked at once its progress may be written.
         leading: whether this replica is the leader; reports belong to the leader alone.
         forward: passes a body and its Authorization on to the leader, and gives its answer.
     """
@@ -46,6 +47,7 @@ class ProgressServer:
         *,
         clock: Callable[[], float],
         enqueue: Callable[[Key], None],
+        in_turn: Callable[[Key], None],
         leading: Callable[[], bool],
         forward: Forward,
     ) -> None:
@@ -53,7 +55,7 @@ class ProgressServer:
         self._tokens = tokens
         self._book = book
         self._clock = clock
-        self._enqueue = enqueue
+        self._look = {News.NOW: enqueue, News.IN_TURN: in_turn}
         self._leading = leading
         self._forward = forward
 
@@ -75,8 +77,9 @@ class ProgressServer:
             return web.json_response({"error": str(error)}, status=error.status)
         except (ApiError, OSError) as error:
             return web.json_response({"error": f"try again: {error}"}, status=503)
-        if self._book.take(posted, self._clock()):
-            self._enqueue(Key(posted.namespace, posted.job))
+        look = self._look.get(self._book.take(posted, self._clock()))
+        if look is not None:
+            look(Key(posted.namespace, posted.job))
         return web.json_response({})
 
     def _check_pod(self, posted: Posted, identity: PodIdentity) -> None:

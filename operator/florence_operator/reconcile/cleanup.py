@@ -31,7 +31,7 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
     going = [attempt for stage in status.stages if (attempt := live(stage)) is not None]
     # An attempt that the API server has not taken yet keeps what there is of it.
     wanted = {
-        child_name(seen.job.metadata.name, stage.name, len(stage.attempts) + 1, kind)
+        child_name(seen.job.metadata.name, stage.name, stage.last_number + 1, kind)
         for stage in status.stages
         for kind in CHILD_KINDS.values()
         if stage.reason == "Refused"
@@ -72,7 +72,7 @@ def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> b
     Without it nobody could switch that on again, and what follows would overrule whoever did it.
     """
     record = status.stage(child.stage)
-    last = len(record.attempts) == child.attempt and live(record) is None
+    last = record.last_number == child.attempt and live(record) is None
     if record.state.terminal or not last or not child.suspended:
         return False
     if child.queued and child.name not in seen.queue:
@@ -108,7 +108,7 @@ def _with_remnants(pod: Pod) -> Iterator[Deletion]:
 
 def _recorded(status: JobStatus, thing: Child | Pod) -> bool:
     """Whether the status knows the attempt of a child or a pod."""
-    return thing.attempt <= len(status.stage(thing.stage).attempts)
+    return thing.attempt <= status.stage(thing.stage).last_number
 
 
 def terminal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from florence_operator.admission.policy import unfit
 from florence_operator.api.attempt_pods import Pod
@@ -15,6 +16,8 @@ from florence_operator.backends.protocol import Child
 from florence_operator.build.children import attempt_objects, spec_hash
 from florence_operator.build.names import child_name
 from florence_operator.observe.observation import Observation, Question
+from florence_operator.reconcile.accounting import counted, ended_at, with_pause
+from florence_operator.reconcile.avoidance import avoidance
 from florence_operator.reconcile.cleanup import deleted, finalizers, kept_until, leftovers, terminal
 from florence_operator.reconcile.decision import Decision, Start, Work
 from florence_operator.reconcile.failures import Ending
@@ -51,7 +54,7 @@ def decide(seen: Observation, settings: OperatorConfiguration, *, ca: str = "") 
         return _decision(seen, old, status, Work(seen.now), wanted)
     work = Work(seen.now)
     stages = _stages(seen, settings, retried, work, ca)
-    status = job_status(seen, retried, stages)
+    status = counted(job_status(seen, retried, stages), old, seen.now)
     announce(seen.job, retried, status, work)
     if seen.now < (moment := _deadline(seen, status)) < math.inf and not status.phase.terminal:
         work.wake(moment)
@@ -94,7 +97,8 @@ def _retried(seen: Observation, status: JobStatus) -> JobStatus:
             reason="Retried",
             message="it is tried again on request",
             next_attempt_time=None,
-            first_counted_attempt=len(stage.attempts) + 1,
+            first_counted_attempt=stage.last_number + 1,
+            suspended_time=stage.suspended_time or ended_at(stage),
         )
         if stage.state in (State.FAILED, State.RECOVERING) and live(stage) is None
         else stage
@@ -141,7 +145,7 @@ def _stages(
             kept = {"state": before.state, "reason": before.reason, "message": before.message}
             record = changed(record, **kept)
         elif live(record) is None and not record.state.terminal:
-            record = _idle(view, record, done, work)
+            record = with_pause(record, _idle(view, record, done, work), view.now)
         done[stage.name] = record
     return tuple(done[stage.name] for stage in seen.job.spec.stages)
 
@@ -206,7 +210,7 @@ def _switched_off(view: View, record: StageStatus) -> Child | None:
 
 def _startable(view: View, record: StageStatus, work: Work) -> StageStatus:
     """The record of a stage that nothing but its last attempt's remains can keep from starting."""
-    number = len(record.attempts) + 1
+    number = record.last_number + 1
     again = State.RECOVERING if record.attempts else State.PENDING
     backend, job = view.backend, view.job.metadata.name
     child = view.seen.children.get(child_name(job, view.stage.name, number, backend.pods))
@@ -282,7 +286,8 @@ def _start(
     """
     job, stage, settings = view.job, view.stage, view.settings
     name = child_name(job.metadata.name, stage.name, number, view.backend.pods)
-    documents = []
+    documents: list[dict[str, Any]] = []
+    away = avoidance(view)
     last = record.attempts[-1] if record.attempts else None
     if adopted:
         work.wake(view.now)
@@ -291,7 +296,14 @@ def _start(
         if last is not None and last.cause is Cause.NODE_LOST and last.node:
             avoided.add(last.node)
         documents = attempt_objects(
-            job, stage, number, settings, view.backend, ca=view.ca, avoid_nodes=sorted(avoided)
+            job,
+            stage,
+            number,
+            settings,
+            view.backend,
+            ca=view.ca,
+            avoid_nodes=away.unwanted(avoided),
+            forbid_nodes=away.forbidden,
         )
     work.starts.append(Start(stage=stage.name, documents=tuple(documents)))
     if last is not None and last.cause is not Cause.SUSPENDED and view.seen.refusals == {}:
@@ -303,6 +315,7 @@ def _start(
         job_ref=JobReference(kind=view.backend.kind, name=name),
         start_time=now,
         admission_time=None if queue else now,
+        avoided_nodes=away.struck,
     )
     progress = record.progress
     if progress is not None:

@@ -20,7 +20,9 @@ from florence_operator.build.names import removal_name
 from florence_operator.kube.client import FLORENCE_JOBS, JOBS, ApiError, Client
 from florence_operator.observe.answers import Answers
 from florence_operator.observe.caches import Caches
+from florence_operator.observe.nodes import NodeRecords
 from florence_operator.observe.observation import Observation, Question, Removal
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Notice
@@ -52,6 +54,8 @@ class Reconciler:
         told: called with a job's key, its old and its new status after every write.
         ca: the certificates that pods check the progress server's against, in PEM.
         clock: Unix seconds.
+        strikes: what counts against nodes; it follows the jobs.
+        nodes: every node; it follows the cache of nodes.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class Reconciler:
         ca: Callable[[], str],
         hears_since: Callable[[], float],
         told: Callable[[Key, JobStatus, JobStatus], None] = lambda key, old, new: None,
+        strikes: Strikes | None = None,
+        nodes: NodeRecords | None = None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -76,10 +82,15 @@ class Reconciler:
         self._ca = ca
         self._told = told
         self._hears_since = hears_since
+        half_life = seconds(settings.failures.strike_half_life)
+        self._strikes = strikes or Strikes(half_life)
+        self._nodes = nodes or NodeRecords()
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
         self._deleter = Deleter(client, clock)
         self._starter = Starter(client, caches)
+        self._quiet: Key | None = None
+        """The job whose progress has just been written, while the caches are told."""
         self._known: dict[Key, str] = {}
         """The jobs, by uid, whose status this leader has read from the API server, or written: the
         cache's is no older, for nobody else writes it."""
@@ -111,6 +122,14 @@ class Reconciler:
         return await self._act(
             key, document, await self._look(key, document, job, answers), answers
         )
+
+    def turn(self, key: Key) -> float:
+        """Seconds until the progress of a job may be written, and so is worth a look."""
+        return self._budget.turn(key, self._clock())
+
+    def writes_progress(self, key: Key) -> bool:
+        """Whether a change of a job in its cache is this one's own and of nothing but progress."""
+        return key == self._quiet
 
     def _forget(self, key: Key) -> None:
         self._book.forget(key)
@@ -150,6 +169,8 @@ class Reconciler:
             finalizers=finalizers,
             progress=self._book.of(key, uid),
             hears_since=self._hears_since(),
+            strikes=self._strikes.by_node,
+            pool=self._nodes.by_name,
             removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,
@@ -264,14 +285,19 @@ class Reconciler:
         later = self._budget.wait(key, seen.now, urgent=decision.urgent)
         if later is not None:
             return later
-        if not await self._put_status(document, decision.status):
+        if not await self._put_status(document, decision.status, quiet=not decision.urgent):
             return 0.0
         self._known[key] = document["metadata"]["uid"]
         self._told(key, seen.job.status or JobStatus(), decision.status)
         return None
 
-    async def _put_status(self, document: Document, status: JobStatus) -> bool:
-        """Write a status over the one that was read; whether that was still the newest."""
+    async def _put_status(
+        self, document: Document, status: JobStatus, *, quiet: bool = False
+    ) -> bool:
+        """Write a status over the one that was read; whether that was still the newest.
+
+        What is ``quiet`` leads to nothing else: no look has to follow.
+        """
         body = {**document, "status": status.stored()}
         try:
             answer = await self._client.replace_status(FLORENCE_JOBS, body)
@@ -279,7 +305,10 @@ class Reconciler:
             if error.conflict or error.not_found:
                 return False
             raise
+        metadata = answer["metadata"]
+        self._quiet = Key(metadata["namespace"], metadata["name"]) if quiet else None
         self._caches.jobs.put(answer)
+        self._quiet = None
         return True
 
     async def _record(self, document: Document, event: Notice) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from florence_operator.api.artifacts import artifacts_uri
 from florence_operator.api.attempt_pods import Pod
+from florence_operator.api.blame import Strike
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
 from florence_operator.api.run_policy import Gang
@@ -166,10 +167,11 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
         return status
     message, node = message_of(status.attempts[-1]), attempt.node
     left = next((pod for pod in pods if not pod.over), None)
+    strike = Strike.NODE_LOST if attempt.stopping is Cause.NODE_LOST else None
     if left is not None and attempt.stopping is not Cause.NODE_LOST:
         message = f"{message}; {left.name} did not end on node {left.node}"
-        node = left.node
-    ending = Ending(cause=attempt.stopping, message=message, node=node)
+        node, strike = left.node, Strike.POD_STUCK
+    ending = Ending(cause=attempt.stopping, message=message, node=node, strike=strike)
     return _end(view, with_attempt(status, ranks=()), ending, work)
 
 

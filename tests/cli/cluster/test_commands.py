@@ -173,7 +173,7 @@ def test_get_lists_as_kubectl_does(cluster: ServedCluster) -> None:
     assert len(table) == 2
     everywhere = cluster.run("get", "-A", "-o", "wide").stdout.splitlines()
     assert [line.split()[0] for line in everywhere] == ["NAMESPACE", "else", "team"]
-    assert everywhere[0].split()[-3:] == ["GPUS", "GPU-HOURS", "CHECKPOINT"]
+    assert everywhere[0].split()[-3:] == ["GPU-HOURS", "GOODPUT", "CHECKPOINT"]
     assert cluster.run("get", "-A", "-l", "team=text", "-o", "name").stdout == (
         "florencejob.florence.dev/small\n"
     )

@@ -14,7 +14,7 @@ from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.backends.protocol import Child
 from florence_operator.kube.client import ApiError, Client
 from florence_operator.observe.caches import Caches
-from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.progress.reports import News, Posted, ProgressBook
 from florence_operator.progress.server import LARGEST, ProgressServer
 from florence_operator.progress.tokens import (
     REFUSED_SECONDS,
@@ -145,6 +145,7 @@ class Bench:
     def __init__(self, *, ended: str | None = None) -> None:
         self.api, self.book, self.now = Api(), ProgressBook(), 1000.0
         self.enqueued: list[Key] = []
+        self.in_turn: list[Key] = []
         self.forwarded: list[tuple[bytes, str]] = []
         self.leads = True
         pods = Cache(
@@ -167,6 +168,7 @@ class Bench:
             self.book,
             clock=lambda: self.now,
             enqueue=self.enqueued.append,
+            in_turn=self.in_turn.append,
             leading=lambda: self.leads,
             forward=self._forward,
         )
@@ -215,7 +217,7 @@ def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_in_a_while() 
             assert (await post(report(step)))[0] == 200
         assert bench.api.reviews == 1
         # The same again is no reason to look at the job.
-        assert bench.enqueued == [Key("ns", "j")] * 2
+        assert (bench.enqueued, bench.in_turn) == ([Key("ns", "j")], [Key("ns", "j")])
         assert bench.book.of(Key("ns", "j"), "job-1")["train", 2].progress.step == 2
         assert bench.book.of(Key("ns", "j"), "another") == {}
         bench.now += 121
@@ -396,13 +398,13 @@ def test_a_replica_that_does_not_lead_passes_on_what_a_pod_may_have_said() -> No
 
 def test_a_report_is_as_old_as_the_last_step_forward() -> None:
     book, key = ProgressBook(), Key("ns", "j")
-    assert book.take(Posted.model_validate(report(5)), 10.0)
-    assert not book.take(Posted.model_validate(report(5)), 20.0)
+    assert book.take(Posted.model_validate(report(5)), 10.0) is News.NOW
+    assert book.take(Posted.model_validate(report(5)), 20.0) is News.NONE
     assert book.of(key, "job-1")["train", 2].received == 10.0
     faster = report(progress={"step": 5, "total": 10, "samplesPerSecond": 7.0})
-    assert book.take(Posted.model_validate(faster), 30.0)
+    assert book.take(Posted.model_validate(faster), 30.0) is News.IN_TURN
     assert book.of(key, "job-1")["train", 2].received == 10.0
-    assert book.take(Posted.model_validate(report(6)), 40.0)
+    assert book.take(Posted.model_validate(report(6)), 40.0) is News.IN_TURN
     assert book.of(key, "job-1")["train", 2].received == 40.0
     book.take(Posted.model_validate(report(1, attempt=3)), 50.0)
     assert list(book.of(key, "job-1")) == [("train", 3)]
