@@ -14,4 +14,7 @@ def ours(document: Mapping[str, Any]) -> bool:
     MultiKueue's jobs name ``kueue.x-k8s.io/multikueue``: their copies on worker clusters name
     nobody, and their statuses are written here by Kueue.
     """
-    return ((document.get("spec") or {}).get("managedBy") or CONTROLLER) == CONTROLLER
+    spec = document.get("spec")
+    manager = spec.get("managedBy") if isinstance(spec, Mapping) else None
+    # One that is no name at all is nobody's: it has to be told what is wrong with it.
+    return not isinstance(manager, str) or manager in ("", CONTROLLER)

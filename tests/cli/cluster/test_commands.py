@@ -71,7 +71,7 @@ def test_submit_pretrain_makes_a_job_of_a_cluster(cluster: ServedCluster) -> Non
             "--artifacts=s3://bucket/runs",
             "--credentials-secret=minio",
         ),
-        *("--workers=2", "--gpus=8", "--queue=a100", "-n", "other", "-o", "json"),
+        *("--workers=2", "--gpus=8", "--queue=a100", "--backend=TrainJob", "-n", "other", "-o", "json"),
     )
     document = json.loads(result.stdout)
     assert document["metadata"]["namespace"] == "other"
