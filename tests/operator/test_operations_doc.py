@@ -38,7 +38,7 @@ DECIDING = (
 )
 # Words in them that are not said but read: of Kubernetes, the Training Operator and Kueue.
 READ = {
-    *("Child", "FlorenceJob", "Pod", "Service", "Node", "Workload"),
+    *("Child", "FlorenceJob", "Pod", "Node", "Workload"),
     *("Pending", "Succeeded", "Failed", "Running"),
     *("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown", "NodeLost"),
     *("PreemptionByScheduler", "DeletionByTaintManager", "UnexpectedAdmissionError"),
