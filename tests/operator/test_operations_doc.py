@@ -32,7 +32,13 @@ KUBECTL = shutil.which("kubectl")
 
 # The modules whose words end up in status and events.
 DECIDING = (
-    *("reconcile/decide", "reconcile/transitions", "reconcile/stalls", "reconcile/queueing"),
+    *(
+        "reconcile/decide",
+        "reconcile/next_attempt",
+        "reconcile/transitions",
+        "reconcile/stalls",
+        "reconcile/queueing",
+    ),
     *("reconcile/cleanup", "reconcile/failures", "reconcile/status", "reconcile/stage_view"),
     "api/retrying",
 )

@@ -19,7 +19,8 @@ from florence_operator.observe.observation import Observation
 from florence_operator.reconcile.decision import Work
 from florence_operator.reconcile.stage_view import live
 
-_BLOCKED = "DependencyFailed"
+BLOCKED = "DependencyFailed"
+"""The reason of a stage that needs one that failed."""
 _IDLE = (State.QUEUED, State.SUSPENDED)
 _PRECEDENCE = (
     State.STALLED,
@@ -51,7 +52,7 @@ def phase(stages: Sequence[StageStatus], *, suspended: bool) -> State:
         return State.SUCCEEDED
     if any(live(stage) for stage in stages):
         return _first(states)
-    unfinished = [s for s in stages if not s.state.terminal and s.reason != _BLOCKED]
+    unfinished = [s for s in stages if not s.state.terminal and s.reason != BLOCKED]
     if not unfinished and State.FAILED in states:
         return State.FAILED
     if suspended:
