@@ -83,9 +83,10 @@ screenshots: $(VENV)/.dev ## the pictures of docs/start.md, of a run of the samp
 	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
-	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
-bench-operator: $(VENV)/.dev ## the operator on the cluster in KUBECONFIG, beside the Training Operator
+bench-operator: $(VENV)/.dev ## the operator with running jobs, then on the cluster in KUBECONFIG, beside the Training Operator
+	$(BIN)/python tests/benchmarks/bench_running_jobs.py
 	$(BIN)/python tests/benchmarks/bench_operator.py
 
 clean: ## delete .venv and what tools cached
