@@ -71,12 +71,14 @@ def test_submit_pretrain_makes_a_job_of_a_cluster(cluster: ServedCluster) -> Non
             "--artifacts=s3://bucket/runs",
             "--credentials-secret=minio",
         ),
-        *("--workers=2", "--gpus=8", "--queue=a100", "--backend=TrainJob", "-n", "other", "-o", "json"),
+        *("--workers=2", "--gpus=8", "--queue=a100", "--backend=TrainJob"),
+        *("-n", "other", "-o", "json"),
     )
     document = json.loads(result.stdout)
     assert document["metadata"]["namespace"] == "other"
     spec = document["spec"]
-    assert (spec["image"], spec["runPolicy"]) == ("i:1", {"queue": "a100"})
+    policy = {"queue": "a100", "backend": "TrainJob"}
+    assert (spec["image"], spec["runPolicy"]) == ("i:1", policy)
     assert spec["artifacts"] == {"uri": "s3://bucket/runs", "credentialsSecret": "minio"}
     assert spec["stages"][0]["resources"] == {"workers": 2, "gpusPerWorker": 8}
 
