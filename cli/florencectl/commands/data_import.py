@@ -90,6 +90,8 @@ def _print(done: Imported, output: DocumentFormat) -> None:
         print_document(done.wire(), output)
         return
     rows = [["rows", done.rows], ["samples", done.samples], ["broken rows", done.broken]]
+    if done.boxes or done.broken_boxes:
+        rows += [["boxes", done.boxes], ["broken boxes", done.broken_boxes]]
     if done.classes:
         rows.append(["classes", done.classes])
     print_table(["what", "count"], rows)
