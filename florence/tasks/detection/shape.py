@@ -38,6 +38,7 @@ class DetectorShape:
         groups: of channels, for group normalisation.
         finest: stride of the pyramid's first level, 4 or 8.
         coarsest: stride of its last one, 32, 64 or 128.
+        long_side: largest long side of an image in training, in pixels.
     """
 
     classes: int
@@ -48,6 +49,7 @@ class DetectorShape:
     groups: int = 16
     finest: int = 8
     coarsest: int = 128
+    long_side: int = 1_333
 
     @property
     def strides(self) -> tuple[int, ...]:
