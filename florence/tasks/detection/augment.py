@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from florence.data.images import load_image, open_image
+from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.objects import Objects, joined
-from florence.tasks.detection.settings import BoxAugmentation
 
 Canvas = NDArray[np.uint8]
 FILL = 114
 """Grey of what no image covers: near the mean of photographs, so that an edge is no signal."""
-MIN_VISIBLE = 0.1
-"""Part of a box that must be left of it after cropping and pasting over it."""
 LEAST_SIDE = 1.0
 """Pixels that a box must be wide and high to be learnt from."""
 
@@ -69,38 +67,25 @@ def fitted_size(width: int, height: int, short: int, longest: int) -> tuple[int,
 
 
 def draw_view(
-    width: int, height: int, augmentation: BoxAugmentation, draw: Iterator[float]
+    width: int, height: int, augmentation: DetectionAugmentation, draw: Iterator[float]
 ) -> View:
-    """A random view of an image of this size.
-
-    Large-scale jitter (arXiv 2012.07177, 3) shows the image at a multiple of the drawn size, and a
-    random part of it where that is larger.
-    """
-    mirrored = next(draw) < 0.5 and augmentation.flip
-    sides = augmentation.short_sides
-    short = sides[int(next(draw) * len(sides))]
-    size = fitted_size(width, height, short, augmentation.long_side)
-    low, high = augmentation.jitter_min, augmentation.jitter_max
-    factor = low + next(draw) * (high - low)
-    part = min(1.0, 1 / factor)
-    left, top = next(draw) * (1 - part) * width, next(draw) * (1 - part) * height
-    shown = min(1.0, factor)
-    return View(
-        (max(1, round(size[0] * shown)), max(1, round(size[1] * shown))),
-        (left, top, left + part * width, top + part * height),
-        mirrored,
-    )
+    """A random view of an image of this size."""
+    mirrored = next(draw) < augmentation.flip
+    jitter = augmentation.large_scale_jitter
+    if jitter is None:
+        low, high = augmentation.short_side_min, augmentation.short_side_max
+        short = low + int(next(draw) * (high - low + 1))
+        size = fitted_size(width, height, short, augmentation.max_side)
+        return View(size, (0.0, 0.0, float(width), float(height)), mirrored)
+    part = jitter.scale_min + next(draw) * (jitter.scale_max - jitter.scale_min)
+    scale = part * jitter.side / max(width, height)
+    crop_width, crop_height = (min(jitter.side / scale, side) for side in (width, height))
+    left, top = next(draw) * (width - crop_width), next(draw) * (height - crop_height)
+    drawn = [max(1, min(jitter.side, round(s * scale))) for s in (crop_width, crop_height)]
+    return View((drawn[0], drawn[1]), (left, top, left + crop_width, top + crop_height), mirrored)
 
 
-def most_pixels(augmentation: BoxAugmentation) -> int:
-    """Of one training image."""
-    longest = augmentation.long_side
-    # Blended images are as wide as the one and as high as the other.
-    short = longest if augmentation.mixup else min(max(augmentation.short_sides), longest)
-    return short * longest
-
-
-def viewed(data: bytes, objects: Objects, view: View, *, min_visible: float = MIN_VISIBLE) -> Scene:
+def viewed(data: bytes, objects: Objects, view: View, *, min_visible: float = 0.0) -> Scene:
     """A view of an image file with its objects. Raises ``BrokenImageError`` of a broken file."""
     return Scene(view_pixels(data, view), cropped(objects, view, min_visible=min_visible))
 
@@ -122,7 +107,7 @@ def view_pixels(data: bytes, view: View) -> Canvas:
     return np.asarray(image, np.uint8)
 
 
-def cropped(objects: Objects, view: View, *, min_visible: float = MIN_VISIBLE) -> Objects:
+def cropped(objects: Objects, view: View, *, min_visible: float = 0.0) -> Objects:
     """Objects as a view shows them; those that it hardly shows are dropped."""
     boxes = view.boxes(objects.boxes)
     return _inside(
@@ -145,9 +130,7 @@ def _inside(
     return objects.take(kept, cut)
 
 
-def mosaic(
-    scenes: Sequence[Scene], draw: Iterator[float], *, min_visible: float = MIN_VISIBLE
-) -> Scene:
+def mosaic(scenes: Sequence[Scene], draw: Iterator[float], *, min_visible: float = 0.0) -> Scene:
     """Four scenes around a random point, on a canvas of the first one's size.
 
     Each shows the corner that it turns to the point (YOLOv4, arXiv 2004.10934, 3.4).
@@ -186,7 +169,7 @@ def mixup(one: Scene, other: Scene, share: float) -> Scene:
 
 
 def copy_paste(
-    one: Scene, other: Scene, draw: Iterator[float], *, min_visible: float = MIN_VISIBLE
+    one: Scene, other: Scene, draw: Iterator[float], *, min_visible: float = 0.0
 ) -> Scene:
     """Objects of the other scene pasted into the first, by their boxes (arXiv 2012.07177, 3).
 

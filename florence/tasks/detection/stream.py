@@ -29,12 +29,11 @@ from florence.tasks.detection.augment import (
     fitted_size,
     mixup,
     mosaic,
-    most_pixels,
     viewed,
 )
+from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.batch import DetectionBatch
 from florence.tasks.detection.objects import ObjectReader, Objects
-from florence.tasks.detection.settings import BoxAugmentation
 
 VIEW, TOGETHER, PARTNER = 21, 22, 23
 """The purposes of draws, beside those of other readers."""
@@ -62,7 +61,7 @@ class DetectionReader:
     def __init__(
         self,
         objects: ObjectReader,
-        augmentation: BoxAugmentation,
+        augmentation: DetectionAugmentation,
         shards: ShardSet | None = None,
     ) -> None:
         self.objects = objects
@@ -71,7 +70,7 @@ class DetectionReader:
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return rows * room_for(3 * most_pixels(self.augmentation))
+        return rows * room_for(3 * self.augmentation.most_pixels)
 
     def read(self, sample: Sample, chance: Draw) -> Scene:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -80,14 +79,14 @@ class DetectionReader:
         together = [next(draw) < p for p in (chosen.mosaic, chosen.mixup, chosen.copy_paste)]
         if together[0]:
             scenes = [scene, *(self._partner(chance, number) for number in range(3))]
-            scene = mosaic(scenes, draw)
+            scene = mosaic(scenes, draw, min_visible=chosen.min_visible)
         if together[1]:
             # Beta(1.5, 1.5), by the middle of three: near one half, never one image alone.
             share = sorted(next(draw) for _ in range(3))[1]
             scene = mixup(scene, self._partner(chance, 3), share)
         if together[2]:
             partner = self._partner(chance, 4)
-            scene = copy_paste(scene, partner, draw)
+            scene = copy_paste(scene, partner, draw, min_visible=chosen.min_visible)
         return scene
 
     def collate(self, items: Sequence[Scene], arena: Arena) -> _Collated:
@@ -118,7 +117,7 @@ class DetectionReader:
         width, height = open_image(sample.image_bytes).size
         view = draw_view(width, height, self.augmentation, draw)
         objects = self.objects.objects(record)
-        return viewed(sample.image_bytes, objects, view)
+        return viewed(sample.image_bytes, objects, view, min_visible=self.augmentation.min_visible)
 
     def _partner(self, chance: Draw, number: int) -> Scene:
         """Another image that is put together with a sample; a broken one is passed over."""
@@ -135,7 +134,7 @@ class DetectionReader:
 def detection_stream(
     shards: ShardSet,
     objects: ObjectReader,
-    augmentation: BoxAugmentation,
+    augmentation: DetectionAugmentation,
     *,
     seed: int,
     batch_size: int,
@@ -211,7 +210,7 @@ class _HeldOutMaker:
             return (
                 sample,
                 record,
-                viewed(sample.image_bytes, self.objects.objects(record), view, min_visible=0.0),
+                viewed(sample.image_bytes, self.objects.objects(record), view),
             )
         except BrokenImageError as error:
             raise DataError(f"{self.shards.shard_of(index)}: {error}") from error

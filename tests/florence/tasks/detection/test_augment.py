@@ -24,8 +24,8 @@ from florence.tasks.detection.augment import (
     mosaic,
     viewed,
 )
+from florence.tasks.detection.augmentation import DetectionAugmentation, LargeScaleJitter
 from florence.tasks.detection.objects import Objects, joined
-from florence.tasks.detection.settings import BoxAugmentation
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.uint8)
 SIDES = st.integers(40, 120)
@@ -97,7 +97,7 @@ def check(scene: Scene, tolerance: float) -> None:
 def test_multi_scale_and_flip_take_the_boxes_along(
     width: int, height: int, seed: int, key: int
 ) -> None:
-    chosen = BoxAugmentation(short_sides=(40, 77, 160), long_side=200)
+    chosen = DetectionAugmentation(short_side_min=40, short_side_max=160, max_side=200)
     scene = painted(width, height, seed)
     view = draw_view(width, height, chosen, uniforms(key))
     result = viewed(png(scene), scene.objects, view)
@@ -112,7 +112,8 @@ def test_multi_scale_and_flip_take_the_boxes_along(
 def test_large_scale_jitter_cuts_boxes_at_the_edge(
     width: int, height: int, seed: int, key: int
 ) -> None:
-    chosen = BoxAugmentation(short_sides=(128,), long_side=128, jitter_min=0.5, jitter_max=2.0)
+    jitter = LargeScaleJitter(side=128, scale_min=0.5, scale_max=2.0)
+    chosen = DetectionAugmentation(large_scale_jitter=jitter)
     scene = painted(width, height, seed)
     view = draw_view(width, height, chosen, uniforms(key))
     assert max(view.size) <= 128

@@ -15,9 +15,9 @@ from florence.data.indexing import index_data
 from florence.data.shards import Need, ShardSet
 from florence.data.vocabularies import Vocabulary
 from florence.errors import DataError
+from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.batch import DetectionBatch
 from florence.tasks.detection.objects import ObjectReader
-from florence.tasks.detection.settings import BoxAugmentation
 from florence.tasks.detection.stream import detection_stream, held_out_batches
 from tests.florence.data.making import write_samples
 
@@ -68,14 +68,8 @@ def reader(**options) -> ObjectReader:
     return ObjectReader(CLASSES, {"coco": Vocabulary(("cat", "dog", "owl"))}, **options)
 
 
-ALL = BoxAugmentation(
-    short_sides=(32, 40, 50),
-    long_side=64,
-    jitter_min=0.8,
-    jitter_max=1.5,
-    mosaic=0.5,
-    mixup=0.5,
-    copy_paste=0.5,
+ALL = DetectionAugmentation(
+    short_side_min=30, short_side_max=50, max_side=64, mosaic=0.5, mixup=0.5, copy_paste=0.5
 )
 
 
