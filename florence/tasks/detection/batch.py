@@ -11,9 +11,9 @@ from torch import Tensor
 from florence.data.batch import Batch
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """What is to be found in one image of N objects, among K classes.
+    """What is to be found in one image of N objects, among K classes; each is equal to itself only.
 
     Attributes:
         boxes: float32 ``(N, 4)``, x1 y1 x2 y2 in pixels of the image as the model sees it.

@@ -40,7 +40,7 @@ class DetectionHead(nn.Module):
         self.dynamic = DynamicHead(shape, recompute=recompute)
         self.anchors = AnchorPredictor(shape.channels, shape.classes, len(shape.strides))
         if shape.attributes:
-            self.attributes = AttributePredictor(8 * width, shape.attributes)
+            self.attributes = AttributePredictor(8 * width, len(shape.attributes))
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise every part."""

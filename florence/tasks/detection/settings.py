@@ -70,8 +70,8 @@ class BoxAugmentation(Settings):
     flip: bool = setting(True, description="mirror images left to right at random")
     jitter_min: float = setting(
         1.0,
-        description="large-scale jitter: smallest factor that a size is multiplied by; what becomes "
-        "larger than the drawn size is cropped",
+        description="large-scale jitter: smallest factor that a size is multiplied by; what "
+        "becomes larger than the drawn size is cropped",
         gt=0,
     )
     jitter_max: float = setting(1.0, description="large-scale jitter: largest factor", gt=0)
@@ -127,11 +127,11 @@ class Detection(Training):
         unit="classes",
         ge=1,
     )
-    attributes: int = setting(
-        0,
-        description="how many attributes of objects are learnt beside their classes, those of the "
-        "data; 0 for none (Visual Genome: 524)",
-        ge=0,
+    attributes: str | None = location(
+        None,
+        description="path or URI of a text file with the attributes that are learnt beside the "
+        "classes, one a line (Visual Genome: 524). Default: none",
+        min_length=1,
     )
     class_agnostic: bool = setting(
         False,
@@ -155,7 +155,8 @@ class Detection(Training):
         DetectionHead, description="feature pyramid and dynamic head"
     )
     boxes: BoxAugmentation = settings_group(
-        BoxAugmentation, description="sizes of images, and what is done to them with their boxes"
+        BoxAugmentation,
+        description="sizes of images, and what is done to them with their boxes",
     )
     loss: DetectionLoss = settings_group(DetectionLoss, description="parts of the loss")
     shots: int | None = setting(
@@ -200,11 +201,11 @@ class Detection(Training):
             raise ValueError("attributes mean nothing with classAgnostic: remove them")
         return self
 
-    def shape(self, classes: int) -> DetectorShape:
-        """Of a head that tells this many classes apart."""
+    def shape(self, classes: int, attributes: tuple[str, ...] = ()) -> DetectorShape:
+        """Of a head that tells this many classes apart, and these attributes."""
         return DetectorShape(
             classes=1 if self.class_agnostic else classes,
-            attributes=self.attributes,
+            attributes=attributes,
             channels=self.head.channels,
             blocks=self.head.blocks,
             normalisation=self.head.normalisation.value,

@@ -31,7 +31,7 @@ class DetectorShape:
 
     Attributes:
         classes: K, outputs for each anchor; 1 where all objects are alike.
-        attributes: A, outputs of the branch for attributes; 0 has none.
+        attributes: names of the attributes that a branch of their own tells; none without it.
         channels: of every level of the pyramid.
         blocks: of the dynamic head, one after the other.
         normalisation: within the blocks.
@@ -42,7 +42,7 @@ class DetectorShape:
     """
 
     classes: int
-    attributes: int = 0
+    attributes: tuple[str, ...] = ()
     channels: int = 256
     blocks: int = 6
     normalisation: str = Normalisation.GROUP.value
@@ -63,7 +63,7 @@ class DetectorShape:
 
     def to_card(self) -> dict[str, Any]:
         """The values as JSON."""
-        return asdict(self)
+        return {**asdict(self), "attributes": list(self.attributes)}
 
     @classmethod
     def of(cls, card: ModelCard, uri: str) -> Self:
@@ -77,4 +77,5 @@ class DetectorShape:
                 f"{uri}: a model of task '{card.task}' without a detector that is known here: "
                 f"give a model of task '{DETECTION}'"
             )
-        return cls(**values)  # type: ignore[arg-type]
+        names: Any = values.get("attributes", ())
+        return cls(**{**values, "attributes": tuple(names)})  # type: ignore[arg-type]

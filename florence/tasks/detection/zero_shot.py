@@ -1,0 +1,88 @@
+"""Naming what a class-agnostic detector finds: its proposals are compared with texts.
+
+Source: Florence (arXiv 2111.11432) section 3.5. What the paper leaves open: the score of a class is
+the root of objectness times its probability among the classes, and what is compared is the square
+around a proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from florence.config.detection import Inference
+from florence.tasks.detection.decode import Detections, suppressed
+from florence.tasks.detection.looking import Look, crops
+from florence.tasks.detection.nms import nms
+from florence.tasks.detection.padding import Triple
+
+CROPS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class BoxClassifier:
+    """Two towers that compare crops with texts.
+
+    Attributes:
+        encode: fp32 ``(B, 3, R, R)`` to ``(B, D)`` of unit length, on one device.
+        classes: ``(K, D)`` of unit length, on that device.
+        scale: what similarities are multiplied by before the softmax.
+        resolution: R.
+        mean, std: of the channels in [0, 1].
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    classes: Tensor
+    scale: float
+    resolution: int
+    mean: Triple
+    std: Triple
+
+    def probabilities(self, image: Image.Image, boxes: Tensor, context: float) -> Tensor:
+        """How probable each class is of what is in each box, ``(N, K)``, rows sum to 1."""
+        rows = []
+        for part in boxes.split(CROPS_AT_ONCE):
+            pixels = crops(
+                image,
+                part,
+                context=context,
+                resolution=self.resolution,
+                mean=self.mean,
+                std=self.std,
+            )
+            embeddings = self.encode(pixels.to(self.classes.device)).float()
+            rows.append((self.scale * embeddings @ self.classes.T).softmax(dim=-1))
+        return torch.cat(rows) if rows else self.classes.new_zeros(0, len(self.classes))
+
+
+def proposals(look: Look, image: Image.Image, settings: Inference) -> Detections:
+    """Where there is anything: the best boxes of a class-agnostic detector, best first."""
+    found = look.raw(image)
+    kept = nms(found.boxes, found.scores, settings.proposal_iou)
+    return found.pick(kept[: settings.proposals])
+
+
+def named(
+    look: Look, classifier: BoxClassifier, image: Image.Image, settings: Inference
+) -> Detections:
+    """Proposals with every class, scored by both, the best suppressed class by class."""
+    found = proposals(look, image, settings)
+    probabilities = classifier.probabilities(image, found.boxes, settings.crop_context)
+    every = fused(found, probabilities)
+    # Thousands of classes make more boxes than suppression could ever keep.
+    best = every.scores.sort(descending=True, stable=True).indices[: settings.candidates]
+    return suppressed(every.pick(best), settings)
+
+
+def fused(found: Detections, probabilities: Tensor) -> Detections:
+    """Every proposal as a box of every class, with the root of objectness times probability."""
+    count, classes = probabilities.shape
+    scores = (found.scores[:, None] * probabilities).sqrt()
+    labels = torch.arange(classes, device=scores.device).expand(count, -1)
+    return Detections(
+        found.boxes.repeat_interleave(classes, dim=0), scores.flatten(), labels.flatten()
+    )
