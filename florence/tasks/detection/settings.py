@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from florence.config import Augmentation, Evaluate, Settings, Training
 from florence.config.base import Holds, location, setting, settings_group
 from florence.config.detection import BoxMetric, Inference
 from florence.config.detection import Detection as BoxEvaluation
+from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.shape import (
     DETECTION,
     ZERO_SHOT_DETECTION,
@@ -50,50 +51,6 @@ class DetectionHead(Settings):
             raise ValueError("coarsestStride must be 32, 64 or 128")
         if self.normalisation is Normalisation.GROUP and self.channels % self.groups:
             raise ValueError(f"groups={self.groups} does not divide channels={self.channels}")
-        return self
-
-
-class BoxAugmentation(Settings):
-    """What happens to an image and its boxes before training sees them."""
-
-    short_sides: tuple[int, ...] = setting(
-        (480, 560, 640, 720, 800, 960, 1080, 1200),
-        description="short sides of the resized image, one drawn for each",
-    )
-    long_side: int = setting(
-        1_333,
-        description="largest long side, which wins over the short side; the paper uses 2,500 for "
-        "COCO, 1,333 for Objects365, 3,000 for Visual Genome",
-        unit="pixels",
-        ge=32,
-    )
-    flip: bool = setting(True, description="mirror images left to right at random")
-    jitter_min: float = setting(
-        1.0,
-        description="large-scale jitter: smallest factor that a size is multiplied by; what "
-        "becomes larger than the drawn size is cropped",
-        gt=0,
-    )
-    jitter_max: float = setting(1.0, description="large-scale jitter: largest factor", gt=0)
-    mosaic: float = setting(0.0, description="probability of a mosaic of four images", ge=0, le=1)
-    mixup: float = setting(
-        0.0, description="probability that two images are laid over each other", ge=0, le=1
-    )
-    copy_paste: float = setting(
-        0.0, description="probability that objects of another image are pasted in", ge=0, le=1
-    )
-
-    @field_validator("short_sides")
-    @classmethod
-    def _sides_are_sizes(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
-        if not sides or min(sides) < 32:
-            raise ValueError("give sizes of at least 32 pixels")
-        return sides
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> Self:
-        if self.jitter_min > self.jitter_max:
-            raise ValueError("jitterMin is above jitterMax")
         return self
 
 
@@ -154,8 +111,8 @@ class Detection(Training):
     head: DetectionHead = settings_group(
         DetectionHead, description="feature pyramid and dynamic head"
     )
-    boxes: BoxAugmentation = settings_group(
-        BoxAugmentation,
+    boxes: DetectionAugmentation = settings_group(
+        DetectionAugmentation,
         description="sizes of images, and what is done to them with their boxes",
     )
     loss: DetectionLoss = settings_group(DetectionLoss, description="parts of the loss")
@@ -212,7 +169,7 @@ class Detection(Training):
             groups=self.head.groups,
             finest=self.head.finest_stride,
             coarsest=self.head.coarsest_stride,
-            long_side=self.boxes.long_side,
+            long_side=self.boxes.max_side,
         )
 
     @property
