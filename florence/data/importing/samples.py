@@ -83,7 +83,8 @@ def _made(row: Row, settings: ImportSettings) -> Made:
     if row.class_index is not None:
         members["cls"] = str(row.class_index).encode()
     if checked is None:
-        return Made({**members, **copied})
+        boxes = (row.meta or {}).get("boxes")
+        return Made({**members, **copied}, len(boxes) if isinstance(boxes, list) else 0)
     broken = tuple(BrokenRow(row.where, reason) for reason in checked.broken)
     return Made({**members, **copied}, len(checked.record.boxes), broken)
 
