@@ -39,6 +39,7 @@ class DetectorShape:
         finest: stride of the pyramid's first level, 4 or 8.
         coarsest: stride of its last one, 32, 64 or 128.
         long_side: largest long side of an image in training, in pixels.
+        tower_resolution: side of the images that the tower saw before, with texts beside them.
     """
 
     classes: int
@@ -50,6 +51,7 @@ class DetectorShape:
     finest: int = 8
     coarsest: int = 128
     long_side: int = 1_333
+    tower_resolution: int = 224
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -161,7 +161,11 @@ class DetectionTask:
         return {"classes": float(len(self.data.classes))}
 
     def _head(self) -> dict[str, Any]:
-        return self.shape.to_card()
+        card = self._source_card
+        if card is None:
+            return self.shape.to_card()
+        known = (card.head or {}).get("tower_resolution", card.resolution)
+        return {**self.shape.to_card(), "tower_resolution": known}
 
     def _templates(self, source: ModelCard | None) -> tuple[str, ...]:
         if not self._settings.class_agnostic:

@@ -7,7 +7,7 @@ around a proposal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from florence.config.detection import Inference
+from florence.evaluation.classify import class_embeddings
+from florence.evaluation.models import ImageTextEncoder, ModelCard
 from florence.tasks.detection.decode import Detections, suppressed
 from florence.tasks.detection.looking import Look, crops
 from florence.tasks.detection.nms import nms
 from florence.tasks.detection.padding import Triple
+from florence.tasks.detection.shape import ZERO_SHOT_DETECTION, DetectorShape
+from florence.text.tokenizer import tokenize
 
 CROPS_AT_ONCE = 64
 
@@ -57,6 +61,41 @@ class BoxClassifier:
             embeddings = self.encode(pixels.to(self.classes.device)).float()
             rows.append((self.scale * embeddings @ self.classes.T).softmax(dim=-1))
         return torch.cat(rows) if rows else self.classes.new_zeros(0, len(self.classes))
+
+
+def classifier_of(
+    towers: ImageTextEncoder,
+    card: ModelCard,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    settings: Inference,
+) -> BoxClassifier:
+    """A classifier of the towers of a model, its own or another detector's.
+
+    Args:
+        towers: the model, in evaluation mode.
+        card: the model's.
+        classes: what to call things.
+        templates: sentences that the names are put into.
+        settings: for the size of crops.
+    """
+    embeddings = class_embeddings(towers, tokenize, classes, templates)
+    device = next(iter(towers.parameters())).device
+    return BoxClassifier(
+        encode=towers.encode_image,
+        classes=embeddings.to(device),
+        scale=float(towers.logit_scale.detach().float().exp()),
+        resolution=settings.crop_resolution or crop_resolution(card),
+        mean=card.mean,
+        std=card.std,
+    )
+
+
+def crop_resolution(card: ModelCard) -> int:
+    """Side of the images that a model's towers were trained on together."""
+    if card.task == ZERO_SHOT_DETECTION:
+        return DetectorShape.of(card, "the detector").tower_resolution
+    return card.resolution
 
 
 def proposals(look: Look, image: Image.Image, settings: Inference) -> Detections:
