@@ -49,8 +49,13 @@ class DetectionHead(Settings):
             raise ValueError("finestStride must be 4 or 8")
         if self.coarsest_stride not in (32, 64, 128):
             raise ValueError("coarsestStride must be 32, 64 or 128")
-        if self.normalisation is Normalisation.GROUP and self.channels % self.groups:
-            raise ValueError(f"groups={self.groups} does not divide channels={self.channels}")
+        if self.normalisation is Normalisation.GROUP and (
+            self.channels % self.groups or self.channels == self.groups
+        ):
+            raise ValueError(
+                f"groups={self.groups} does not divide channels={self.channels} into groups of "
+                "several channels"
+            )
         return self
 
 
