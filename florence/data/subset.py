@@ -25,6 +25,12 @@ class ShardSubset(ShardSet):
         self._whole = whole
         self._indices = np.asarray(indices, np.int64)
 
+    @property
+    def indices(self) -> list[int]:
+        """The samples of the whole set."""
+        found: list[int] = self._indices.tolist()
+        return found
+
     def __len__(self) -> int:
         return len(self._indices)
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florence.data.importing.pseudo import PSEUDO_LABELS
 from florencectl.commands.data_curate import EPILOG as CURATE_HELP
 from florencectl.commands.data_curate import curate
 from florencectl.commands.data_import import app as import_app
+from florencectl.commands.data_pseudo_label import EPILOG as PSEUDO_LABEL_HELP
+from florencectl.commands.data_pseudo_label import pseudo_label
 from florencectl.data_options import Endpoint, Output, Region, Uri, note_on_terminal, s3_settings
+from florencectl.flags import with_flags
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +29,9 @@ app = typer.Typer(
 )
 app.add_typer(import_app)
 app.command("curate", epilog=CURATE_HELP)(curate)
+app.command("pseudo-label", epilog=PSEUDO_LABEL_HELP)(
+    with_flags(pseudo_label, PSEUDO_LABELS.settings)
+)
 
 Workers = Annotated[
     int | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from florence.config.storage import S3Settings
 from florence.data.importing.objects import ImageObjects
@@ -41,7 +41,14 @@ class FirstOf:
         return self.places[0].read()
 
 
-Bytes = bytes | StoredBytes | FirstOf
+class Readable(Protocol):
+    """Bytes that are read, or made, when they are needed; in any thread."""
+
+    def read(self) -> bytes:
+        """The bytes. May raise ``MissingKeyError``, ``BrokenImageError`` and storage's errors."""
+
+
+Bytes = bytes | Readable
 
 
 @dataclass(frozen=True)

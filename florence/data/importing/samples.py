@@ -83,10 +83,20 @@ def _made(row: Row, settings: ImportSettings) -> Made:
     if row.class_index is not None:
         members["cls"] = str(row.class_index).encode()
     if checked is None:
-        boxes = (row.meta or {}).get("boxes")
-        return Made({**members, **copied}, len(boxes) if isinstance(boxes, list) else 0)
+        return Made({**members, **copied}, _box_count({**members, **copied}.get("json", b"")))
     broken = tuple(BrokenRow(row.where, reason) for reason in checked.broken)
     return Made({**members, **copied}, len(checked.record.boxes), broken)
+
+
+def _box_count(record: bytes) -> int:
+    """How many boxes a JSON member lists."""
+    if b'"boxes"' not in record:
+        return 0
+    try:
+        boxes = json.loads(record).get("boxes")
+    except (ValueError, AttributeError):
+        return 0
+    return len(boxes) if isinstance(boxes, list) else 0
 
 
 def _read(value: Bytes) -> bytes:

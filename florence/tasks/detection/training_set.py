@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from florence.config.storage import S3Settings
 from florence.data.shards import Need, ShardSet
+from florence.data.subset import ShardSubset
 from florence.data.vocabularies import NAME, Vocabularies, all_names, read_vocabularies
 from florence.errors import ConfigurationError, DataError
 from florence.stages.context import StageContext
 from florence.stages.training_data import open_training_shards
 from florence.storage import open_storage
+from florence.tasks.detection.few_shot import few_images
 from florence.tasks.detection.objects import ObjectReader
 from florence.tasks.detection.settings import Detection
 
@@ -57,11 +59,22 @@ def open_training_set(context: StageContext, settings: Detection) -> TrainingSet
             f"classes: the stage expects {settings.classes} and {settings.data} has "
             f"{len(classes)}: correct it, or leave it out"
         )
+    if settings.shots is not None:
+        shards = _few(context, settings, shards, classes)
     attributes: tuple[str, ...] = ()
     if settings.attributes is not None:
         uri = settings.attributes
         attributes = context.world.on_first(lambda: lines_of(uri, context.s3))
     return TrainingSet(shards, vocabularies, classes, attributes)
+
+
+def _few(
+    context: StageContext, settings: Detection, shards: ShardSet, classes: Sequence[str]
+) -> ShardSubset:
+    """The images of a few-shot stage, chosen by rank 0; collective."""
+    shots, seed = settings.shots or 0, settings.shots_seed
+    indices = context.world.on_first(lambda: few_images(shards, classes, shots, seed).indices)
+    return ShardSubset(shards, indices)
 
 
 def vocabularies_of(shards: ShardSet) -> Vocabularies:
