@@ -146,9 +146,9 @@ def ground_truth(
     if federated:
         for category in categories:
             category["frequency"] = frequency.get(category["name"], "f")
-        for row, image in zip(rows, images, strict=True):
-            row["neg_category_ids"] = _ids(image.negatives or (), numbers)
-            row["not_exhaustive_category_ids"] = _ids(image.not_exhaustive, numbers)
+        for entry, image in zip(rows, images, strict=True):
+            entry["neg_category_ids"] = _ids(image.negatives or (), numbers)
+            entry["not_exhaustive_category_ids"] = _ids(image.not_exhaustive, numbers)
     return {"info": {}, "images": rows, "annotations": annotations, "categories": categories}
 
 

@@ -141,7 +141,9 @@ class DetectionCost:
 
 def classes_of(settings: Detection) -> int:
     """Outputs for each anchor: one of a class-agnostic head, else what the settings expect."""
-    return 1 if settings.class_agnostic else settings.classes or ASSUMED_CLASSES
+    if settings.class_agnostic:
+        return 1
+    return ASSUMED_CLASSES if settings.classes is None else int(settings.classes)
 
 
 def planned_side(settings: Detection) -> int:
@@ -154,7 +156,8 @@ def planned_side(settings: Detection) -> int:
 def levels(settings: Detection) -> tuple[LevelCells, ...]:
     """The pyramid's, finest first."""
     shape = _shape(settings)
-    side, sides = planned_side(settings), []
+    side = planned_side(settings)
+    sides: list[int] = []
     for stride in shape.strides:
         sides.append(side // stride if stride <= 32 else -(-sides[-1] // 2))
     last = len(sides) - 1
