@@ -7,6 +7,7 @@ square.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from florence.config import ActivationCheckpointing, Architecture, Embedding, Precision
@@ -150,7 +151,7 @@ def planned_side(settings: Detection) -> int:
     """Side of the square that stands for an image, a multiple of 32 pixels."""
     short = min(settings.resolution, settings.boxes.max_side)
     long = min(short * LANDSCAPE, settings.boxes.max_side)
-    return max(round((short * long) ** 0.5 / 32), 1) * 32
+    return max(round(math.sqrt(short * long) / 32), 1) * 32
 
 
 def levels(settings: Detection) -> tuple[LevelCells, ...]:

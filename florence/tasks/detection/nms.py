@@ -83,7 +83,8 @@ def _overlaps(first: Tensor, second: Tensor, threshold: float) -> Tensor:
     # shared / (size + size - shared) > t, without a division or a tensor of unions.
     shared = width.mul_(height).mul_(1 + threshold)
     size = (x2 - x1) * (y2 - y1) * threshold
-    return shared > size + (second[2] - second[0]) * (second[3] - second[1]) * threshold
+    least: Tensor = size + (second[2] - second[0]) * (second[3] - second[1]) * threshold
+    return shared > least
 
 
 def class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:

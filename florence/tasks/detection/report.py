@@ -167,7 +167,7 @@ def _compared(
 def _overlaps(box: NDArray[np.float32], others: NDArray[np.float64]) -> NDArray[np.float64]:
     shared = _shared(box, others)
     sizes = (box[2] - box[0]) * (box[3] - box[1]) + _areas(others)
-    return shared / np.maximum(sizes - shared, 1e-9)
+    return np.asarray(shared / np.maximum(sizes - shared, 1e-9), np.float64)
 
 
 def _covered(box: NDArray[np.float32], regions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,7 +177,7 @@ def _covered(box: NDArray[np.float32], regions: NDArray[np.float64]) -> NDArray[
 def _shared(box: NDArray[np.float32], others: NDArray[np.float64]) -> NDArray[np.float64]:
     width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
     height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
-    return np.clip(width, 0, None) * np.clip(height, 0, None)
+    return np.asarray(np.clip(width, 0, None) * np.clip(height, 0, None), np.float64)
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from florence.errors import DataError
-
-if TYPE_CHECKING:
-    from florence.models.card import ModelCard
 
 DETECTION = "detection"
 """The task of a detector of the classes that it was trained on, as its card names it."""
@@ -23,6 +20,18 @@ class Normalisation(StrEnum):
     GROUP = "group"
     LAYER = "layer"
     NONE = "none"
+
+
+class Card(Protocol):
+    """The part of a model's card that a head is read from."""
+
+    @property
+    def task(self) -> str:
+        """What the model does."""
+
+    @property
+    def head(self) -> Any:
+        """The task's own settings of its head; none where it has no head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +77,7 @@ class DetectorShape:
         return {**asdict(self), "attributes": list(self.attributes)}
 
     @classmethod
-    def of(cls, card: ModelCard, uri: str) -> Self:
+    def of(cls, card: Card, uri: str) -> Self:
         """The head that a card describes. Raises :class:`DataError` when it describes none."""
         known = {field.name for field in fields(cls)}
         values = card.head or {}
@@ -80,4 +89,4 @@ class DetectorShape:
                 f"give a model of task '{DETECTION}'"
             )
         names: Any = values.get("attributes", ())
-        return cls(**{**values, "attributes": tuple(names)})  # type: ignore[arg-type]
+        return cls(**{**values, "attributes": tuple(names)})

@@ -49,7 +49,7 @@ class BoxClassifier:
     def probabilities(self, image: Image.Image, boxes: Tensor, context: float) -> Tensor:
         """How probable each class is of what is in each box, ``(N, K)``, rows sum to 1."""
         rows = []
-        for part in boxes.split(CROPS_AT_ONCE) if len(boxes) else ():
+        for part in torch.split(boxes, CROPS_AT_ONCE) if len(boxes) else ():
             pixels = crops(
                 image,
                 part,
