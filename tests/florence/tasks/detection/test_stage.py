@@ -169,15 +169,15 @@ def test_a_resumed_run_ends_with_the_same_bits(scenes: str, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_and_chunks_do_not_matter(scenes: str, tmp_path: Path, ranks: int) -> None:
-    config = settings(scenes, steps=3, validation=scenes)
+    config = settings(scenes, steps=2, validation=scenes)
     run(context(tmp_path / "one"), config)
     chunks = 2 if ranks == 2 else 1
     chunked = config.model_copy(update={"gradient_cache_chunks": chunks})
-    run_gang(run_on_rank, ranks, tmp_path / "several", chunked)
+    run_gang(run_on_rank, ranks, tmp_path / "several", chunked, timeout=900)
     expected, got = stored(tmp_path / "one").state, stored(tmp_path / "several").state
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], **CLOSE)
-    assert metrics(tmp_path / "several").keys() == metrics(tmp_path / "one").keys()
+    assert metrics(tmp_path / "several") == pytest.approx(metrics(tmp_path / "one"), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_engines_reach_the_same_parameters(scenes: str, tmp_path: Path, stage: i
     config = settings(scenes, steps=3, validation=scenes)
     run(context(tmp_path / "torch"), config)
     sharded = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": stage})
-    run_gang(run_on_rank, 2, tmp_path / "deepspeed", sharded)
+    run_gang(run_on_rank, 2, tmp_path / "deepspeed", sharded, timeout=900)
     expected, got = stored(tmp_path / "torch").state, stored(tmp_path / "deepspeed").state
     assert expected.keys() == got.keys()
     for name in expected:
