@@ -248,10 +248,8 @@ class Cluster(World):
             assert stage.state.terminal or until == int(self.now)
             total += spent.total
             if before is not None:
+                # A part may shrink: one that stalls may yet get further, or end well.
                 assert spent.total >= before.total
-                for name in ("queued", "stalled", "checkpoint", "data_stall"):
-                    grown = getattr(spent, name) >= getattr(before, name)
-                    assert grown or name not in ("queued", "stalled"), (name, before, spent)
         if total:
             assert new.goodput is not None
             assert new.goodput.total == total
