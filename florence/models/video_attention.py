@@ -5,7 +5,6 @@ Shapes: B clips, W windows per clip, N tokens per window, h heads of d channels,
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import cast
 
 import torch
@@ -15,7 +14,7 @@ from florence.config.model import Attention
 from florence.models.attention import attend_math, attend_sdpa, resolve_attention
 from florence.models.video_windows import (
     VideoGrid,
-    WindowBlock,
+    all_blocks,
     block_masks,
     video_relative_index,
     window_blocks,
@@ -84,13 +83,19 @@ class VideoWindowAttention(nn.Module):
         masks = block_masks(grid, bias.device, bias.dtype)
         batch, channels = len(qkv), qkv.shape[-2] * qkv.shape[-1]
         tiles = qkv.view(batch, *grid.counts, *qkv.shape[2:])
-        parts = []
-        for number, block in enumerate(window_blocks(grid)):
-            part = tiles[(slice(None), *block.slices)]
-            counts = part.shape[1:4]
-            out = attend_sdpa(part.flatten(1, 3), bias + masks[number])
-            parts.append((block, out.view(batch, *counts, grid.tokens, channels)))
-        return _joined(parts).reshape(batch, -1, channels)
+        number, planes = 0, []
+        for plane in window_blocks(grid):
+            rows = []
+            for row in plane:
+                columns = []
+                for block in row:
+                    part = tiles[(slice(None), *block.slices)]
+                    out = attend_sdpa(part.flatten(1, 3), bias + masks[number])
+                    columns.append(out.view(*part.shape[:4], grid.tokens, channels))
+                    number += 1
+                rows.append(torch.cat(columns, dim=3))
+            planes.append(torch.cat(rows, dim=2))
+        return torch.cat(planes, dim=1).view(batch, -1, channels)
 
 
 def _mask_scores(scores: Tensor, grid: VideoGrid) -> None:
@@ -101,17 +106,6 @@ def _mask_scores(scores: Tensor, grid: VideoGrid) -> None:
     # Detached: a constant that is added does not change a gradient, and autograd would copy the
     # whole of it for every slice that is changed.
     tiles = scores.detach().view(len(scores), *grid.counts, *scores.shape[2:])
-    for number, block in enumerate(window_blocks(grid)):
+    for number, block in enumerate(all_blocks(grid)):
         if block.is_masked:
             tiles[(slice(None), *block.slices)].add_(masks[number])
-
-
-def _joined(parts: list[tuple[WindowBlock, Tensor]]) -> Tensor:
-    """Blocks (B, windows in time, in rows, in columns, N, C) as one, in the grid's order."""
-    for depth in (2, 1, 0):  # columns first: they vary fastest
-        joined = []
-        for _, run in groupby(parts, key=lambda part: part[0].axes[:depth]):
-            row = list(run)
-            joined.append((row[0][0], torch.cat([tensor for _, tensor in row], dim=1 + depth)))
-        parts = joined
-    return parts[0][1]

@@ -10,9 +10,7 @@ which are slices of the windows' own grid; a mask of each window would take hund
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, product
 
 import torch
 from torch import Tensor
@@ -130,14 +128,18 @@ class WindowBlock:
         return any(len(set(axis.regions)) > 1 or any(axis.absent) for axis in self.axes)
 
 
-def window_blocks(grid: VideoGrid) -> Iterator[WindowBlock]:
-    """The blocks of a grid in the order of their windows, time slowest; together they are all."""
-    axes = (
-        _axis_groups(grid.frames, grid.padded_frames, grid.window_frames, grid.shift_frames),
-        _axis_groups(grid.padded_height, grid.padded_height, grid.window_height, grid.shift_height),
-        _axis_groups(grid.padded_width, grid.padded_width, grid.window_width, grid.shift_width),
-    )
-    return (WindowBlock(chosen) for chosen in product(*axes))
+def window_blocks(grid: VideoGrid) -> list[list[list[WindowBlock]]]:
+    """The blocks of a grid by their place along each axis; together they are all windows."""
+    frames = _axis_groups(grid.frames, grid.padded_frames, grid.window_frames, grid.shift_frames)
+    height, width = grid.padded_height, grid.padded_width
+    rows = _axis_groups(height, height, grid.window_height, grid.shift_height)
+    columns = _axis_groups(width, width, grid.window_width, grid.shift_width)
+    return [[[WindowBlock((a, b, c)) for c in columns] for b in rows] for a in frames]
+
+
+def all_blocks(grid: VideoGrid) -> list[WindowBlock]:
+    """The same in a row, time slowest."""
+    return [block for plane in window_blocks(grid) for row in plane for block in row]
 
 
 def _axis_groups(size: int, padded: int, window: int, shift: int) -> list[AxisGroup]:
@@ -150,12 +152,10 @@ def _axis_groups(size: int, padded: int, window: int, shift: int) -> list[AxisGr
         regions = tuple(int(is_last and place >= padded - shift) for place in places)
         absent = tuple((place + shift) % padded >= size for place in places)
         kinds.append((regions, absent))
-    groups, start = [], 0
-    for (regions, absent), same in groupby(kinds):
-        stop = start + len(list(same))
-        groups.append(AxisGroup(start, stop, regions, absent))
-        start = stop
-    return groups
+    # Plain loops: a compiler traces this.
+    starts = [n for n in range(len(kinds)) if n == 0 or kinds[n] != kinds[n - 1]]
+    ends = [*starts[1:], len(kinds)]
+    return [AxisGroup(start, end, *kinds[start]) for start, end in zip(starts, ends, strict=True)]
 
 
 def video_order(grid: VideoGrid, device: torch.device) -> Permutation:
@@ -169,7 +169,7 @@ def video_reorder(source: VideoGrid, target: VideoGrid, device: torch.device) ->
 
 
 def block_masks(grid: VideoGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of each of :func:`window_blocks`: (blocks, N, N), 0 or -1e4."""
+    """What to add to the scores of each of :func:`all_blocks`: (blocks, N, N), 0 or -1e4."""
     return constant(_block_masks, grid, device, dtype)
 
 
@@ -204,7 +204,7 @@ def _video_reorder(source: VideoGrid, target: VideoGrid, device: torch.device) -
 
 def _block_masks(grid: VideoGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
     masks = []
-    for block in window_blocks(grid):
+    for block in all_blocks(grid):
         frames, rows, columns = (torch.tensor(axis.regions) for axis in block.axes)
         region = frames[:, None, None] + 2 * rows[:, None] + 4 * columns
         absent = torch.tensor(block.axes[0].absent)[:, None, None].expand(region.shape)

@@ -20,7 +20,7 @@ from florence.models.compilation import compile_blocks
 from florence.models.meta import on_meta
 from florence.models.video_attention import VideoWindowAttention
 from florence.models.video_coswin import VideoBlock, VideoCoSwin
-from florence.models.video_windows import VideoGrid, block_masks, video_order, window_blocks
+from florence.models.video_windows import VideoGrid, all_blocks, block_masks, video_order
 from tests.florence.models.references import randomise, reference
 from tests.florence.models.test_swin_parity import assert_close, ours_from_torchvision
 
@@ -56,7 +56,7 @@ def test_masks_are_those_of_a_brute_force_search(
         frames, height, width, window_frames=window_frames, window=window, shifted=shifted
     )
     order = video_order(grid, CPU).forward.view(grid.windows, grid.tokens).tolist()
-    blocks = list(window_blocks(grid))
+    blocks = all_blocks(grid)
     masks = block_masks(grid, CPU, torch.float32)
     numbers = torch.arange(grid.windows).view(grid.counts)
     seen: list[int] = []
@@ -211,6 +211,7 @@ def test_checkpointing_changes_no_gradient(level: ActivationCheckpointing) -> No
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
 
 
+@pytest.mark.slow
 def test_compiled_blocks_agree() -> None:
     model = tower(NANO)
     clips = torch.randn(1, 3, 6, 40, 40)
