@@ -1,1 +1,0 @@
-"""What kinds share that fuse image and text."""
