@@ -46,11 +46,24 @@ class PipelineServer:
         with self._explained():
             from kfp import Client
 
+            self._answers(token, cookies)
             self._client: Any = Client(
                 host=self._endpoint,
                 existing_token=token or None,
                 cookies=cookies or None,
             )
+
+    def _answers(self, token: str, cookies: str) -> None:
+        """Ask once whether the server is there: KFP's client would ask for half a minute, and not
+        say that it was refused."""
+        from kfp_server_api import ApiClient, Configuration, HealthzServiceApi
+
+        settings = Configuration(host=self._endpoint)
+        settings.retries = False
+        client = ApiClient(settings, cookie=cookies or None)
+        if token:
+            client.set_default_header("Authorization", f"Bearer {token}")
+        HealthzServiceApi(client).healthz_service_get_healthz()
 
     def submit(
         self,
