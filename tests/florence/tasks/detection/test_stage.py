@@ -167,13 +167,11 @@ def test_a_resumed_run_ends_with_the_same_bits(scenes: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_and_chunks_do_not_matter(scenes: str, tmp_path: Path, ranks: int) -> None:
+def test_ranks_and_chunks_do_not_matter(scenes: str, tmp_path: Path) -> None:
     config = settings(scenes, steps=2, validation=scenes)
     run(context(tmp_path / "one"), config)
-    chunks = 2 if ranks == 2 else 1
-    chunked = config.model_copy(update={"gradient_cache_chunks": chunks})
-    run_gang(run_on_rank, ranks, tmp_path / "several", chunked, timeout=900)
+    chunked = config.model_copy(update={"gradient_cache_chunks": 2})
+    run_gang(run_on_rank, 2, tmp_path / "several", chunked, timeout=550)
     expected, got = stored(tmp_path / "one").state, stored(tmp_path / "several").state
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], **CLOSE)
@@ -189,7 +187,7 @@ def test_engines_reach_the_same_parameters(scenes: str, tmp_path: Path, stage: i
     config = settings(scenes, steps=3, validation=scenes)
     run(context(tmp_path / "torch"), config)
     sharded = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": stage})
-    run_gang(run_on_rank, 2, tmp_path / "deepspeed", sharded, timeout=900)
+    run_gang(run_on_rank, 2, tmp_path / "deepspeed", sharded, timeout=550)
     expected, got = stored(tmp_path / "torch").state, stored(tmp_path / "deepspeed").state
     assert expected.keys() == got.keys()
     for name in expected:
