@@ -5,6 +5,7 @@ Shapes: B images, W windows per image, N tokens per window, h heads of d channel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -82,13 +83,20 @@ def resolve_attention(
     return Attention.MATH
 
 
-def attend_math(qkv: Tensor, bias: Tensor) -> Tensor:
-    """Attention as two batched products: ``qkv`` (B, W, N, 3, h, d) to (B, W * N, C)."""
+def attend_math(
+    qkv: Tensor, bias: Tensor, change: Callable[[Tensor], None] = lambda scores: None
+) -> Tensor:
+    """Attention as two batched products: ``qkv`` (B, W, N, 3, h, d) to (B, W * N, C).
+
+    Args:
+        bias: added to the scores.
+        change: what else is done to the scores (B, W, h, N, N), in place.
+    """
     batch, windows, tokens, _, heads, width = qkv.shape
     q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, -1, tokens, width).unbind(0)
     scores = torch.bmm(q * width**-0.5, k.transpose(1, 2))
     # In place: the product's backward does not need the scores.
-    scores.view(batch, windows, heads, tokens, tokens).add_(bias)
+    change(scores.view(batch, windows, heads, tokens, tokens).add_(bias))
     out = torch.bmm(scores.softmax(-1), v).view(batch, windows, heads, tokens, width)
     return out.transpose(2, 3).reshape(batch, windows * tokens, heads * width)
 

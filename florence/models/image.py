@@ -30,19 +30,20 @@ class SwinBlock(nn.Module):
         *,
         drop: float,
         checkpointing: ActivationCheckpointing,
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.drop = drop
         self.checkpointing = checkpointing
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, heads, window, config.attention)
+        self.attn = attention or WindowAttention(channels, heads, window, config.attention)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, config.mlp_ratio * channels)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Initialise every parameter of the block."""
         self.norm1.reset_parameters()
-        self.attn.reset_parameters(generator)
+        cast(WindowAttention, self.attn).reset_parameters(generator)
         self.norm2.reset_parameters()
         self.mlp.reset_parameters(generator)
 
@@ -178,9 +179,7 @@ class CoSwin(nn.Module):
         super().__init__()
         self.config = config
         self.window = window or config.window
-        drops = _linear_in_depth(
-            config.drop_path if drop_path is None else drop_path, config.depths
-        )
+        drops = linear_in_depth(config.drop_path if drop_path is None else drop_path, config.depths)
         self.patch_embed = downsampling(config.embedding, 0, 3, config.width)
         self.layers = nn.ModuleList(
             SwinStage(config, number, self.window, drops[number], checkpointing)
@@ -217,7 +216,7 @@ class CoSwin(nn.Module):
         return cast(Tensor, self.projection(self.features(images)))
 
 
-def _linear_in_depth(highest: float, depths: tuple[int, ...]) -> list[list[float]]:
+def linear_in_depth(highest: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Drop probabilities per stage and block, from 0 at the first block to ``highest``."""
     total = sum(depths)
     rising = iter([highest * block / max(1, total - 1) for block in range(total)])

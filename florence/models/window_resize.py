@@ -31,12 +31,13 @@ def resize_windows(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         if isinstance(module, WindowAttention)
     }
     return {
-        name: _resize(value, sides[name]) if name in sides else value
+        name: resize_table(value, sides[name]) if name in sides else value
         for name, value in state.items()
     }
 
 
-def _resize(table: Tensor, side: int) -> Tensor:
+def resize_table(table: Tensor, side: int) -> Tensor:
+    """A table (source side ** 2, heads) of relative positions as one of ``side ** 2`` rows."""
     entries, heads = table.shape
     source = math.isqrt(entries)
     if source == side:

@@ -137,7 +137,7 @@ def _relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tens
     return (dy * (2 * window - 1) + dx).reshape(-1)
 
 
-def _constant(build: Callable[..., T], *arguments: Hashable) -> T:
+def constant(build: Callable[..., T], *arguments: Hashable) -> T:
     """Call ``build``, once per arguments for as long as the cache has room.
 
     Not so while compiling: a compiler cannot see through a cache, and folds index arithmetic into
@@ -156,17 +156,17 @@ def _constant(build: Callable[..., T], *arguments: Hashable) -> T:
 
 def window_order(grid: WindowGrid, device: torch.device) -> Permutation:
     """From the image order of the padded map to the grid's window order."""
-    return _constant(_window_order, grid, device)
+    return constant(_window_order, grid, device)
 
 
 def reorder(source: WindowGrid, target: WindowGrid, device: torch.device) -> Permutation:
     """From the window order of ``source`` to that of ``target``, two grids of one map."""
-    return _constant(_reorder, source, target, device)
+    return constant(_reorder, source, target, device)
 
 
 def region_mask(grid: WindowGrid, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What to add to the scores of a shifted grid: (windows, tokens, tokens), 0 or -1e4."""
-    return _constant(_region_mask, grid, device, dtype)
+    return constant(_region_mask, grid, device, dtype)
 
 
 def relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tensor:
@@ -174,7 +174,7 @@ def relative_index(grid: WindowGrid, window: int, device: torch.device) -> Tenso
 
     The table is that of windows of side ``window``; a clamped window uses its middle rows.
     """
-    return _constant(_relative_index, grid, window, device)
+    return constant(_relative_index, grid, window, device)
 
 
 class _Permute(torch.autograd.Function):

@@ -206,6 +206,22 @@ def test_roles_are_those_of_the_kustomize_base() -> None:
 
 
 @needs_helm
+def test_nodes_may_be_tainted_only_where_the_settings_ask_for_it() -> None:
+    def verbs(values: dict[str, Any]) -> set[str]:
+        documents, _ = template(values)
+        return {
+            verb
+            for role in of_kind(documents, "ClusterRole")
+            for rule in role["rules"]
+            if "nodes" in rule.get("resources", ())
+            for verb in rule["verbs"]
+        }
+
+    assert verbs({}) == verbs({"config": {"failures": {"taintNodes": "none"}}}) == {"list", "watch"}
+    assert "patch" in verbs({"config": {"failures": {"taintNodes": "NoSchedule"}}})
+
+
+@needs_helm
 def test_namespaced_scope_gives_rights_in_those_namespaces_only() -> None:
     documents, _ = template({"rbac": {"scope": "namespaced"}, "watchNamespaces": ["a", "b"]})
     own = {d["metadata"]["name"]: d for d in of_kind(documents, "ClusterRole")}

@@ -10,6 +10,7 @@ import pytest
 from tests.e2e import jobs
 from tests.e2e.kube import NAMESPACE, KubectlError, eventually, items, kubectl
 
+pytestmark = pytest.mark.either_backend
 QUEUE = "a100"
 GPUS = 2
 
@@ -21,7 +22,9 @@ def queue() -> Iterator[None]:
         kubectl("get", "crd", "clusterqueues.kueue.x-k8s.io")
     except KubectlError:
         pytest.skip("the cluster has no Kueue")
-    api = "kueue.x-k8s.io/v1beta1"
+    crd = json.loads(kubectl("get", "crd", "clusterqueues.kueue.x-k8s.io", "-o", "json"))
+    versions = {each["name"] for each in crd["spec"]["versions"] if each["served"]}
+    api = f"kueue.x-k8s.io/{'v1beta1' if 'v1beta1' in versions else 'v1beta2'}"
     quota = [
         {"name": "cpu", "nominalQuota": 100},
         {"name": "memory", "nominalQuota": "1000Gi"},

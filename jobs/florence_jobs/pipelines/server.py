@@ -6,16 +6,12 @@ import contextlib
 import hashlib
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence.errors import ConfigurationError, TransientError
-
-_ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +43,27 @@ class PipelineServer:
         if not endpoint.startswith(("http://", "https://")):
             raise ConfigurationError(f"--endpoint {endpoint}: give http(s)://HOST[:PORT][/PATH]")
         self._endpoint, self._namespace = endpoint.rstrip("/"), namespace or None
-        self._knock(token, cookies)
         with self._explained():
             from kfp import Client
 
+            self._answers(token, cookies)
             self._client: Any = Client(
                 host=self._endpoint,
                 existing_token=token or None,
                 cookies=cookies or None,
             )
+
+    def _answers(self, token: str, cookies: str) -> None:
+        """Ask once whether the server is there: KFP's client would ask for half a minute, and not
+        say that it was refused."""
+        from kfp_server_api import ApiClient, Configuration, HealthzServiceApi
+
+        settings = Configuration(host=self._endpoint)
+        settings.retries = False
+        client = ApiClient(settings, cookie=cookies or None)
+        if token:
+            client.set_default_header("Authorization", f"Bearer {token}")
+        HealthzServiceApi(client).healthz_service_get_healthz()
 
     def submit(
         self,
@@ -121,30 +129,6 @@ class PipelineServer:
             )
             return pipeline, added.pipeline_version_id
 
-    def _knock(self, token: str, cookies: str) -> None:
-        """Ask whether the server is there, once: KFP's client asks for half a minute, loudly."""
-        headers = {"Cookie": cookies} if cookies else {}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        request = urllib.request.Request(f"{self._endpoint}/apis/v2beta1/healthz", headers=headers)
-        try:
-            urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403) and (token or cookies):
-                raise self._refused(error.code) from None
-            if error.code == 404:
-                raise ConfigurationError(f"{self._endpoint}: is no KFP server's API") from None
-            if error.code >= 500:
-                raise TransientError(f"{self._endpoint}: HTTP {error.code}") from None
-        except OSError as error:
-            raise TransientError(f"{self._endpoint} does not answer: {error}") from None
-
-    def _refused(self, status: int) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._endpoint} refuses these credentials (HTTP {status}): give --token or "
-            "--cookies of somebody who may run pipelines there"
-        )
-
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors of KFP's client in words; what it prints goes to stderr."""
@@ -156,7 +140,10 @@ class PipelineServer:
                 yield
         except ApiException as error:
             if error.status in (401, 403):
-                raise self._refused(error.status) from None
+                raise ConfigurationError(
+                    f"{self._endpoint} refuses these credentials (HTTP {error.status}): give "
+                    "--token or --cookies of somebody who may run pipelines there"
+                ) from None
             said = str(error.reason or error.body).partition("\n")[0]
             if error.status is not None and error.status < 500:
                 raise ConfigurationError(f"{self._endpoint}: HTTP {error.status} {said}") from None

@@ -33,11 +33,6 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "<": operator.lt,
 }
-_ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-}
 MOST_CHARACTERS = 1000
 
 
@@ -250,16 +245,17 @@ def _value(term: _Term, models: Models, implied: str | None) -> float:
     if not isinstance(term, tuple):
         return term
     sign, left, right = term[0], *(_value(part, models, implied) for part in term[1:])
-    return _ARITHMETIC[sign](left, right)
+    return float({"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](left, right))
 
 
 def _metric(name: _Name, models: Models, implied: str | None) -> float:
     metric = name.metric or implied or ""
-    found = models.candidate if name.alias is None else models.others.get(name.alias)
-    if found is None:
+    whose = "the model" if name.alias is None else f"the {name.alias}"
+    known = models.candidate if name.alias is None else models.others.get(name.alias)
+    if known is None:
         raise _NobodyYetError(name.alias)
-    if metric not in found:
-        whose = "the model" if name.alias is None else f"the {name.alias}"
-        has = ", ".join(sorted(found)) or "none"
+    values: Mapping[str, float] = known
+    if metric not in values:
+        has = ", ".join(sorted(values)) or "none"
         raise ConfigurationError(f"{whose} has no metric '{metric}': it has {has}")
-    return found[metric]
+    return values[metric]

@@ -43,6 +43,12 @@ class WriteBudget:
         self._written[key] = now
         return None
 
+    def turn(self, key: Key, now: float) -> float:
+        """Seconds until the job's progress may be written; it has that turn from now on."""
+        turn = self._turn_of(key, now)
+        self._turns[key] = turn
+        return max(0.0, turn / self._per_second - now)
+
     def forget(self, key: Key) -> None:
         """The job is gone."""
         self._written.pop(key, None)
