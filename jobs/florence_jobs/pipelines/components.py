@@ -180,6 +180,20 @@ def plan_job(
 
 
 @_component
+def start_from(model_uri: str, jobs: list) -> list:
+    """Let the first stages of jobs start from a model.
+
+    Args:
+        model_uri: of the model.
+        jobs: FlorenceJobs in YAML.
+    """
+    from florence_jobs.pipelines import running, steps
+
+    with running.exit_code():
+        return steps.start_from(model_uri, jobs)
+
+
+@_component
 def compare_models(
     model: str,
     comparison: dsl.Output[dsl.Markdown],
@@ -208,18 +222,22 @@ def compare_models(
 
 @_component
 def register_model(
-    model: str, alias: str = "champion", gate: str = "", mlflow: str = ""
+    model: str, when: bool = True, alias: str = "champion", gate: str = "", mlflow: str = ""
 ) -> NamedTuple("Outputs", [("version", str)]):
     """Let an alias of MLflow's registry stand for a model, if the gate opens.
 
     Args:
         model: its URI, or models:/NAME/3.
+        when: false does nothing: what a gate has said before.
         alias: that is moved.
         gate: a condition; empty always opens.
         mlflow: URI of the MLflow server; empty for MLFLOW_TRACKING_URI.
     """
     from florence_jobs.pipelines import running, steps
 
+    if not when:
+        print(f"{model}: its gate is closed: {alias} stays what it is", flush=True)
+        return ("",)
     with running.exit_code():
         version = steps.register_model(model, alias=alias, gate=gate, store=mlflow)
         print(f"{alias} is {version}", flush=True)
@@ -227,10 +245,18 @@ def register_model(
 
 
 @_component
-def notify(message: str, url: str = "") -> None:
-    """Post a message to a webhook of Slack, Teams or Mattermost; without one it is printed."""
+def notify(message: str, url: str = "", unless: bool = False) -> None:
+    """Post a message to a webhook of Slack, Teams or Mattermost; without one it is printed.
+
+    Args:
+        message: the text.
+        url: of the webhook.
+        unless: true does nothing: what a gate has said.
+    """
     from florence_jobs.pipelines import running, steps
 
+    if unless:
+        return
     with running.exit_code():
         steps.notify(url, message)
 

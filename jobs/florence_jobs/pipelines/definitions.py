@@ -20,6 +20,52 @@ RETRIES = 2
 """A step that is lost with its node starts again, and adopts the job that it had made."""
 
 
+def _told(url: Any, here: bool) -> AbstractContextManager[Any]:
+    """What becomes of the run is told in the end, whatever happens within."""
+    if here:
+        return nullcontext()
+    return dsl.ExitHandler(components.notify_end(url=url).set_caching_options(False))
+
+
+def _job(**arguments: Any) -> Any:
+    task = components.florence_job(run_id=_RUN, task_name=_TASK, **arguments)
+    return _always(task).set_retry(num_retries=RETRIES, backoff_duration="30s")
+
+
+def _evaluation(model: Any, evaluation: Any, namespace: Any) -> Any:
+    task = components.evaluate_model(
+        run_id=_RUN, task_name=_TASK, model_uri=model, evaluation=evaluation, namespace=namespace
+    )
+    return _always(task).set_retry(num_retries=RETRIES, backoff_duration="30s")
+
+
+def _evaluated_and_promoted(
+    model: Any, evaluation: Any, gate: Any, alias: Any, mlflow: Any, namespace: Any
+) -> None:
+    evaluated = _evaluation(model, evaluation, namespace)
+    _promoted(model, gate, alias, mlflow, after=(evaluated,))
+
+
+def _promoted(model: Any, gate: Any, alias: Any, mlflow: Any, after: tuple[Any, ...] = ()) -> None:
+    compared = components.compare_models(model=model, gate=gate, alias=alias, mlflow=mlflow)
+    _always(compared).after(*after)
+    # Not dsl.If: KFP's local orchestration skips whatever is in one.
+    _always(
+        components.register_model(
+            model=compared.outputs["version"],
+            when=compared.outputs["passed"],
+            alias=alias,
+            gate=gate,
+            mlflow=mlflow,
+        )
+    )
+
+
+def _always(task: Any) -> Any:
+    """A step that acts or looks at what changes is never answered from KFP's cache."""
+    return task.set_caching_options(False)
+
+
 def pretrain_and_adapt(*, here: bool = False) -> Any:
     """Index, plan, pretrain, evaluate and promote a model; adapt it in several ways at once."""
 
@@ -44,12 +90,13 @@ def pretrain_and_adapt(*, here: bool = False) -> Any:
             _evaluated_and_promoted(
                 pretrained.outputs["model_uri"], evaluation, gate, alias, mlflow, namespace
             )
-            with dsl.ParallelFor(adaptations, name="adaptations") as adaptation:
-                adapted = _job(
-                    job=adaptation,
-                    initial_model=pretrained.outputs["model_uri"],
-                    namespace=namespace,
-                )
+            # In the jobs, not beside them: KFP's local orchestration gives what a loop takes from a
+            # task outside of it the loop's item instead.
+            started = _always(
+                components.start_from(model_uri=pretrained.outputs["model_uri"], jobs=adaptations)
+            )
+            with dsl.ParallelFor(started.output, name="adaptations") as adaptation:
+                adapted = _job(job=adaptation, namespace=namespace)
                 _promoted(adapted.outputs["model_uri"], adaptation_gate, alias, mlflow)
 
     return pipeline
@@ -95,12 +142,13 @@ def nightly_evaluation(*, here: bool = False) -> Any:
             evaluated = _evaluation(model, evaluation, namespace)
             compared = _always(components.compare_models(model=model, gate=gate, mlflow=mlflow))
             compared.after(evaluated)
-            with dsl.If(compared.outputs["passed"] == False):  # noqa: E712  (KFP's own syntax)
-                _always(
-                    components.notify(
-                        message="The champion does not pass its gate any more", url=notify_url
-                    )
+            _always(
+                components.notify(
+                    message="The champion does not pass its gate any more",
+                    url=notify_url,
+                    unless=compared.outputs["passed"],
                 )
+            )
 
     return pipeline
 
@@ -111,45 +159,3 @@ PIPELINES: dict[str, Callable[..., Any]] = {
     "nightly-evaluation": nightly_evaluation,
 }
 """Every pipeline by its name on KFP's pages."""
-
-
-def _told(url: Any, here: bool) -> AbstractContextManager[Any]:
-    """What becomes of the run is told in the end, whatever happens within."""
-    if here:
-        return nullcontext()
-    return dsl.ExitHandler(components.notify_end(url=url).set_caching_options(False))
-
-
-def _job(**arguments: Any) -> Any:
-    task = components.florence_job(run_id=_RUN, task_name=_TASK, **arguments)
-    return _always(task).set_retry(num_retries=RETRIES, backoff_duration="30s")
-
-
-def _evaluation(model: Any, evaluation: Any, namespace: Any) -> Any:
-    task = components.evaluate_model(
-        run_id=_RUN, task_name=_TASK, model_uri=model, evaluation=evaluation, namespace=namespace
-    )
-    return _always(task).set_retry(num_retries=RETRIES, backoff_duration="30s")
-
-
-def _evaluated_and_promoted(
-    model: Any, evaluation: Any, gate: Any, alias: Any, mlflow: Any, namespace: Any
-) -> None:
-    evaluated = _evaluation(model, evaluation, namespace)
-    _promoted(model, gate, alias, mlflow, after=(evaluated,))
-
-
-def _promoted(model: Any, gate: Any, alias: Any, mlflow: Any, after: tuple[Any, ...] = ()) -> None:
-    compared = components.compare_models(model=model, gate=gate, alias=alias, mlflow=mlflow)
-    _always(compared).after(*after)
-    with dsl.If(compared.outputs["passed"] == True):  # noqa: E712  (KFP's own syntax)
-        _always(
-            components.register_model(
-                model=compared.outputs["version"], alias=alias, gate=gate, mlflow=mlflow
-            )
-        )
-
-
-def _always(task: Any) -> Any:
-    """A step that acts or looks at what changes is never answered from KFP's cache."""
-    return task.set_caching_options(False)

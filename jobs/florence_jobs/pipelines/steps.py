@@ -7,7 +7,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from florence.config import Training
 from florence.config.base import first_problem
 from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError, DataError, TransientError
-from florence_operator.api import FlorenceJob
+from florence_jobs.pipelines.requests import requested
+from florence_operator.api import FlorenceJob, to_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,15 @@ def index_data(uri: str, endpoint: str = "") -> DataDescription:
     return DataDescription(
         uri, counts.images + counts.clips, hashlib.sha256(manifest).hexdigest()[:16]
     )
+
+
+def start_from(model: str, jobs: Sequence[str]) -> list[str]:
+    """FlorenceJobs in YAML, whose stages that depend on no other start from a model.
+
+    Raises:
+        ConfigurationError: a document is no FlorenceJob.
+    """
+    return [to_yaml(requested(job, initial_model=model).manifest()) for job in jobs]
 
 
 def plan_job(job: FlorenceJob) -> str:
