@@ -70,6 +70,18 @@ SAMPLES: dict[str, Sample] = {
         },
         minutes=8,
     ),
+    "digits-detection": Sample(
+        short=(
+            "pretrain.steps=60",
+            "boxes.steps=40",
+            "boxes-scratch.steps=5",
+            "five-shot.steps=5",
+            "zero-shot.steps=5",
+        ),
+        required={"boxes/boxes/ap50": 0.90, "boxes/boxes/ap": 0.55},
+        chance={"boxes/boxes/ap50": 0.01},
+        minutes=10,
+    ),
 }
 
 

@@ -26,6 +26,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "submit finetune --mode linearProbe --data flowers/train --validation flowers/test "
         "--from runs/default/web/pretrain --local",
     ),
+    "submit detection": (
+        "submit detection --data shards/street --validation shards/street-val --batch-size 16 "
+        "--epochs 12 --from runs/default/web/pretrain --local",
+    ),
     "submit evaluate": (
         "submit evaluate --model runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
@@ -78,6 +82,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "data check": ("data check shards/web",),
     "data digits": ("data digits shards/digits",),
+    "data pseudo-label": (
+        "data pseudo-label runs/boxes/model shards/imagenet shards/imagenet-boxes --threshold 0.5",
+    ),
     "data curate": ("data curate shards/web shards/clean --against food101/test",),
     "serve": ("serve MODEL", "serve s3://bucket/model --endpoint http://minio:9000 --port 5002"),
     "ui": ("ui", "ui --port 5001"),

@@ -269,6 +269,16 @@ class ShardSet:
             meta_bytes=_part(run, record, "json"),
         )
 
+    def read_meta(self, i: int) -> dict[str, Any]:
+        """The JSON member of sample ``i`` alone; empty when there is none or it is broken."""
+        shard, row = self._row(i)
+        record = self._selected(shard).records[row]
+        start, length = int(record["offset"]) + int(record["json"]), int(record["json_length"])
+        try:
+            return parse_json(self.read_place(Place(shard, start, length))) if length else {}
+        except ValueError:
+            return {}
+
     def key(self, i: int) -> str:
         """The key of sample ``i``: its shard and its name in there."""
         shard, row = self._row(i)

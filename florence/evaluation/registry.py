@@ -47,4 +47,11 @@ EVALUATIONS = (
         tasks=("classification",),
         prepare="florence.evaluation.classification:prepare",
     ),
+    Evaluation(
+        field="detection",
+        help="boxes of a detector against those of people",
+        settings="florence.config.detection:Detection",
+        tasks=("detection", "zeroShotDetection"),
+        prepare="florence.tasks.detection.evaluate:prepare",
+    ),
 )

@@ -37,7 +37,9 @@ class HeldOut:
         return self._evaluation is not None
 
     def evaluate(self, step: int, on_progress: Callable[[int, int], None]) -> Mapping[str, float]:
-        """Measure after a step and record it; collective. The first metric is the one that counts.
+        """Measure after a step and record it with its pictures; collective.
+
+        The first metric is the one that counts.
 
         Args:
             on_progress: told inputs done and in all, on rank 0.
@@ -65,6 +67,8 @@ class HeldOut:
             self._context.recorder.metrics(
                 step, {f"validation/{name}": value for name, value in metrics.items()}
             )
+            for name, png in report.pictures.items():
+                self._context.recorder.picture(f"steps/{step}/{name}", png)
             found = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:3])
             log.info("Step %d: %s", step, found)
         return metrics

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
 from florence.tasks.inputs import Column, Parameter, texts_in
 from florence.tasks.kind import ModelTask
+from florencectl.drawings import Drawings
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
 from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
@@ -27,6 +30,9 @@ IMAGES_AT_ONCE = 64
 Answer = tuple[str, Mapping[str, Any]]
 """A file's name, and what the model says about it."""
 
+Results = Callable[[str, Mapping[str, Any]], list[dict[str, Any]]]
+"""See :attr:`florence.tasks.kind.ModelTask.results`."""
+
 
 class AnswerFormat(StrEnum):
     """The value of ``-o``."""
@@ -35,6 +41,11 @@ class AnswerFormat(StrEnum):
     CSV = "csv"
     JSON = "json"
     YAML = "yaml"
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is for programs."""
+        return self in (AnswerFormat.JSON, AnswerFormat.YAML)
 
 
 def _predict(
@@ -50,6 +61,13 @@ def _predict(
     output: Annotated[
         AnswerFormat, typer.Option("-o", "--output", help="table, csv, json or yaml.")
     ] = AnswerFormat.TABLE,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of the answers, such as the images with boxes drawn in; for "
+            "one image also a file's name."
+        ),
+    ] = None,
     device: Device = None,
     endpoint: ModelEndpoint = None,
     **given: Any,
@@ -58,7 +76,8 @@ def _predict(
 
     A two-tower model classifies images with words of your choice: each word is put into all
     templates, and the image goes to the word whose sentences are nearest. A model with a head
-    classifies with the labels that it was trained with.
+    classifies with the labels that it was trained with. A detector finds objects: -o json prints
+    them as COCO's results, --save draws them.
 
     Files that cannot be used are named on stderr, and the exit code is then 3.
     """
@@ -71,21 +90,43 @@ def _predict(
     }
     bad = BadFiles()
     files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
+    drawings = Drawings(save, files) if save is not None else None
     answers = answers_of(
-        model, files, values, offered={"top": top}, device=device, s3=s3, refuse=bad.add
+        model,
+        files,
+        values,
+        offered={"top": top},
+        device=device,
+        s3=s3,
+        refuse=bad.add,
+        drawings=drawings,
     )
-    show(answers, output, top)
+    results = results_of(model, s3) if answers and output.is_document else None
+    show(answers, output, top, results)
     bad.exit()
 
 
-def show(answers: Sequence[Answer], output: AnswerFormat, top: int) -> None:
-    """Print answers by file; nothing where there are none."""
+def results_of(model_uri: str, s3: S3Settings) -> Results | None:
+    """What makes the field's own results of an answer, where the model's task has some."""
+    from florence.models.opening import read_card
+
+    name = model_task_named(read_card(model_uri, s3).task).results
+    return pkgutil.resolve_name(name) if name else None
+
+
+def show(
+    answers: Sequence[Answer], output: AnswerFormat, top: int, results: Results | None = None
+) -> None:
+    """Print answers by file, as one list of results where they are such; nothing for none."""
     if not answers:
         return
     if output is AnswerFormat.TABLE:
         print_table(*table_of(answers, top))
     elif output is AnswerFormat.CSV:
         print_csv(*table_of(answers, top))
+    elif results is not None:
+        every = [_short(result) for name, answer in answers for result in results(name, answer)]
+        print_document(every, DocumentFormat(output.value))
     else:
         document = [{"image": name, **rounded(answer)} for name, answer in answers]
         print_document(document, DocumentFormat(output.value))
@@ -208,6 +249,7 @@ def answers_of(
     device: str | None,
     s3: S3Settings,
     refuse: Callable[[str], None],
+    drawings: Drawings | None = None,
 ) -> list[Answer]:
     """The model's answer for every image; images are read and decoded some at a time.
 
@@ -215,10 +257,12 @@ def answers_of(
         given: by name: the task's parameters, and columns that are the same for every image.
         offered: parameters that are passed on to models whose task takes them.
         refuse: told in a line what is wrong with an image, which then has no answer.
+        drawings: takes a picture of every answer, where that is wanted.
 
     Raises:
         DataError: there is no model.
-        ConfigurationError: the model's task takes no such input, or needs one.
+        ConfigurationError: the model's task takes no such input, or needs one; or its answers
+            cannot be drawn.
     """
     if not files:  # nothing that would be worth loading torch
         return []
@@ -228,6 +272,8 @@ def answers_of(
 
     task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
+    if drawings is not None:
+        drawings.begin(task)
     model = load(model_uri, device=device, s3=s3)
     names = {parameter.name for parameter in task.inputs.parameters}
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
@@ -237,6 +283,9 @@ def answers_of(
         pictures = list(pictures_of(some, s3, refuse))
         rows = [{"image": image, **columns} for _, image in pictures]
         answers = model.predictor.predict(rows, parameters) if rows else []
+        if drawings is not None:
+            for (name, image), answer in zip(pictures, answers, strict=True):
+                drawings.add(name, image, answer)
         return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
 
     parts = in_parts(files, IMAGES_AT_ONCE)
@@ -244,7 +293,7 @@ def answers_of(
 
 
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: the best labels where there are labels, else what each answer holds."""
+    """Header and rows: the best labels, or the boxes, else what each answer holds."""
     if all("probabilities" in answer for _, answer in answers):
         rows = [
             [name, label, f"{probability:.4f}"]
@@ -252,6 +301,12 @@ def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
         return ["image", "label", "probability"], rows
+    if all("boxes" in answer for _, answer in answers):
+        found = [(name, box) for name, answer in answers for box in answer["boxes"]]
+        return ["image", "label", "score", "box"], [
+            [name, box["label"], f"{box['score']:.4f}", " ".join(f"{v:.1f}" for v in box["box"])]
+            for name, box in found
+        ]
     columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
     return ["image", *columns], [
         [name, *(answer.get(column, "") for column in columns)] for name, answer in answers

@@ -297,9 +297,8 @@ def test_a_source_that_is_missing_or_empty_is_one_line_with_its_name(
     for name in ("missing", "empty"):
         source = tmp_path / name
         if name == "empty":
-            source.write_bytes(b"") if kind not in ("class-folders", "webdataset") else (
-                source.mkdir()
-            )
+            folders = ("class-folders", "webdataset", "voc", "roboflow")
+            source.write_bytes(b"") if kind not in folders else source.mkdir()
         with pytest.raises(DataError) as failure:
             imported(kind, [source], tmp_path / "out")
         assert str(source) in str(failure.value)
