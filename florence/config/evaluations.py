@@ -153,3 +153,47 @@ class Classification(EvaluationSettings):
         description="the number that counts: accuracy, meanPerClass or mAP11 (several classes an "
         "image). Default: that of labels, else accuracy",
     )
+
+
+class QuestionAnswering(EvaluationSettings):
+    """Questions about images, by the accuracy of the VQA challenge."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards whose .json have 'questions'; those without answers are "
+        "answered and not scored",
+        min_length=1,
+    )
+
+
+class Matching(EvaluationSettings):
+    """Whether image and text belong together: own captions, and as many of other images."""
+
+    data: str = location(holds=Holds.DATA, description="URI of shards with captions", min_length=1)
+
+
+class Captioning(EvaluationSettings):
+    """Captions of images by CIDEr-D, BLEU-1 to 4 and ROUGE-L."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards with captions; all of an image's are references",
+        min_length=1,
+    )
+    beams: int = setting(
+        5,
+        description="captions that are followed at once, of which the best is taken; 1: greedy",
+        unit="beams",
+        ge=1,
+    )
+    length_penalty: float = setting(
+        1.0,
+        description="a caption's score is its log-probability over its length to this power; "
+        "larger prefers longer ones",
+    )
+    no_repeat: int = setting(
+        0,
+        description="sequences of so many words stand in a caption once; 0: as often as they like",
+        unit="words",
+        ge=0,
+    )

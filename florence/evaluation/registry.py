@@ -47,4 +47,25 @@ EVALUATIONS = (
         tasks=("classification",),
         prepare="florence.evaluation.classification:prepare",
     ),
+    Evaluation(
+        field="matching",
+        help="matchings of images and texts",
+        settings="florence.config.evaluations:Matching",
+        tasks=("vlp",),
+        prepare="florence.tasks.vlp.evaluate:prepare",
+    ),
+    Evaluation(
+        field="captioning",
+        help="captions of images",
+        settings="florence.config.evaluations:Captioning",
+        tasks=("caption",),
+        prepare="florence.tasks.caption.evaluate:prepare",
+    ),
+    Evaluation(
+        field="question_answering",
+        help="answers to questions about images",
+        settings="florence.config.evaluations:QuestionAnswering",
+        tasks=("vqa",),
+        prepare="florence.tasks.vqa.evaluate:prepare",
+    ),
 )

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MOST_FULL_STOPS = 32
@@ -19,7 +19,7 @@ _NUMBERS = {
     **{
         word: str(number)
         for number, word in enumerate(
-            "zero one two three four five six seven eight nine ten".split()
+            ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
         )
     },
 }
@@ -29,12 +29,12 @@ ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't had
 haven't he'd he's he'd've how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've
 might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
 shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
-someone's something'd something'd've something'll that's there'd there'd've there're there's they'd
-they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
-when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
-would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-
-""".split()
+someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
+why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
+you've
+"""
 
 
 def _without_one_apostrophe(word: str) -> Iterable[str]:
@@ -42,7 +42,7 @@ def _without_one_apostrophe(word: str) -> Iterable[str]:
 
 
 _CONTRACTIONS = {
-    **{short: word for word in _CONTRACTED for short in _without_one_apostrophe(word)},
+    **{short: word for word in _CONTRACTED.split() for short in _without_one_apostrophe(word)},
     "somebody'd": "somebodyd",  # so the program has it
 }
 

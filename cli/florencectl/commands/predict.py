@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from itertools import product
 from typing import Annotated, Any
 
 import typer
@@ -67,7 +68,7 @@ def _predict(
     values = {
         name: parsed(input_named(name), text, s3)
         for name, text in given.items()
-        if text is not None
+        if text is not None and text != []
     }
     bad = BadFiles()
     files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
@@ -112,12 +113,18 @@ def input_flags() -> list[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str | None,
+                list[str] | None if is_column(name) else str | None,
                 typer.Option(flag_of(name), help=f"{text} ({', '.join(takers[name])} models)"),
             ],
         )
         for name, text in helps.items()
     ]
+
+
+def is_column(name: str) -> bool:
+    """Whether an input is a text of every row: its flag may be repeated, a row for each text."""
+    given = input_named(name)
+    return isinstance(given, Column) and given.type == "text"
 
 
 def flag_of(name: str) -> str:
@@ -133,13 +140,15 @@ def command() -> Callable[..., None]:
 predict = command()
 
 
-def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
+def parsed(given: Column | Parameter, text: str | list[str], s3: S3Settings) -> Any:
     """The value of an input from the command line.
 
     Raises:
         ConfigurationError: it is not of the input's type; names the flag.
     """
     flag = flag_of(given.name)
+    if isinstance(text, list):
+        return text
     if given.type == "templates":
         return parse_templates(text, flag, s3)
     if given.type == "texts":
@@ -212,7 +221,8 @@ def answers_of(
     """The model's answer for every image; images are read and decoded some at a time.
 
     Args:
-        given: by name: the task's parameters, and columns that are the same for every image.
+        given: by name: the task's parameters, and columns that are the same for every image; of a
+            column with a list of texts every image has a row for each.
         offered: parameters that are passed on to models whose task takes them.
         refuse: told in a line what is wrong with an image, which then has no answer.
 
@@ -232,26 +242,34 @@ def answers_of(
     names = {parameter.name for parameter in task.inputs.parameters}
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
+    every = rows_of(columns)
 
     def answers_to(some: Sequence[str]) -> list[Answer]:
         pictures = list(pictures_of(some, s3, refuse))
-        rows = [{"image": image, **columns} for _, image in pictures]
-        answers = model.predictor.predict(rows, parameters) if rows else []
-        return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
+        asked = [(name, {"image": image, **own}) for name, image in pictures for own in every]
+        answers = model.predictor.predict([row for _, row in asked], parameters) if asked else []
+        return [(name, answer) for (name, _), answer in zip(asked, answers, strict=True)]
 
     parts = in_parts(files, IMAGES_AT_ONCE)
     return [answer for part in parts for answer in answers_to(part)]
 
 
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an image: one for each choice among lists of texts, else a single one."""
+    lists = [value if isinstance(value, list) else [value] for value in columns.values()]
+    return [dict(zip(columns, chosen, strict=True)) for chosen in product(*lists)]
+
+
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: the best labels where there are labels, else what each answer holds."""
     if all("probabilities" in answer for _, answer in answers):
+        asked = ["question"] if any("question" in answer for _, answer in answers) else []
         rows = [
-            [name, label, f"{probability:.4f}"]
+            [name, *(answer.get(column, "") for column in asked), label, f"{probability:.4f}"]
             for name, answer in answers
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
-        return ["image", "label", "probability"], rows
+        return ["image", *asked, "label", "probability"], rows
     columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
     return ["image", *columns], [
         [name, *(answer.get(column, "") for column in columns)] for name, answer in answers

@@ -16,6 +16,7 @@ from florence.data.importing.settings import (
     CocoCaptions,
     ImportSettings,
     Karpathy,
+    Questions,
     Table,
     WebDataset,
 )
@@ -67,6 +68,10 @@ def _is_karpathy(document: Mapping[str, Any]) -> bool:
 
 def _is_coco_captions(document: Mapping[str, Any]) -> bool:
     return {"caption", "image_id"} <= _first(document, "annotations").keys()
+
+
+def _is_questions(document: Mapping[str, Any]) -> bool:
+    return {"question", "question_id"} <= _first(document, "questions").keys()
 
 
 _HERE = "florence.data.importing"
@@ -123,6 +128,16 @@ _ALL = (
         settings=CocoCaptions,
         opener=f"{_HERE}.captions:open_coco_captions",
         fits=_is_coco_captions,
+    ),
+    ImportFormat(
+        name="vqa",
+        help="Questions about images with answers: VQAv2, OK-VQA and others of their shape.",
+        sources="files of questions and of annotations, in any order",
+        example="v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json "
+        "shards/vqa-val --images val2014",
+        settings=Questions,
+        opener=f"{_HERE}.questions:open_questions",
+        fits=_is_questions,
     ),
     ImportFormat(
         name="webdataset",
