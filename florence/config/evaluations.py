@@ -129,6 +129,13 @@ class Retrieval(EvaluationSettings):
         description="what is right: image: an image's own captions only, as the benchmarks have "
         "it; text: equal captions of other images too, for data whose captions repeat",
     )
+    rerank: int = setting(
+        0,
+        description="vlp models: so many of the best candidates by the two towers are put in order "
+        "anew by the matching head; 0 leaves the order of the towers",
+        unit="candidates",
+        ge=0,
+    )
 
 
 class Classification(EvaluationSettings):

@@ -37,7 +37,7 @@ EVALUATIONS = (
         field="retrieval",
         help="retrievals",
         settings="florence.config.evaluations:Retrieval",
-        tasks=("contrastive",),
+        tasks=("contrastive", "vlp"),
         prepare="florence.evaluation.image_text_retrieval:prepare",
     ),
     Evaluation(

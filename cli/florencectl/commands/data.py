@@ -57,10 +57,18 @@ def digits(
     endpoint: Endpoint = None,
     region: Region = None,
 ) -> None:
-    """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test."""
+    """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test.
+
+    OUT/scenes has scenes of several digits with captions and questions: shards, and beside them
+    the same as images with VQAv2's and Karpathy's json.
+    """
+    from florence.data.digit_questions import write_scenes
     from florence.data.digits import write_digits
 
-    counts = write_digits(out, s3_settings(endpoint, region), side=side)
+    s3 = s3_settings(endpoint, region)
+    counts = write_digits(out, s3, side=side)
+    scenes = write_scenes(f"{out.rstrip('/')}/scenes", s3)
+    counts |= {f"scenes/{split}": count for split, count in scenes.items()}
     if output is not DocumentFormat.TABLE:
         print_document({"uri": out, "samples": counts}, output)
         return

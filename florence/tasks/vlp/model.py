@@ -5,11 +5,14 @@ Shapes: B pairs in groups of G, L text tokens, N image tokens, M hidden tokens, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from florence.config import Architecture
+from florence.data.text_batches import padded
 from florence.models.bert import mask_of
 from florence.models.fusion import Fused, MatchHead, WordHead
 from florence.models.stored import StoredModel
@@ -20,6 +23,7 @@ from florence.models.vision_language import (
     VisionLanguageShape,
     stored_model,
 )
+from florence.text.coding import coded
 from florence.text.masking import IGNORED
 
 SIMILARITY_SCALE = 1 / 0.07
@@ -94,6 +98,28 @@ class PretrainingModel(VisionLanguage):
         """The same of image tokens (B, N, 8 width) that were computed before."""
         fused = self.fuse(pixels, input_ids, lengths)
         return self.head.itm(self.fusion.pooled(fused)).float().softmax(dim=1)[:, 1]
+
+    def match_texts(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        """The same of texts as they are written."""
+        coder, length = self.shape.coder, self.shape.text_length
+        ids, lengths = padded([coded(coder, text, length) for text in texts], coder.padding, length)
+        device = tokens.device
+        return self.match_tokens(
+            tokens, torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+        )
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether texts and images can be compared without fusion."""
+        return isinstance(self.text, TextTransformer)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, D) float32 of unit length, by the tower and its projection."""
+        return F.normalize(self.image(images).float(), dim=-1)
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """(B, L) int64 of the Florence text tower to (B, D) float32 of unit length."""
+        return F.normalize(self.text(input_ids).float(), dim=-1)
 
     @torch.no_grad()
     def _similarity(self, pixels: Tensor, words: Tensor, lengths: Tensor, group: int) -> Tensor:

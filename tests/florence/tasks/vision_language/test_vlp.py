@@ -13,9 +13,13 @@ import torch
 import torch.nn.functional as F
 
 import florence
+from florence.config import Evaluate
 from florence.data.hashing import uniforms
 from florence.data.mixture import MixedOrder
+from florence.distributed.world import World
 from florence.errors import ConfigurationError, DataError, SettingError, StoppedError
+from florence.evaluation.retrieval import recall_of_scores
+from florence.evaluation.runner import evaluate_model
 from florence.models.opening import open_stored
 from florence.stages.context import Stop
 from florence.tasks.vision_language.texts import coded_texts
@@ -58,7 +62,14 @@ def batches(config: Any, folder: Path, steps: int, rank: int = 0, size: int = 1)
 @pytest.fixture(scope="module")
 def trained(captioned: str, two_towers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    config = vlp(captioned, steps=120, validation=captioned, checkpoints={"everySteps": 200})
+    config = vlp(
+        captioned,
+        steps=200,
+        batchSize=12,
+        captionsPerImage=1,
+        validation=captioned,
+        checkpoints={"everySteps": 500},
+    )
     run("vlp", context(folder, start=two_towers), config)
     return folder
 
@@ -305,3 +316,37 @@ def test_bad_settings_are_told_in_a_line(captioned: str, questions: str, tmp_pat
         run("vlp", context(tmp_path), trained_on_questions)
     with pytest.raises(ConfigurationError, match="roberta"):
         run("vlp", context(tmp_path / "b"), vlp(captioned, steps=1, textEncoder=None))
+
+
+def test_reranking_puts_the_towers_best_in_the_heads_order(trained: Path, captioned: str) -> None:
+    stored = open_stored(str(trained))
+    model = pretraining_model_of(stored, torch.device("cpu"))
+    lists = [
+        {"name": name, "data": captioned, "captionsPerImage": 1, "label": label, "rerank": rerank}
+        for name, label, rerank in (
+            ("towers", "text", 0),
+            ("all", "text", 12),
+            ("one", "text", 1),
+            ("own", "image", 12),
+        )
+    ]
+    evaluation = Evaluate.model_validate({"retrieval": lists, "batchSize": 5, "workers": 0})
+    found = evaluate_model(model, stored.card, evaluation, world=World()).metrics
+    # The best candidate alone cannot change places; all of them are in the head's order, which
+    # knows the colours.
+    for direction in ("imageToText", "textToImage"):
+        assert found[f"one/{direction}/R@1"] == found[f"towers/{direction}/R@1"]
+        assert found[f"all/{direction}/R@1"] > 0.9
+        assert found[f"own/{direction}/R@1"] <= found[f"all/{direction}/R@1"]
+
+
+def test_scores_of_both_directions_count_apart() -> None:
+    of_texts = torch.tensor([[3.0, 1.0], [2.0, 1.0], [0.0, 1.0]])
+    of_images = torch.tensor([[0.0, 5.0, 1.0], [0.0, 1.0, 2.0]])
+    owners = torch.tensor([0, 1, 1])
+    found = recall_of_scores(of_texts, of_images, None, owners, ks=(1,))
+    assert found.text_ranks.tolist() == [0, 1, 0]
+    assert found.image_ranks.tolist() == [2, 0]
+    shared = recall_of_scores(of_texts, of_images, ["a", "a", "b"], owners, ks=(1,))
+    assert shared.text_ranks.tolist() == [0, 0, 0]
+    assert shared.image_ranks.tolist() == [0, 0]
