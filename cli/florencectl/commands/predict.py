@@ -6,7 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from itertools import product
+from itertools import count, product
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,14 @@ def _predict(
     output: Annotated[
         AnswerFormat, typer.Option("-o", "--output", help="table, csv, json or yaml.")
     ] = AnswerFormat.TABLE,
+    show_attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a picture for each answer: where each word looks in the image "
+            "(models that fuse image and text).",
+        ),
+    ] = None,
     device: Device = None,
     endpoint: ModelEndpoint = None,
     **given: Any,
@@ -73,7 +82,14 @@ def _predict(
     bad = BadFiles()
     files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
     answers = answers_of(
-        model, files, values, offered={"top": top}, device=device, s3=s3, refuse=bad.add
+        model,
+        files,
+        values,
+        offered={"top": top},
+        device=device,
+        s3=s3,
+        refuse=bad.add,
+        attention=Path(show_attention) if show_attention is not None else None,
     )
     show(answers, output, top)
     bad.exit()
@@ -217,6 +233,7 @@ def answers_of(
     device: str | None,
     s3: S3Settings,
     refuse: Callable[[str], None],
+    attention: Path | None = None,
 ) -> list[Answer]:
     """The model's answer for every image; images are read and decoded some at a time.
 
@@ -225,10 +242,11 @@ def answers_of(
             column with a list of texts every image has a row for each.
         offered: parameters that are passed on to models whose task takes them.
         refuse: told in a line what is wrong with an image, which then has no answer.
+        attention: folder for pictures of where words look.
 
     Raises:
         DataError: there is no model.
-        ConfigurationError: the model's task takes no such input, or needs one.
+        ConfigurationError: the model's task takes no such input, or needs one, or no words look.
     """
     if not files:  # nothing that would be worth loading torch
         return []
@@ -239,6 +257,9 @@ def answers_of(
     task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
     model = load(model_uri, device=device, s3=s3)
+    draw = getattr(model.predictor, "attention", None)
+    if attention is not None and draw is None:
+        raise ConfigurationError(f"--show-attention is not for {task.name} models: no words look")
     names = {parameter.name for parameter in task.inputs.parameters}
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
@@ -248,10 +269,29 @@ def answers_of(
         pictures = list(pictures_of(some, s3, refuse))
         asked = [(name, {"image": image, **own}) for name, image in pictures for own in every]
         answers = model.predictor.predict([row for _, row in asked], parameters) if asked else []
+        if attention is not None and draw is not None:
+            for (name, row), answer in zip(asked, answers, strict=True):
+                write_numbered(attention, Path(name).stem, draw(row, answer))
         return [(name, answer) for (name, _), answer in zip(asked, answers, strict=True)]
 
     parts = in_parts(files, IMAGES_AT_ONCE)
     return [answer for part in parts for answer in answers_to(part)]
+
+
+def write_numbered(folder: Path, stem: str, png: bytes) -> None:
+    """Write a picture under the first free name: ``cat.png``, ``cat-2.png``, …
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (folder / (f"{stem}-{i}.png" if i > 1 else f"{stem}.png") for i in count(1))
+        next(path for path in names if not path.exists()).write_bytes(png)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--show-attention: {folder} cannot be written: {error.strerror}"
+        ) from None
 
 
 def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from florence.models.generation import Written, beam_search, greedy, sample
 from florence.models.stored import StoredModel
 from florence.tasks.caption import CAPTION
 from florence.tasks.caption.model import CaptionModel, caption_model_of
-from florence.tasks.predicting import BATCH, BadRowError, image_batches
+from florence.tasks.predicting import BATCH, BadRowError, image_batches, image_of
+from florence.tasks.vision_language.attention import attention_picture
 
 LENGTH_PENALTY, NO_REPEAT = 1.0, 0
 
@@ -53,6 +54,11 @@ class CaptionPredictor:
                 )
             ]
         return answers
+
+    def attention(self, row: Mapping[str, Any], answer: Mapping[str, Any]) -> bytes:
+        """A PNG of where the words of a row's caption look in its image."""
+        text = str(answer["caption"] if "caption" in answer else answer["captions"][0])
+        return attention_picture(self.module, self.card, image_of(row, 0), text, title=text)
 
     def _sampled(
         self, images: Tensor, samples: int, temperature: float, seed: int

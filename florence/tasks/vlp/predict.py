@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from florence.models.stored import StoredModel
-from florence.tasks.predicting import BATCH, image_batches, ranked
+from florence.tasks.predicting import BATCH, image_batches, image_of, ranked
+from florence.tasks.vision_language.attention import attention_picture
 from florence.tasks.vision_language.texts import coded_texts, text_of
 from florence.tasks.vlp import VLP
 from florence.tasks.vlp.model import pretraining_model_of
@@ -42,3 +43,9 @@ class VlpPredictor:
                 found = ranked((MATCH, NO_MATCH), torch.stack([match, 1 - match]))
                 answers.append({"text": text, **found})
         return answers
+
+    def attention(self, row: Mapping[str, Any], answer: Mapping[str, Any]) -> bytes:
+        """A PNG of where the words of a row's text look in its image."""
+        text = text_of(row, "text", 0)
+        title = f"{text} {answer['label']}"
+        return attention_picture(self.module, self.card, image_of(row, 0), text, title=title)

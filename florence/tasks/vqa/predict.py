@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from florence.models.stored import StoredModel
-from florence.tasks.predicting import BATCH, BadRowError, image_batches, ranked
+from florence.tasks.predicting import BATCH, BadRowError, image_batches, image_of, ranked
+from florence.tasks.vision_language.attention import attention_picture
 from florence.tasks.vision_language.texts import coded_texts, text_of
 from florence.tasks.vqa import VQA
 from florence.tasks.vqa.model import question_model_of
@@ -47,6 +48,12 @@ class VqaPredictor:
                 found = ranked([self.card.labels[i] for i in best], row[best])
                 answers.append({"question": question, **found})
         return answers
+
+    def attention(self, row: Mapping[str, Any], answer: Mapping[str, Any]) -> bytes:
+        """A PNG of where the words of a row's text look in its image."""
+        text = text_of(row, "question", 0)
+        title = f"{text} {answer['label']}"
+        return attention_picture(self.module, self.card, image_of(row, 0), text, title=title)
 
 
 def _top(parameters: Mapping[str, Any]) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from typer.testing import CliRunner
 
 import florence
 from florence.data.images import decode
@@ -23,6 +25,7 @@ from florence.tasks.vqa.data import QuestionBatch
 from florence.tasks.vqa.model import question_model_of
 from florence.tasks.vqa.task import QuestionObjective, VqaTask
 from florence.text.answers import accuracy
+from florencectl.main import app
 from tests.florence.tasks.vision_language.running import (
     ask,
     context,
@@ -242,3 +245,31 @@ def test_bad_settings_and_data_are_told_in_a_line(
         run("vqa", context(tmp_path / "d"), settings("vqa", questions, steps=1, textLength=99))
     with pytest.raises(ValueError, match="texts say left and right"):
         settings("vqa", questions, steps=1, augmentation={"flip": True})
+
+
+def test_the_command_asks_every_image_every_question_and_draws_where_words_look(
+    trained: Path, tmp_path: Path
+) -> None:
+    names = []
+    for colour in ("red", "blue"):
+        names.append(str(tmp_path / f"{colour}.png"))
+        Path(names[-1]).write_bytes(picture(colour, 9))
+    asked = ["what colour is it?", "is it red, or not?"]
+    flags = [word for question in asked for word in ("--question", question)]
+    folder = tmp_path / "looks"
+    command = ["predict", str(trained), *names, *flags, "--show-attention", str(folder)]
+    result = CliRunner().invoke(app, [*command, "-o", "json"])
+    assert result.exit_code == 0, result.output
+    answers = json.loads(result.stdout)
+    assert [(each["image"], each["question"]) for each in answers] == [
+        (name, question) for name in names for question in asked
+    ]
+    assert [answers[0]["label"], answers[2]["label"]] == ["red", "blue"]
+    pictures = sorted(path.name for path in folder.iterdir())
+    assert pictures == ["blue-2.png", "blue.png", "red-2.png", "red.png"]
+    assert Image.open(folder / "red.png").size[0] > 500
+    table = CliRunner().invoke(app, ["predict", str(trained), names[0], *flags, "--top", "1"])
+    assert table.stdout.splitlines()[0].split() == ["image", "question", "label", "probability"]
+    missing = CliRunner().invoke(app, ["predict", str(trained), names[0]])
+    assert missing.exit_code != 0
+    assert "--question is needed by vqa models" in str(missing.exception or missing.output)
