@@ -176,7 +176,12 @@ class QuestionAnswering(EvaluationSettings):
 class Matching(EvaluationSettings):
     """Whether image and text belong together: own captions, and as many of other images."""
 
-    data: str = location(holds=Holds.DATA, description="URI of shards with captions", min_length=1)
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards with captions, or of a Karpathy json, of which the test split "
+        "is taken",
+        min_length=1,
+    )
 
 
 class Captioning(EvaluationSettings):
@@ -184,7 +189,8 @@ class Captioning(EvaluationSettings):
 
     data: str = location(
         holds=Holds.DATA,
-        description="URI of shards with captions; all of an image's are references",
+        description="URI of shards with captions, or of a Karpathy json, of which the test split "
+        "is taken; all of an image's captions are references",
         min_length=1,
     )
     beams: int = setting(

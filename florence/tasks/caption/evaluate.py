@@ -16,6 +16,7 @@ from florence.evaluation.embed import inference
 from florence.evaluation.picture_grid import picture_grid
 from florence.tasks.caption.model import CaptionModel
 from florence.tasks.caption.predict import write_captions
+from florence.tasks.vision_language.held_out import open_captions
 from florence.text.caption_metrics import caption_metrics
 
 SHOWN = 8
@@ -31,7 +32,7 @@ def prepare(context: EvaluationContext, settings: Captioning) -> Prepared:
     model = context.model
     if not isinstance(model, CaptionModel):
         raise ConfigurationError(f"captioning '{settings.name}': the model writes no captions")
-    data = CaptionedImages.from_shards(settings.data, context.s3, **context.opening)
+    data = open_captions(context, settings.data)
 
     def run() -> Results:
         tokens = _tokens(context, model, settings, data)

@@ -19,7 +19,12 @@ from florence.models.card import ModelCard
 from florence.models.stored import StoredModel, load_tower
 from florence.models.vision_language import BuildOptions, VisionLanguage, VisionLanguageShape
 from florence.stages.context import StageContext
-from florence.stages.training_data import imported, open_training_shards, training_stream
+from florence.stages.training_data import (
+    READ_AS_THEY_ARE,
+    imported,
+    open_training_shards,
+    training_stream,
+)
 from florence.tasks.caption.data import DescribedBatch, DescribedReader
 from florence.tasks.caption.model import CaptionModel
 from florence.tasks.caption.settings import Caption
@@ -110,4 +115,5 @@ class CaptionTask(VisionLanguageTraining):
         settings = self._caption
         if settings.validation is None:
             return settings.evaluation
-        return settings.evaluations(imported(self._context, settings.validation))
+        data = imported(self._context, settings.validation, but=READ_AS_THEY_ARE)
+        return settings.evaluations(data)

@@ -12,6 +12,7 @@ from florence.data.labelled import CaptionedImages, image_batches
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
 from florence.evaluation.embed import inference
+from florence.tasks.vision_language.held_out import open_captions
 from florence.tasks.vision_language.texts import coded_texts
 from florence.tasks.vlp.model import PretrainingModel
 from florence.text.normalisation import text_label
@@ -29,7 +30,7 @@ def prepare(context: EvaluationContext, settings: Matching) -> Prepared:
         raise ConfigurationError(
             f"matching '{settings.name}': the model does not tell whether image and text match"
         )
-    data = CaptionedImages.from_shards(settings.data, context.s3, **context.opening)
+    data = open_captions(context, settings.data)
     others = foreign_captions(data.captions, settings.data)
     texts = [(group[0], other) for group, other in zip(data.captions, others, strict=True)]
 

@@ -20,7 +20,12 @@ from florence.models.card import ModelCard
 from florence.models.stored import StoredModel, load_tower
 from florence.models.vision_language import BuildOptions, VisionLanguage
 from florence.stages.context import StageContext
-from florence.stages.training_data import imported, open_training_shards, training_stream
+from florence.stages.training_data import (
+    READ_AS_THEY_ARE,
+    imported,
+    open_training_shards,
+    training_stream,
+)
 from florence.tasks.vision_language.training import VisionLanguageTraining
 from florence.tasks.vlp.data import CaptionedBatch, CaptionedReader
 from florence.tasks.vlp.model import PretrainingModel
@@ -147,4 +152,5 @@ class VlpTask(VisionLanguageTraining):
         settings = self._vlp
         if settings.validation is None:
             return settings.evaluation
-        return settings.evaluations(imported(self._context, settings.validation))
+        data = imported(self._context, settings.validation, but=READ_AS_THEY_ARE)
+        return settings.evaluations(data)

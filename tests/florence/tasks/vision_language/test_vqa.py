@@ -109,6 +109,13 @@ def test_a_prediction_is_the_sigmoid_by_hand(trained: Path) -> None:
     with pytest.raises(ValueError, match="top must be a whole number"):
         model.predictor.predict(rows, {"top": 0})
     assert model.predictor.predict([], {}) == []
+    both = [row["question"] for row in rows]
+    assert model.predict([image, image], question=both, top=3) == answers
+    assert model.predict(image, question=both[1], top=3) == answers[1:]
+    with pytest.raises(ConfigurationError, match="question: 2 values for 1 images"):
+        model.predict(image, question=both)
+    with pytest.raises(ConfigurationError, match="vqa models take no 'labels': use top, question"):
+        model.predict(image, labels=["a"])
 
 
 def test_the_loss_is_the_plain_formula() -> None:
