@@ -36,7 +36,7 @@ def test_settings_are_read_in_both_spellings_and_named_in_messages() -> None:
         ("zero_shot", "z"),
         ("classification", "c"),
     ]
-    with pytest.raises(ValidationError, match="at least one of zeroShot, retrieval and class"):
+    with pytest.raises(ValidationError, match="at least one of zeroShot, retrieval, class"):
         Evaluate()
     with pytest.raises(ValidationError, match="must differ"):
         Evaluate.model_validate({"zeroShot": [task], "retrieval": [{"name": "z", "data": "x"}]})
