@@ -53,6 +53,7 @@ imports: $(VENV)/.dev ## who may import whom
 
 generated: $(VENV)/.dev ## whether generated files are fresh
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
+	$(BIN)/python -m florence_jobs.pipelines --check
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES) --check
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python -m tools.reference docs/reference.md --check
@@ -66,6 +67,7 @@ format: $(VENV)/.dev ## put style and format right
 
 generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, reference, rights, causes, version
 	$(BIN)/python -m florence_jobs.recipes jobs/samples
+	$(BIN)/python -m florence_jobs.pipelines
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES)
 	$(BIN)/python charts/generate.py
 	$(BIN)/python -m tools.reference docs/reference.md

@@ -88,6 +88,32 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
     ),
+    "models list": ("models list", "models list digits-contrastive -o wide"),
+    "models show": ("models show digits-contrastive@champion",),
+    "models promote": (
+        "models promote digits-contrastive --if 'digits/top1 >= champion + 0.002'",
+        "models promote digits-contrastive/3 --to staging",
+    ),
+    "models alias": (
+        "models alias digits-contrastive/2 champion",
+        "models alias digits-contrastive staging --delete",
+    ),
+    "models lineage": ("models lineage digits-classification@champion -o wide",),
+    "models compare": ("models compare digits-contrastive@champion digits-contrastive@candidate",),
+    "pipeline list": ("pipeline list",),
+    "pipeline compile": ("pipeline compile pretrain-and-adapt -f pipeline.yaml",),
+    "pipeline run": (
+        "pipeline run pretrain-and-adapt --local",
+        "pipeline run finetune-and-promote --local --set job=@job.yaml --set model=MODEL "
+        "--set evaluation=@evaluation.yaml",
+    ),
+    "pipeline submit": (
+        "pipeline submit finetune-and-promote --endpoint http://kfp:8888 --set job=@job.yaml "
+        "--set model=models:/web-contrastive@champion --set evaluation=@evaluation.yaml",
+        "pipeline submit nightly-evaluation --endpoint http://kfp:8888 --cron '0 2 * * *' "
+        "--set model=models:/web-contrastive@champion --set evaluation=@evaluation.yaml "
+        "--set gate='food/top1 > 0.8'",
+    ),
     "data index": (
         "data index shards/web",
         "data index s3://bucket/web --endpoint http://minio:9000",

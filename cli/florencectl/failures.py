@@ -37,6 +37,8 @@ _EXTRA_OF = {
     "kubernetes_asyncio": "cluster",
     "aiohttp": "cluster",
     "kfp": "pipelines",
+    "kfp_server_api": "pipelines",
+    "kubernetes": "pipelines",
 }
 
 # Where the models are whose documents users write, by the title pydantic gives their errors.

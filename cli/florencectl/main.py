@@ -48,6 +48,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
     "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
+    "models": (
+        "florencectl.commands.models",
+        "List, compare and promote the models that jobs registered in MLflow.",
+    ),
+    "pipeline": (
+        "florencectl.commands.pipeline",
+        "Kubeflow pipelines of jobs: compile, run here, submit to a server.",
+    ),
     "data": ("florencectl.commands.data", "Build and inspect training data."),
     "ui": ("florencectl.commands.ui", "Serve the metrics of the runs on this machine."),
     "completion": ("florencectl.commands.completion", "Print the completion script of a shell."),

@@ -97,6 +97,7 @@ def record_report(context: StageContext, report: EvaluationReport) -> dict[str, 
     """
     for name, rows in report.tables.items():
         context.recorder.table(name, rows)
+        context.output.write(f"tables/{name}.json", json.dumps(rows).encode())
     for name, png in report.pictures.items():
         context.recorder.picture(name, png)
         context.output.write(f"pictures/{name}.png", png)

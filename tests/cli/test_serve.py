@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("mlflow", reason="MLflow is not installed")
 
-from florence_jobs.tracking import Tracker
 from florence_jobs.tracking.events import Spill
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
+from florence_jobs.tracking.recorder import Tracker
 from florencectl.local_server import HOST
 from florencectl.main import app
 from tests.gang import free_port

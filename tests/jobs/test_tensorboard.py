@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from florence.distributed.world import World
 from florence.storage import Storage, open_storage
-from florence_jobs.tracking import make_recorder
+from florence_jobs.tracking.making import make_recorder
 from florence_jobs.tracking.tensorboard import TensorBoardRecorder
 from florence_operator.api.stage import StagePlan
 

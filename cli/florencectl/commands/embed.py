@@ -13,6 +13,7 @@ from florence.errors import DataError
 from florencectl.embedding_files import FILES, PRINTED, check_target, write
 from florencectl.failures import BadFiles
 from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import note
 
@@ -93,7 +94,7 @@ def embeddings_of(
     images = [name for name in files if not is_text[name]]
     if not texts and not images:
         return []
-    model = load(model_uri, device=device, s3=s3)
+    model = load(resolved(model_uri, s3), device=device, s3=s3)
     found: dict[str, NDArray[np.float32]] = {}
     if texts:
         rows = model.embed_texts([text for _, text in texts]).numpy()

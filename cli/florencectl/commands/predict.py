@@ -22,6 +22,7 @@ from florencectl.drawings import Drawings
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
 from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import DocumentFormat, print_csv, print_document, print_table
 
@@ -291,6 +292,7 @@ def answers_of(
     from florence.models.opening import read_card
     from florencectl.inference import pictures_of
 
+    model_uri = resolved(model_uri, s3)
     task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
     if drawings is not None:

@@ -107,7 +107,8 @@ class StageBase(Settings):
     initial_model: str | None = location(
         None,
         holds=Holds.MODEL,
-        description="URI of a model, of any job or imported, that the stage starts from. "
+        description="URI of a model, of any job or imported, that the stage starts from, or its "
+        "name in MLflow's registry: models:/NAME@champion. "
         "Default: that of the stages it depends on",
     )
     resources: Resources = setting(Resources(), description="pods and what each gets")
