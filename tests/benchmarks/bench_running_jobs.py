@@ -181,6 +181,10 @@ async def running(
     def phase(name: str) -> str | None:
         return (stored[NAMESPACE, name].get("status") or {}).get("phase")
 
+    def told(name: str) -> bool:
+        stages = (stored[NAMESPACE, name].get("status") or {}).get("stages") or [{}]
+        return "progress" in stages[0]
+
     names = [f"job-{number}" for number in range(count)]
     for name in names:
         server.put(florence_job(name))
@@ -193,7 +197,9 @@ async def running(
     async with aiohttp.ClientSession(connector=connector) as session:
         gang = Pods(session, operator.trust)
         reporting = [asyncio.create_task(gang.run(pod)) for pod in pods]
-        await asyncio.sleep(3 * REPORT_SECONDS)
+        # The first report of each is looked at when it comes, the others in turn.
+        await _until(lambda: all(told(name) for name in names))
+        await asyncio.sleep(REPORT_SECONDS)
         before, cpu, began = await operator.counted(), operator.cpu_seconds(), time.monotonic()
         await asyncio.sleep(seconds)
         took = time.monotonic() - began

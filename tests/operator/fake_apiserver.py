@@ -299,6 +299,9 @@ class FakeApiServer:
             term.split("=", 1) for term in request.query.get("fieldSelector", "").split(",") if term
         )
         labels = request.query.get("labelSelector", "")
+        if where.namespace and "metadata.name" in fields:
+            found = self._of(*where.kind).get((where.namespace, fields["metadata.name"]))
+            return [found] if found is not None and selected(found, labels) else []
         return [
             document
             for (namespace, name), document in sorted(self._of(*where.kind).items())
