@@ -112,9 +112,10 @@ class VisionLanguageCost(ABC, Generic[SettingsT]):
         checkpointing = settings.activation_checkpointing
         if checkpointing is ActivationCheckpointing.NONE:
             return 0
-        size = {"resolution": settings.resolution, "window": settings.window}
-        image = image_recomputed_macs(architecture, checkpointing, **size)
-        text = recomputed_macs(architecture, checkpointing, **size) - image
+        side, window = settings.resolution, settings.window
+        image = image_recomputed_macs(architecture, checkpointing, resolution=side, window=window)
+        both = recomputed_macs(architecture, checkpointing, resolution=side, window=window)
+        text = both - image
         if not _is_florence(settings):
             text = RobertaSize().stack.recomputed_macs(settings.text_length)
         tokens, length = _image_tokens(architecture, settings), settings.text_length
