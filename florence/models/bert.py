@@ -128,7 +128,7 @@ class Attention(nn.Module):
         """
         query = self._split(self.self.query(x))
         scores = query @ source.keys.transpose(2, 3) * float(query.shape[-1]) ** -0.5
-        return scores.softmax(dim=-1)
+        return cast(Tensor, scores.softmax(dim=-1))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)

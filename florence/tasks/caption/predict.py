@@ -99,7 +99,7 @@ def _whole(parameters: Mapping[str, Any], name: str, *, least: int) -> int:
 def _number(parameters: Mapping[str, Any], name: str) -> float:
     value = parameters.get(name)
     value = _default(name) if value is None else value
-    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or float(value) <= 0:
         raise BadRowError(f"{name} must be a number above 0, not {value!r}")
     return float(value)
 

@@ -97,7 +97,8 @@ class PretrainingModel(VisionLanguage):
     def match_tokens(self, pixels: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """The same of image tokens (B, N, 8 width) that were computed before."""
         fused = self.fuse(pixels, input_ids, lengths)
-        return self.head.itm(self.fusion.pooled(fused)).float().softmax(dim=1)[:, 1]
+        scores: Tensor = self.head.itm(self.fusion.pooled(fused)).float()
+        return scores.softmax(dim=1)[:, 1]
 
     def match_texts(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
         """The same of texts as they are written."""

@@ -107,7 +107,12 @@ def _accuracies(
                 groups[getattr(question, kind)].append(score)
         for value, scores in sorted(groups.items()):
             mean = sum(scores) / len(scores)
-            row = {"type": value, "of": kind, "questions": len(scores), "accuracy": round(mean, 6)}
+            row: dict[str, object] = {
+                "type": value,
+                "of": kind,
+                "questions": len(scores),
+                "accuracy": round(mean, 6),
+            }
             table.append(row)
             if kind == "answer_type" and value in _METRICS:
                 metrics[_METRICS[value]] = mean

@@ -68,7 +68,8 @@ class ClusterJobs:
         name = document["metadata"]["name"]
         while True:
             try:
-                return self._ask("create", body=document)
+                made: Document = self._ask("create", body=document)
+                return made
             except ConfigurationError as error:
                 if getattr(error.__cause__, "status", None) != 409:
                     raise
@@ -89,7 +90,8 @@ class ClusterJobs:
     def get(self, name: str) -> Document | None:
         """A job as it is now. Raises as :meth:`create_or_adopt`."""
         try:
-            return self._ask("get", name)
+            known: Document = self._ask("get", name)
+            return known
         except ConfigurationError as error:
             if getattr(error.__cause__, "status", None) == 404:
                 return None

@@ -27,7 +27,7 @@ _STEPS = 150
 
 def example_arguments(pipeline: str) -> dict[str, Any]:
     """Arguments of a pipeline's run on this machine; none where there is no example of it."""
-    examples = {
+    examples: dict[str, dict[str, Any]] = {
         "pretrain-and-adapt": {
             "data": _TRAIN,
             "pretrain": _text(_pretraining()),

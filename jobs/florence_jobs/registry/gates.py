@@ -245,19 +245,16 @@ def _value(term: _Term, models: Models, implied: str | None) -> float:
     if not isinstance(term, tuple):
         return term
     sign, left, right = term[0], *(_value(part, models, implied) for part in term[1:])
-    return {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](left, right)
+    return float({"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](left, right))
 
 
 def _metric(name: _Name, models: Models, implied: str | None) -> float:
     metric = name.metric or implied or ""
-    if name.alias is None:
-        values: Mapping[str, float] | None = models.candidate
-        whose = "the model"
-    else:
-        values = models.others.get(name.alias)
-        whose = f"the {name.alias}"
-        if values is None:
-            raise _NobodyYetError(name.alias)
+    whose = "the model" if name.alias is None else f"the {name.alias}"
+    known = models.candidate if name.alias is None else models.others.get(name.alias)
+    if known is None:
+        raise _NobodyYetError(name.alias)
+    values: Mapping[str, float] = known
     if metric not in values:
         has = ", ".join(sorted(values)) or "none"
         raise ConfigurationError(f"{whose} has no metric '{metric}': it has {has}")
