@@ -54,7 +54,7 @@ EVALUATE = {"zeroShot": [{"name": "z", "data": "d", "prompts": "digits"}]}
         ([stage("a", "a")], "cycle"),
         ([stage("A")], "match pattern"),
         ([{"name": "e", "evaluate": EVALUATE}], "dependsOn"),
-        ([stage("a", detection={})], "Extra inputs"),
+        ([stage("a", segmentation={})], "Extra inputs"),
     ],
 )
 def test_wrong_stages_are_refused(stages: list[dict[str, Any]], message: str) -> None:
