@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from florence.errors import ConfigurationError
-from florence.tasks import detection, evaluate, finetune, pretrain
+from florence.tasks import caption, detection, evaluate, finetune, pretrain, vlp, vqa
 from florence.tasks.kind import Kind, ModelTask
 
 KINDS: dict[str, Kind] = {
@@ -12,6 +12,9 @@ KINDS: dict[str, Kind] = {
         pretrain.KIND,
         finetune.KIND,
         detection.KIND,
+        vlp.KIND,
+        vqa.KIND,
+        caption.KIND,
         evaluate.KIND,
     )
 }

@@ -30,6 +30,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "submit detection --data shards/street --validation shards/street-val --batch-size 16 "
         "--epochs 12 --from runs/default/web/pretrain --local",
     ),
+    "submit vlp": (
+        "submit vlp --data shards/coco --roberta models/roberta-base --batch-size 256 --epochs 10 "
+        "--resolution 384 --window 12 --from runs/default/web/pretrain --local",
+    ),
+    "submit vqa": (
+        "submit vqa --data shards/vqa-train --validation shards/vqa-val --batch-size 256 "
+        "--epochs 10 --set optimizer.lr=8e-6 --from runs/default/fusion/vlp --local",
+    ),
+    "submit caption": (
+        "submit caption --data shards/coco-train --validation shards/coco-test --batch-size 256 "
+        "--epochs 10 --from runs/default/fusion/vlp --local",
+    ),
     "submit evaluate": (
         "submit evaluate --model runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",

@@ -12,16 +12,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from florence.data.digit_questions import write_questions
 from florence.data.digit_scenes import write_scenes
 from florence.data.digits import write_digits
 from florence.errors import ConfigurationError, TransientError
 from florence.home import florence_home
 
 SCHEME = "builtin:"
-DATA_SETS = {"digits": ("train", "test"), "digits-scenes": ("train", "test")}
+DATA_SETS = dict.fromkeys(("digits", "digits-scenes", "digits-questions"), ("train", "test"))
 _WRITERS: dict[str, Callable[[str], object]] = {
     "digits": write_digits,
     "digits-scenes": write_scenes,
+    "digits-questions": write_questions,
 }
 # A part of the folder's name: raise it when what is written changes.
 _EDITION = 1

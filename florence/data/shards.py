@@ -279,6 +279,17 @@ class ShardSet:
         except ValueError:
             return {}
 
+    def read_meta_bytes(self, i: int) -> bytes:
+        """The JSON member of sample ``i`` alone, as it is; empty when there is none."""
+        shard, row = self._row(i)
+        record = self._selected(shard).records[row]
+        if not record["json_length"]:
+            return b""
+        start = int(record["offset"]) + int(record["json"])
+        return self.storage.read_range(
+            self.summaries[shard].name, start, int(record["json_length"])
+        )
+
     def key(self, i: int) -> str:
         """The key of sample ``i``: its shard and its name in there."""
         shard, row = self._row(i)
@@ -297,8 +308,9 @@ class ShardSet:
         return int(record["exact_label" if exact else "label"])
 
     def _shard(self, i: int) -> int:
-        if not 0 <= i < len(self):
-            raise IndexError(f"sample {i} of {len(self)}")
+        count = ShardSet.__len__(self)
+        if not 0 <= i < count:
+            raise IndexError(f"sample {i} of {count}")
         return int(np.searchsorted(self._ends, i, side="right"))
 
     def _row(self, i: int) -> tuple[int, int]:

@@ -34,7 +34,10 @@ class ImageTextEncoder(Model, Protocol):
     """A two-tower model. Embeddings are ``(B, D)`` fp32 of unit length."""
 
     architecture: Architecture
-    logit_scale: Any
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Logarithm of what similarities are multiplied by."""
 
     def encode_image(self, images: Tensor) -> Tensor:
         """``(B, 3, R, R)`` normalised pixels to ``(B, D)``."""

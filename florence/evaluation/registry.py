@@ -37,7 +37,7 @@ EVALUATIONS = (
         field="retrieval",
         help="retrievals",
         settings="florence.config.evaluations:Retrieval",
-        tasks=("contrastive",),
+        tasks=("contrastive", "vlp"),
         prepare="florence.evaluation.image_text_retrieval:prepare",
     ),
     Evaluation(
@@ -53,5 +53,26 @@ EVALUATIONS = (
         settings="florence.config.detection:Detection",
         tasks=("detection", "zeroShotDetection"),
         prepare="florence.tasks.detection.evaluate:prepare",
+    ),
+    Evaluation(
+        field="matching",
+        help="matchings of images and texts",
+        settings="florence.config.evaluations:Matching",
+        tasks=("vlp",),
+        prepare="florence.tasks.vlp.evaluate:prepare",
+    ),
+    Evaluation(
+        field="captioning",
+        help="captions of images",
+        settings="florence.config.evaluations:Captioning",
+        tasks=("caption",),
+        prepare="florence.tasks.caption.evaluate:prepare",
+    ),
+    Evaluation(
+        field="question_answering",
+        help="answers to questions about images",
+        settings="florence.config.evaluations:QuestionAnswering",
+        tasks=("vqa",),
+        prepare="florence.tasks.vqa.evaluate:prepare",
     ),
 )

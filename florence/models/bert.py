@@ -179,7 +179,8 @@ class BertLayer(nn.Module):
         Args:
             x: (B, 1, C), one token for every sequence.
             past: keys and values of the tokens before it; ``None`` at the start.
-            other: those of the other sequence, for a layer with cross-attention.
+            other: those of the other sequence, for a layer with cross-attention; of fewer ones than
+                there are sequences where consecutive sequences share theirs.
 
         Returns:
             The token, and ``past`` with its keys and values.
@@ -189,7 +190,9 @@ class BertLayer(nn.Module):
         x = self.attention(x, seen)
         if self.crossing:
             assert other is not None
-            x = self.crossattention(x, other)
+            # Sequences that share what they attend to ask together, as tokens of one sequence.
+            asking = x.view(len(other.keys), -1, x.shape[-1])
+            x = self.crossattention(asking, other).view(x.shape)
         return self.feed_forward(x), seen
 
 

@@ -101,6 +101,8 @@ def record_report(context: StageContext, report: EvaluationReport) -> dict[str, 
     for name, png in report.pictures.items():
         context.recorder.picture(name, png)
         context.output.write(f"pictures/{name}.png", png)
+    for name, content in report.files.items():
+        context.output.write(f"results/{name}", content)
     if report.example is None:
         return {}
     example = report.example

@@ -44,6 +44,7 @@ DRY = {
     "--set 'zeroShot=[{name: digits, data: builtin:digits/test, prompts: digits}]'",
     "florencectl submit -f jobs/samples/digits.yaml --local",
     "florencectl submit -f jobs/samples/digits-finetune.yaml --local",
+    "florencectl submit -f jobs/samples/digits-vision-language.yaml --local",
     "florencectl sweep -f job.yaml --local --set seed=0..2",
     "florencectl sweep -f job.yaml --local --set mixed.optimizer.lr=1e-4,3e-4 --set seed=0..2",
 }

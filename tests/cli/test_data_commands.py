@@ -82,6 +82,8 @@ def test_digits_are_written(tmp_path: Path) -> None:
         "test": 397,
         "scenes/train": 1200,
         "scenes/test": 300,
+        "questions/train": 4000,
+        "questions/test": 400,
     }
     assert (tmp_path / "scenes" / "instances_test.json").is_file()
     assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 1200

@@ -228,8 +228,7 @@ def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -
         ),
         (
             ["submit", "evaluate", "--local"],
-            "stages[0].evaluate: give at least one of zeroShot, retrieval, classification and "
-            "detection",
+            "stages[0].evaluate: give at least one of zeroShot, retrieval, classification",
         ),
         (
             ["submit", "-f", "job.yaml", "pretrain", "--data", "d"],

@@ -71,8 +71,10 @@ def digits(
     """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test.
 
     OUT/scenes/train and OUT/scenes/test hold scenes with boxes, also as COCO would have them:
-    OUT/scenes/instances_train.json with OUT/scenes/images/train.
+    OUT/scenes/instances_train.json with OUT/scenes/images/train. OUT/questions has scenes with
+    captions and questions, and beside the shards the same with VQAv2's and Karpathy's json.
     """
+    from florence.data.digit_questions import write_questions
     from florence.data.digit_scenes import write_scenes
     from florence.data.digits import write_digits
 
@@ -81,6 +83,8 @@ def digits(
     if scenes:
         made = write_scenes(f"{out.rstrip('/')}/scenes", s3, coco=True)
         counts |= {f"scenes/{split}": count for split, count in made.items()}
+        asked = write_questions(f"{out.rstrip('/')}/questions", s3)
+        counts |= {f"questions/{split}": count for split, count in asked.items()}
     if output is not DocumentFormat.TABLE:
         print_document({"uri": out, "samples": counts}, output)
         return

@@ -7,6 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from itertools import count, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,14 @@ def _predict(
             "one image also a file's name."
         ),
     ] = None,
+    show_attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a picture for each answer: where each word looks in the image "
+            "(models that fuse image and text).",
+        ),
+    ] = None,
     device: Device = None,
     endpoint: ModelEndpoint = None,
     **given: Any,
@@ -87,7 +96,7 @@ def _predict(
     values = {
         name: parsed(input_named(name), text, s3)
         for name, text in given.items()
-        if text is not None
+        if text is not None and text != []
     }
     bad = BadFiles()
     files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
@@ -101,6 +110,7 @@ def _predict(
         s3=s3,
         refuse=bad.add,
         drawings=drawings,
+        attention=Path(show_attention) if show_attention is not None else None,
     )
     results = results_of(model, s3) if answers and output.is_document else None
     show(answers, output, top, results)
@@ -154,12 +164,18 @@ def input_flags() -> list[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str | None,
+                list[str] | None if is_column(name) else str | None,
                 typer.Option(flag_of(name), help=f"{text} ({', '.join(takers[name])} models)"),
             ],
         )
         for name, text in helps.items()
     ]
+
+
+def is_column(name: str) -> bool:
+    """Whether an input is a text of every row: its flag may be repeated, a row for each text."""
+    given = input_named(name)
+    return isinstance(given, Column) and given.type == "text"
 
 
 def flag_of(name: str) -> str:
@@ -175,13 +191,15 @@ def command() -> Callable[..., None]:
 predict = command()
 
 
-def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
+def parsed(given: Column | Parameter, text: str | list[str], s3: S3Settings) -> Any:
     """The value of an input from the command line.
 
     Raises:
         ConfigurationError: it is not of the input's type; names the flag.
     """
     flag = flag_of(given.name)
+    if isinstance(text, list):
+        return text
     if given.type == "templates":
         return parse_templates(text, flag, s3)
     if given.type == "texts":
@@ -251,19 +269,22 @@ def answers_of(
     s3: S3Settings,
     refuse: Callable[[str], None],
     drawings: Drawings | None = None,
+    attention: Path | None = None,
 ) -> list[Answer]:
     """The model's answer for every image; images are read and decoded some at a time.
 
     Args:
-        given: by name: the task's parameters, and columns that are the same for every image.
+        given: by name: the task's parameters, and columns that are the same for every image; of a
+            column with a list of texts every image has a row for each.
         offered: parameters that are passed on to models whose task takes them.
         refuse: told in a line what is wrong with an image, which then has no answer.
         drawings: takes a picture of every answer, where that is wanted.
+        attention: folder for pictures of where words look.
 
     Raises:
         DataError: there is no model.
         ConfigurationError: the model's task takes no such input, or needs one; or its answers
-            cannot be drawn.
+            cannot be drawn, or no words look.
     """
     if not files:  # nothing that would be worth loading torch
         return []
@@ -277,32 +298,61 @@ def answers_of(
     if drawings is not None:
         drawings.begin(task)
     model = load(model_uri, device=device, s3=s3)
+    draw = getattr(model.predictor, "attention", None)
+    if attention is not None and draw is None:
+        raise ConfigurationError(f"--show-attention is not for {task.name} models: no words look")
     names = {parameter.name for parameter in task.inputs.parameters}
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
+    every = rows_of(columns)
 
     def answers_to(some: Sequence[str]) -> list[Answer]:
         pictures = list(pictures_of(some, s3, refuse))
-        rows = [{"image": image, **columns} for _, image in pictures]
-        answers = model.predictor.predict(rows, parameters) if rows else []
-        if drawings is not None:
-            for (name, image), answer in zip(pictures, answers, strict=True):
-                drawings.add(name, image, answer)
-        return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
+        asked = [(name, {"image": image, **own}) for name, image in pictures for own in every]
+        answers = model.predictor.predict([row for _, row in asked], parameters) if asked else []
+        for (name, row), answer in zip(asked, answers, strict=True):
+            if drawings is not None:
+                drawings.add(name, row["image"], answer)
+            if attention is not None and draw is not None:
+                write_numbered(attention, Path(name).stem, draw(row, answer))
+        return [(name, answer) for (name, _), answer in zip(asked, answers, strict=True)]
 
     parts = in_parts(files, IMAGES_AT_ONCE)
     return [answer for part in parts for answer in answers_to(part)]
 
 
+def write_numbered(folder: Path, stem: str, png: bytes) -> None:
+    """Write a picture under the first free name: ``cat.png``, ``cat-2.png``, …
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (folder / (f"{stem}-{i}.png" if i > 1 else f"{stem}.png") for i in count(1))
+        next(path for path in names if not path.exists()).write_bytes(png)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--show-attention: {folder} cannot be written: {error.strerror}"
+        ) from None
+
+
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an image: one for each choice among lists of texts, else a single one."""
+    lists = [value if isinstance(value, list) else [value] for value in columns.values()]
+    return [dict(zip(columns, chosen, strict=True)) for chosen in product(*lists)]
+
+
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: the best labels, or the boxes, else what each answer holds."""
     if all("probabilities" in answer for _, answer in answers):
+        asked = ["question"] if any("question" in answer for _, answer in answers) else []
         rows = [
-            [name, label, f"{probability:.4f}"]
+            [name, *(answer.get(column, "") for column in asked), label, f"{probability:.4f}"]
             for name, answer in answers
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
-        return ["image", "label", "probability"], rows
+        return ["image", *asked, "label", "probability"], rows
     if all("boxes" in answer for _, answer in answers):
         found = [(name, box) for name, answer in answers for box in answer["boxes"]]
         return ["image", "label", "score", "box"], [

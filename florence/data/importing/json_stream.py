@@ -15,7 +15,7 @@ from florence.errors import DataError
 from florence.storage import Entry, Storage
 
 CHUNK = 1 << 20
-LISTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories", "questions")
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[^"]+', re.DOTALL)
 _NOT_NUMBERS = re.compile(rb"-?(?:NaN|Infinity)")
 
@@ -49,7 +49,7 @@ def outline(storage: Storage, entry: Entry) -> dict[str, Any]:
 
     prefixes = {f"{name}.item": partial(keep, name) for name in LISTS}
     prefixes["item"] = partial(keep, "")
-    decided = ({"images", "annotations"}, {""})
+    decided = ({"images", "annotations"}, {"questions"}, {""})
     _feed(storage, entry, prefixes, until=lambda: any(d <= first.keys() for d in decided))
     return dict(first)
 

@@ -18,6 +18,7 @@ from florence.data.importing.settings import (
     ImportSettings,
     Karpathy,
     OpenImages,
+    Questions,
     Roboflow,
     Table,
     VisualGenome,
@@ -88,6 +89,10 @@ def _is_lvis(document: Mapping[str, Any]) -> bool:
 
 def _is_visual_genome(document: Mapping[str, Any]) -> bool:
     return "objects" in _first(document, "")
+
+
+def _is_questions(document: Mapping[str, Any]) -> bool:
+    return {"question", "question_id"} <= _first(document, "questions").keys()
 
 
 _HERE = "florence.data.importing"
@@ -211,6 +216,16 @@ _ALL = (
         example="aquarium shards/aquarium-train --split train",
         settings=Roboflow,
         opener=f"{_HERE}.roboflow:open_roboflow",
+    ),
+    ImportFormat(
+        name="vqa",
+        help="Questions about images with answers: VQAv2, OK-VQA and others of their shape.",
+        sources="files of questions and of annotations, in any order",
+        example="v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json "
+        "shards/vqa-val --images val2014",
+        settings=Questions,
+        opener=f"{_HERE}.questions:open_questions",
+        fits=_is_questions,
     ),
     ImportFormat(
         name="webdataset",

@@ -120,6 +120,26 @@ class CocoCaptions(ImportSettings):
     )
 
 
+class Questions(ImportSettings):
+    """VQAv2's questions and annotations, and data sets of their shape."""
+
+    images: str | None = setting(
+        None, description="folder of the images; default: that of the questions"
+    )
+    image_name: str = setting(
+        "COCO_{subtype}_{id:012d}.jpg",
+        description="an image's file in that folder, of the question's image_id as {id} and the "
+        "file's data_subtype as {subtype}; an 'image' of the question, or an id that is a file "
+        "name, wins over it",
+    )
+    annotators: int = setting(
+        10,
+        description="answers that each question must have; 0 takes any number",
+        unit="answers",
+        ge=0,
+    )
+
+
 class WebDataset(ImportSettings):
     """Shards that are packed anew."""
 

@@ -1,0 +1,58 @@
+"""The settings of a stage that learns to describe images."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from florence.config import Evaluate
+from florence.config.base import Holds, location, setting
+from florence.config.evaluations import Captioning
+from florence.tasks.vision_language.settings import VisionLanguageSettings
+
+
+class Caption(VisionLanguageSettings):
+    """One stage of captioning: texts are written from left to right."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards with captions (.txt, or 'captions' in the .json of which one is "
+        "drawn every epoch), or of a Karpathy or COCO captions json",
+        affects_result=False,
+        min_length=1,
+    )
+    validation: str | None = location(
+        None,
+        holds=Holds.DATA,
+        description="URI of held-out captions of the same form, on which captions are measured",
+        affects_result=False,
+        min_length=1,
+    )
+    captions_per_image: int = setting(
+        5, description="captions used of each image, the first ones", unit="captions", ge=1
+    )
+    label_smoothing: float = setting(
+        0.1, description="probability that is spread over all words", ge=0, lt=1
+    )
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        if self.validation is not None and self.evaluation is not None:
+            raise ValueError("give validation or evaluation, not both")
+        return self
+
+    def evaluations(self, validation: str | None = None) -> Evaluate | None:
+        """What is measured on held-out data.
+
+        Args:
+            validation: where that of the setting can be read; the setting itself by default.
+        """
+        data = validation or self.validation
+        if data is None:
+            return self.evaluation
+        return Evaluate(
+            captioning=(Captioning(name="caption", data=data),),
+            precision=self.precision,
+            workers=self.loader.workers,
+        )
