@@ -196,11 +196,13 @@ class BertLayer(nn.Module):
         return self.feed_forward(x), seen
 
 
-def initialise(module: nn.Module, generator: Generator | None = None) -> None:
-    """Initialise everything below as BERT: normal of 0.02, zero biases, identity norms."""
+def initialise(
+    module: nn.Module, generator: Generator | None = None, *, std: float = INIT_STD
+) -> None:
+    """Initialise everything below as BERT: normal of ``std``, zero biases, identity norms."""
     for each in module.modules():
         if isinstance(each, nn.Linear | nn.Embedding):
-            nn.init.normal_(each.weight, std=INIT_STD, generator=generator)
+            nn.init.normal_(each.weight, std=std, generator=generator)
         if isinstance(each, nn.Linear) and each.bias is not None:
             nn.init.zeros_(each.bias)
         if isinstance(each, nn.LayerNorm):

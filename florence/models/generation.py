@@ -183,9 +183,27 @@ def sample(
     """
 
     def drawn(logs: Tensor) -> Tensor:
-        return torch.multinomial(_nucleus(logs, how), 1, generator=generator)[:, 0]
+        chances = _nucleus(logs.cpu(), how)
+        return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logs.device)
 
     return _token_by_token(decoder, state, images, how, drawn)
+
+
+def sample_by(decoder: Decoder, state: DecodingState, how: Writing, chances: Tensor) -> Written:
+    """Texts that numbers decide, so that no text depends on which others are drawn beside it.
+
+    Args:
+        decoder, state, how: those of :func:`sample`.
+        chances: float64 (n, T) in [0, 1), by text and token; T is at least the greatest length.
+    """
+    columns = iter(chances.unbind(dim=1))
+
+    def drawn(logs: Tensor) -> Tensor:
+        rising = _nucleus(logs, how).double().cumsum(dim=-1)
+        passed = rising <= next(columns)[:, None] * rising[:, -1:]
+        return passed.sum(dim=-1).clamp(max=logs.shape[-1] - 1)
+
+    return _token_by_token(decoder, state, len(chances), how, drawn)
 
 
 def greedy(decoder: Decoder, state: DecodingState, images: int, how: Writing) -> Written:
@@ -205,15 +223,15 @@ def _token_by_token(
     how: Writing,
     choose: Callable[[Tensor], Tensor],
 ) -> Written:
-    """Texts whose next tokens ``choose`` takes of log-probabilities (B, V) on the CPU."""
+    """Texts whose next tokens ``choose`` takes of log-probabilities (B, V)."""
     tokens: list[Tensor] = []
     last = torch.full((images,), how.start, device=decoder.device)
-    over = torch.zeros(images, dtype=torch.bool)
-    scores = torch.zeros(images)
+    over = torch.zeros(images, dtype=torch.bool, device=decoder.device)
+    scores = torch.zeros(images, device=decoder.device)
     for position in range(how.length):
         logits, state = decoder.step(last, position, state)
-        logs = logits.float().cpu().log_softmax(dim=-1)
-        written = torch.stack(tokens, dim=1) if tokens else torch.zeros(images, 0).long()
+        logs = logits.float().log_softmax(dim=-1)
+        written = torch.stack(tokens, dim=1) if tokens else last.new_zeros(images, 0)
         kept = without_repeats(logs[:, None], written[:, None], how.no_repeat)[:, 0]
         chosen = choose(kept)
         scores += logs.gather(1, chosen[:, None])[:, 0].masked_fill(over, 0.0)
@@ -222,7 +240,7 @@ def _token_by_token(
         over |= chosen == how.end
         if bool(over.all()):
             break
-        last = chosen.to(logits.device)
+        last = chosen
     return Written(trimmed(torch.stack(tokens, dim=1), how.padding), scores)
 
 

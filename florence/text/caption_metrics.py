@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LONGEST = 4
 """Words of the longest sequences that are counted."""
@@ -106,12 +106,14 @@ class CiderWeights:
     """How rare sequences of words are in the references of a set of images.
 
     Args:
-        known: the references of each image.
+        known: the references of each image, gone through once.
     """
 
-    def __init__(self, known: Sequence[Sequence[Words]]) -> None:
+    def __init__(self, known: Iterable[Sequence[Words]]) -> None:
         self._images: Grams = Counter()
+        count = 0
         for references in known:
+            count += 1
             every = {
                 gram
                 for words in references
@@ -119,7 +121,7 @@ class CiderWeights:
                 for gram in grams_of(words, size)
             }
             self._images.update(every)
-        self._log_count = math.log(len(known))
+        self._log_count = math.log(max(1, count))
 
     def score(self, words: Words, references: Sequence[Words]) -> float:
         """CIDEr-D of a caption, in [0, 10]."""

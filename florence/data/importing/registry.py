@@ -19,6 +19,7 @@ from florence.data.importing.settings import (
     Karpathy,
     OpenImages,
     Questions,
+    Regions,
     Roboflow,
     Table,
     VisualGenome,
@@ -89,6 +90,10 @@ def _is_lvis(document: Mapping[str, Any]) -> bool:
 
 def _is_visual_genome(document: Mapping[str, Any]) -> bool:
     return "objects" in _first(document, "")
+
+
+def _is_regions(document: Mapping[str, Any]) -> bool:
+    return "regions" in _first(document, "")
 
 
 def _is_questions(document: Mapping[str, Any]) -> bool:
@@ -192,6 +197,15 @@ _ALL = (
         settings=VisualGenome,
         opener=f"{_HERE}.visual_genome:open_visual_genome",
         fits=_is_visual_genome,
+    ),
+    ImportFormat(
+        name="visual-genome-regions",
+        help="Visual Genome's sentences about regions, as captions of their images.",
+        sources="region_descriptions.json",
+        example="visual-genome/region_descriptions.json shards/visual-genome-captions",
+        settings=Regions,
+        opener=f"{_HERE}.regions:open_regions",
+        fits=_is_regions,
     ),
     ImportFormat(
         name="voc",

@@ -120,6 +120,14 @@ class CocoCaptions(ImportSettings):
     )
 
 
+class Regions(ImportSettings):
+    """Visual Genome's region_descriptions.json."""
+
+    images: str | None = setting(
+        None, description="folder of the images, or of VG_100K and VG_100K_2; default: the file's"
+    )
+
+
 class Questions(ImportSettings):
     """VQAv2's questions and annotations, and data sets of their shape."""
 

@@ -81,10 +81,9 @@ def open_visual_genome(
             images = ImageFolder(settings.images or split_uri(uri)[0], s3)
             read = boxes(number)
             for image, image_id in enumerate(read.image_ids):
-                names = [*(f"{part}/{image_id}.jpg" for part in _FOLDERS), f"{image_id}.jpg"]
                 yield Row(
                     where=f"{uri} image {image_id}",
-                    image=find_first(images, names),
+                    image=find_first(images, image_names(image_id)),
                     objects=ImageObjects(
                         image_id=image_id,
                         source=source,
@@ -110,6 +109,11 @@ def open_visual_genome(
         rows=rows,
         vocabularies=lambda: {source: Vocabulary(names())},
     )
+
+
+def image_names(image_id: int | str) -> list[str]:
+    """Where an image may lie below the images' folder, the likeliest place first."""
+    return [*(f"{part}/{image_id}.jpg" for part in _FOLDERS), f"{image_id}.jpg"]
 
 
 def _beside(

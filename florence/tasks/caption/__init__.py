@@ -42,6 +42,10 @@ KIND = Kind(
     task="florence.tasks.caption.task:CaptionTask",
     cost=CaptionCost(),
     makes=lambda settings: CAPTION.name,
-    starts_from=lambda settings: ("vlp", "contrastive", "classification", CAPTION.name),
+    starts_from=lambda settings: (
+        (CAPTION.name,)
+        if settings.self_critical
+        else ("vlp", "contrastive", "classification", CAPTION.name)
+    ),
     models=(CAPTION,),
 )

@@ -23,6 +23,7 @@ from florence.models.vision_language import (
     VisionLanguageShape,
     stored_model,
 )
+from florence.text.coding import TextCoder
 
 Past = list[KeyValues | None]
 
@@ -104,12 +105,16 @@ class CaptionModel(VisionLanguage):
 
     def texts(self, tokens: Tensor) -> list[str]:
         """What written tokens (B, T) say."""
-        coder = self.shape.coder
-        found = []
-        for row in tokens.tolist():
-            end = row.index(coder.end) if coder.end in row else len(row)
-            found.append(coder.decode([t for t in row[:end] if not coder.is_special(t)]))
-        return found
+        return texts_of(self.shape.coder, tokens)
+
+
+def texts_of(coder: TextCoder, tokens: Tensor) -> list[str]:
+    """What tokens (n, T) say up to their end."""
+    found = []
+    for row in tokens.tolist():
+        end = row.index(coder.end) if coder.end in row else len(row)
+        found.append(coder.decode([t for t in row[:end] if not coder.is_special(t)]))
+    return found
 
 
 def caption_model_of(stored: StoredModel, device: torch.device) -> CaptionModel:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from florence.config import Evaluate
+from florence.config.progress import StageProgress
 from florence.data.augmented import AugmentedImages
+from florence.data.shards import ShardSet
 from florence.data.stream import ShardStream
 from florence.distributed.gather import sum_over_ranks, world_size
 from florence.distributed.objective import Loss, Model
@@ -19,6 +22,7 @@ from florence.models.card import ModelCard
 from florence.models.stored import StoredModel, load_tower
 from florence.models.vision_language import BuildOptions, VisionLanguage, VisionLanguageShape
 from florence.stages.context import StageContext
+from florence.stages.long_work import computed_by_first
 from florence.stages.training_data import (
     READ_AS_THEY_ARE,
     imported,
@@ -26,9 +30,12 @@ from florence.stages.training_data import (
     training_stream,
 )
 from florence.tasks.caption.data import DescribedBatch, DescribedReader
-from florence.tasks.caption.model import CaptionModel
+from florence.tasks.caption.model import CaptionModel, texts_of
+from florence.tasks.caption.references import ReferencedReader, weights_of
+from florence.tasks.caption.self_critical import SelfCriticalModel, SelfCriticalObjective
 from florence.tasks.caption.settings import Caption
 from florence.tasks.vision_language.training import VisionLanguageTraining
+from florence.text.caption_metrics import CiderWeights
 
 
 class CaptionObjective:
@@ -71,26 +78,40 @@ class CaptionTask(VisionLanguageTraining):
         super().__init__(settings, context, card)
         self._caption = settings
 
-    def stream(self) -> ShardStream[Any, DescribedBatch]:
-        """Images, each with one of its captions."""
+    def stream(self) -> ShardStream[Any, Any]:
+        """Images, each with one of its captions; in self-critical training with all of them."""
         settings = self._caption
-        reader = DescribedReader(
-            images=AugmentedImages(
-                resolution=settings.resolution,
-                augmentation=settings.augmentation,
-                operations=settings.rand_augment.operations,
-                magnitude=settings.rand_augment.magnitude,
-            ),
-            coder=self.shape.coder,
-            text_length=settings.text_length,
-            captions_per_image=settings.captions_per_image,
+        images = AugmentedImages(
+            resolution=settings.resolution,
+            augmentation=settings.augmentation,
+            operations=settings.rand_augment.operations,
+            magnitude=settings.rand_augment.magnitude,
         )
-        shards = open_training_shards(self._context, settings.data)
-        return training_stream(self._context, settings, shards, reader)
+        reader: DescribedReader | ReferencedReader
+        if settings.self_critical is None:
+            reader = DescribedReader(
+                images=images,
+                coder=self.shape.coder,
+                text_length=settings.text_length,
+                captions_per_image=settings.captions_per_image,
+            )
+        else:
+            reader = ReferencedReader(
+                images=images,
+                captions_per_image=settings.captions_per_image,
+                samples=settings.self_critical.samples,
+                length=settings.text_length - 1,
+            )
+        return training_stream(self._context, settings, self._shards, reader)
+
+    @cached_property
+    def _shards(self) -> ShardSet:
+        return open_training_shards(self._context, self._caption.data)
 
     def module(self, options: BuildOptions) -> VisionLanguage:
         """See :class:`VisionLanguageTraining`."""
-        return CaptionModel(self._context.architecture, self.shape, options)
+        sort = CaptionModel if self._caption.self_critical is None else SelfCriticalModel
+        return sort(self._context.architecture, self.shape, options)
 
     def take_head(self, model: VisionLanguage, source: StoredModel) -> None:
         """That of a caption model, or of vlp's masked words, of the same sizes and words."""
@@ -102,9 +123,21 @@ class CaptionTask(VisionLanguageTraining):
         if same and theirs.coder.vocabulary == self.shape.coder.vocabulary:
             load_tower(model.head, source, prefix)
 
-    def objective(self) -> CaptionObjective:
-        """See :class:`CaptionObjective`."""
-        return CaptionObjective(self._caption.label_smoothing)
+    def objective(self) -> CaptionObjective | SelfCriticalObjective:
+        """Of words, or of whole captions; the latter reads all captions first, collectively."""
+        settings, coder = self._caption, self.shape.coder
+        if settings.self_critical is None:
+            return CaptionObjective(settings.label_smoothing)
+
+        def work(beat: Callable[[], None]) -> CiderWeights:
+            def tell(done: int, total: int) -> None:
+                self._context.report(StageProgress(phase="index", phase_fraction=done / total))
+                beat()
+
+            return weights_of(self._shards, settings.captions_per_image, tell)
+
+        weights = computed_by_first(self._context, work, then="captions are counted anew next time")
+        return SelfCriticalObjective(partial(texts_of, coder), coder.end, weights)
 
     def evaluations(self) -> Evaluate | None:
         """Captions of held-out images, unless others are named."""

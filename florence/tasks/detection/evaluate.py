@@ -22,7 +22,7 @@ from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.data.vocabularies import Vocabularies
 from florence.errors import ConfigurationError, DataError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
-from florence.evaluation.models import ImageTextEncoder, ModelCard, inference
+from florence.evaluation.models import ModelCard, ScaledEncoder, inference
 from florence.evaluation.prompts import load_prompts
 from florence.models.opening import open_stored
 from florence.models.stored import two_tower_of
@@ -106,7 +106,7 @@ def _naming(
     context: EvaluationContext, settings: Detection, model: Detector, data: HeldOutBoxes
 ) -> tuple[tuple[str, ...], Finder]:
     """The names that a zero-shot detector is asked for, and how it finds them."""
-    towers: ImageTextEncoder = model
+    towers: ScaledEncoder = model
     card: ModelCard = context.card
     if settings.classifier is not None:
         stored = open_stored(settings.classifier, context.s3)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from florence.config.detection import Inference
 from florence.evaluation.classify import class_embeddings
-from florence.evaluation.models import ImageTextEncoder, ModelCard
+from florence.evaluation.models import ModelCard, ScaledEncoder
 from florence.tasks.detection.decode import Detections, suppressed
 from florence.tasks.detection.looking import Look, crops
 from florence.tasks.detection.nms import nms
@@ -64,7 +64,7 @@ class BoxClassifier:
 
 
 def classifier_of(
-    towers: ImageTextEncoder,
+    towers: ScaledEncoder,
     card: ModelCard,
     classes: Sequence[str],
     templates: Sequence[str],

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from florence.models.generation import Writing, beam_search, greedy, sample, without_repeats
+from florence.models.generation import (
+    Writing,
+    beam_search,
+    greedy,
+    sample,
+    sample_by,
+    without_repeats,
+)
 
 START, END, PADDING = 0, 1, 4
 VOCABULARY, LENGTH = 4, 4
@@ -143,6 +150,21 @@ def test_samples_follow_the_probabilities_and_the_generator() -> None:
     falling = table.logits[0, ()].softmax(0).sort(descending=True)
     count = int((falling.values.cumsum(0) - falling.values < 0.5).sum())
     assert set(nucleus.tokens[:, 0].tolist()) == set(falling.indices[:count].tolist())
+
+
+def test_texts_by_numbers_follow_the_probabilities_and_no_other_text() -> None:
+    table, count = Table(2, seed=6), 3000
+    chances = torch.rand(count, LENGTH, generator=torch.Generator().manual_seed(0)).double()
+    state = Seen([()] * count, [n % 2 for n in range(count)])
+    drawn = sample_by(table, state, how(temperature=2.0), chances)
+    for image in range(2):
+        first = torch.bincount(drawn.tokens[image::2, 0], minlength=VOCABULARY) / (count / 2)
+        expected = (table.logits[image, ()] / 2).softmax(0)
+        torch.testing.assert_close(first, expected, atol=0.04, rtol=0)
+    few = sample_by(table, Seen([()] * 3, [1, 0, 1]), how(temperature=2.0), chances[[7, 2, 9]])
+    for row, text in zip(few.tokens, drawn.tokens[[7, 2, 9]], strict=True):
+        assert row.tolist() == text[: len(row)].tolist()
+        assert set(text[len(row) :].tolist()) <= {PADDING}
 
 
 def test_what_would_repeat_is_out() -> None:

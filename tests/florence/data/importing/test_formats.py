@@ -15,6 +15,7 @@ from pyarrow import parquet
 from florence.config.storage import S3Settings
 from florence.data.images import decode
 from florence.data.importing.importer import Imported, import_data
+from florence.data.importing.once import detect_format
 from florence.data.importing.registry import FORMATS, import_format
 from florence.data.labelled import CaptionedImages, LabelledImages
 from florence.data.shards import Need, Sample, ShardSet
@@ -234,6 +235,39 @@ def test_coco_captions_are_grouped_by_image_in_the_order_of_their_ids(tmp_path: 
     captions = CaptionedImages.from_shards(str(tmp_path / "out")).captions
     assert captions == (("only",), ("first", "later"))
     assert [s.text for s in read_all(tmp_path / "out")] == ["only", "first"]
+
+
+def test_regions_of_visual_genome_are_captions_each_once(tmp_path: Path) -> None:
+    write(tmp_path / "VG_100K_2" / "7.jpg", picture(7, kind="JPEG"))
+    write(tmp_path / "9.jpg", picture(9, kind="JPEG"))
+    document = [
+        {
+            "id": 7,
+            "regions": [
+                {"image_id": 7, "phrase": text, "x": 1, "y": 2, "width": 3, "height": 4}
+                for text in ("a red door", " a dog ", "a red door", "")
+            ],
+        },
+        {"id": 9, "regions": [{"image_id": 9, "phrase": "grass"}]},
+        {"id": 9, "regions": [{"image_id": 9, "phrase": "grass again"}]},
+        {"id": 11, "regions": [{"image_id": 11, "phrase": " "}]},
+        {"regions": []},
+    ]
+    path = tmp_path / "region_descriptions.json"
+    path.write_text(json.dumps(document))
+    assert detect_format(str(path)) is import_format("visual-genome-regions")
+    done = imported("visual-genome-regions", [path], tmp_path / "out")
+    captions = CaptionedImages.from_shards(str(tmp_path / "out")).captions
+    assert captions == (("a red door", "a dog"), ("grass",))
+    assert [line.partition(": ")[0].rpartition("json ")[2] for line in done.broken_rows] == [
+        "image 11",
+        "image 9",
+        "image 3",
+    ]
+    other = tmp_path / "objects.json"
+    other.write_text(json.dumps([{"image_id": 7, "objects": []}]))
+    with pytest.raises(DataError, match="is no list of images with 'regions'"):
+        imported("visual-genome-regions", [other], tmp_path / "other")
 
 
 def test_webdataset_is_packed_anew_with_every_member(tmp_path: Path) -> None:

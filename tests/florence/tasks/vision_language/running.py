@@ -20,6 +20,7 @@ from tests.florence.tasks.finetune.running import COLOURS, MODEL, picture, two_t
 
 __all__ = [
     "COLOURS",
+    "EVEN",
     "MODEL",
     "ask",
     "captions",
@@ -55,6 +56,11 @@ SMALL: dict[str, Any] = {
 def settings(kind: str, data: str, **changes: Any) -> Any:
     """Small settings of a kind."""
     return KINDS[kind].settings.model_validate({"data": data, **SMALL, **changes})
+
+
+EVEN = {"lr": 2e-3, "warmupSteps": 2, "eps": 1e-4}
+"""An optimizer whose steps grow with the gradient: Adam's usual ones make rounding visible, for a
+gradient near zero is divided by its own size."""
 
 
 def context(folder: Path, **given: Any) -> StageContext:

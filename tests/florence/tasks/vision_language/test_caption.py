@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import florence
+from florence.config import EngineKind
 from florence.errors import StoppedError
 from florence.models.bert import mask_of
 from florence.models.generation import beam_search
@@ -23,6 +24,7 @@ from florence.tasks.caption.predict import write_captions
 from florence.tasks.caption.task import CaptionObjective
 from florence.text.caption_metrics import caption_metrics
 from tests.florence.tasks.vision_language.running import (
+    EVEN,
     captions,
     context,
     picture,
@@ -161,8 +163,9 @@ def test_the_loss_is_the_plain_formula() -> None:
     assert mask_of(batch.lengths - 1, 4).sum() == 5
 
 
+@pytest.mark.slow
 def test_ranks_and_chunks_do_not_matter(captioned: str, two_towers: Path, tmp_path: Path) -> None:
-    config = settings("caption", captioned, steps=2)
+    config = settings("caption", captioned, steps=2, optimizer=EVEN)
     run("caption", context(tmp_path / "one", start=two_towers), config)
     chunked = config.model_copy(update={"gradient_cache_chunks": 2})
     run_gang(run_on_rank, 2, "caption", tmp_path / "two", chunked, two_towers)
@@ -172,11 +175,12 @@ def test_ranks_and_chunks_do_not_matter(captioned: str, two_towers: Path, tmp_pa
         torch.testing.assert_close(got[name], expected[name], **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
 def test_both_engines_reach_the_same(captioned: str, two_towers: Path, tmp_path: Path) -> None:
-    config = settings("caption", captioned, steps=2)
+    config = settings("caption", captioned, steps=2, optimizer=EVEN)
     run("caption", context(tmp_path / "torch", start=two_towers), config)
-    other = settings("caption", captioned, steps=2, engine="deepspeed", zeroStage=3)
+    other = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": 3})
     run_gang(run_on_rank, 2, "caption", tmp_path / "deepspeed", other, two_towers)
     expected = open_stored(str(tmp_path / "torch")).state
     got = open_stored(str(tmp_path / "deepspeed")).state

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import florence
-from florence.config import Evaluate
+from florence.config import EngineKind, Evaluate
 from florence.data.hashing import uniforms
 from florence.data.mixture import MixedOrder
 from florence.distributed.world import World
@@ -31,6 +31,7 @@ from florence.text.coding import ClipCoder
 from florence.text.masking import IGNORED, masked_text
 from tests.florence.tasks.vision_language.running import (
     COLOURS,
+    EVEN,
     captions,
     context,
     picture,
@@ -64,9 +65,10 @@ def trained(captioned: str, two_towers: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("trained")
     config = vlp(
         captioned,
-        steps=200,
+        steps=120,
         batchSize=12,
         captionsPerImage=1,
+        maskFraction=0.3,
         validation=captioned,
         checkpoints={"everySteps": 500},
     )
@@ -208,25 +210,27 @@ def test_the_loss_is_the_sum_of_two_plain_means() -> None:
     torch.testing.assert_close(parts[0] + parts[1], expected)
 
 
-@pytest.mark.parametrize("negatives", ["random", "hard"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("negatives", "ranks", "chunks"), [("random", 2, 2), ("hard", 4, 1)])
 def test_ranks_and_chunks_do_not_matter(
-    captioned: str, two_towers: Path, tmp_path: Path, negatives: str
+    captioned: str, two_towers: Path, tmp_path: Path, negatives: str, ranks: int, chunks: int
 ) -> None:
-    config = vlp(captioned, steps=2, batchSize=16, negatives=negatives)
+    config = vlp(captioned, steps=2, batchSize=16, negatives=negatives, optimizer=EVEN)
     run("vlp", context(tmp_path / "one", start=two_towers), config)
-    chunked = config.model_copy(update={"gradient_cache_chunks": 2})
-    run_gang(run_on_rank, 2, "vlp", tmp_path / "two", chunked, two_towers)
+    chunked = config.model_copy(update={"gradient_cache_chunks": chunks})
+    run_gang(run_on_rank, ranks, "vlp", tmp_path / "many", chunked, two_towers)
     expected = open_stored(str(tmp_path / "one")).state
-    got = open_stored(str(tmp_path / "two")).state
+    got = open_stored(str(tmp_path / "many")).state
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
 def test_both_engines_reach_the_same(captioned: str, two_towers: Path, tmp_path: Path) -> None:
-    config = vlp(captioned, steps=2, negatives="hard")
+    config = vlp(captioned, steps=2, negatives="hard", optimizer=EVEN)
     run("vlp", context(tmp_path / "torch", start=two_towers), config)
-    other = vlp(captioned, steps=2, negatives="hard", engine="deepspeed", zeroStage=3)
+    other = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": 3})
     run_gang(run_on_rank, 2, "vlp", tmp_path / "deepspeed", other, two_towers)
     expected = open_stored(str(tmp_path / "torch")).state
     got = open_stored(str(tmp_path / "deepspeed")).state

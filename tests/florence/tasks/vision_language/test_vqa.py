@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import florence
+from florence.config import ActivationCheckpointing, EngineKind
 from florence.data.images import decode
 from florence.data.transforms import eval_transform
 from florence.distributed.parameter_rules import apply_rules, optimizer_groups
@@ -27,6 +28,7 @@ from florence.tasks.vqa.task import QuestionObjective, VqaTask
 from florence.text.answers import accuracy
 from florencectl.main import app
 from tests.florence.tasks.vision_language.running import (
+    EVEN,
     ask,
     context,
     picture,
@@ -163,14 +165,16 @@ def test_a_resumed_run_ends_with_the_same_bits(questions: str, tmp_path: Path) -
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_ranks_chunks_and_checkpointing_do_not_matter(
     questions: str, two_towers: Path, tmp_path: Path
 ) -> None:
-    config = settings("vqa", questions, steps=2, leastAnswers=2)
+    config = settings("vqa", questions, steps=2, leastAnswers=2, optimizer=EVEN)
     run("vqa", context(tmp_path / "one", start=two_towers), config)
     chunked = config.model_copy(update={"gradient_cache_chunks": 2})
     run_gang(run_on_rank, 2, "vqa", tmp_path / "two", chunked, two_towers)
-    full = settings("vqa", questions, steps=2, leastAnswers=2, activationCheckpointing="full")
+    update = {"activation_checkpointing": ActivationCheckpointing.FULL}
+    full = config.model_copy(update=update)
     run("vqa", context(tmp_path / "three", start=two_towers), full)
     expected = open_stored(str(tmp_path / "one")).state
     for other in ("two", "three"):
@@ -179,14 +183,15 @@ def test_ranks_chunks_and_checkpointing_do_not_matter(
             torch.testing.assert_close(got[name], expected[name], **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
 @pytest.mark.parametrize("stage", [1, 3])
 def test_both_engines_reach_the_same(
     questions: str, two_towers: Path, tmp_path: Path, stage: int
 ) -> None:
-    config = settings("vqa", questions, steps=2, leastAnswers=2)
+    config = settings("vqa", questions, steps=2, leastAnswers=2, optimizer=EVEN)
     run("vqa", context(tmp_path / "torch", start=two_towers), config)
-    other = settings("vqa", questions, steps=2, leastAnswers=2, engine="deepspeed", zeroStage=stage)
+    other = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": stage})
     run_gang(run_on_rank, 2, "vqa", tmp_path / "deepspeed", other, two_towers)
     expected = open_stored(str(tmp_path / "torch")).state
     got = open_stored(str(tmp_path / "deepspeed")).state
@@ -276,7 +281,7 @@ def test_the_command_asks_every_image_every_question_and_draws_where_words_look(
     assert pictures == ["blue-2.png", "blue.png", "red-2.png", "red.png"]
     assert Image.open(folder / "red.png").size[0] > 500
     table = CliRunner().invoke(app, ["predict", str(trained), names[0], *flags, "--top", "1"])
-    assert table.stdout.splitlines()[0].split() == ["image", "question", "label", "probability"]
+    assert table.stdout.splitlines()[0].split() == ["IMAGE", "QUESTION", "LABEL", "PROBABILITY"]
     missing = CliRunner().invoke(app, ["predict", str(trained), names[0]])
     assert missing.exit_code != 0
     assert "--question is needed by vqa models" in str(missing.exception or missing.output)
