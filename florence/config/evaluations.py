@@ -185,7 +185,7 @@ class Matching(EvaluationSettings):
 
 
 class Captioning(EvaluationSettings):
-    """Captions of images by CIDEr-D, BLEU-1 to 4 and ROUGE-L."""
+    """Captions of images by CIDEr-D, BLEU-1 to 4 and ROUGE-L; with Java also METEOR and SPICE."""
 
     data: str = location(
         holds=Holds.DATA,
@@ -209,4 +209,10 @@ class Captioning(EvaluationSettings):
         description="sequences of so many words stand in a caption once; 0: as often as they like",
         unit="words",
         ge=0,
+    )
+    jars: str | None = setting(
+        None,
+        description="folder, where the stage runs, of meteor-1.5.jar or spice-1.0.jar with their "
+        "data, to measure METEOR and SPICE; needs Java there. Default: neither is measured",
+        min_length=1,
     )

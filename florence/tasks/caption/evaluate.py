@@ -14,6 +14,7 @@ from florence.errors import ConfigurationError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
 from florence.evaluation.embed import inference
 from florence.evaluation.picture_grid import picture_grid
+from florence.tasks.caption.java_metrics import JavaMetrics
 from florence.tasks.caption.model import CaptionModel
 from florence.tasks.caption.predict import write_captions
 from florence.tasks.vision_language.held_out import open_captions
@@ -32,6 +33,9 @@ def prepare(context: EvaluationContext, settings: Captioning) -> Prepared:
     model = context.model
     if not isinstance(model, CaptionModel):
         raise ConfigurationError(f"captioning '{settings.name}': the model writes no captions")
+    java = None
+    if settings.jars is not None and context.world.is_first:
+        java = JavaMetrics.found(settings.jars)
     data = open_captions(context, settings.data)
 
     def run() -> Results:
@@ -45,7 +49,10 @@ def prepare(context: EvaluationContext, settings: Captioning) -> Prepared:
             for i, (text, group) in enumerate(zip(written, data.captions, strict=True))
         ]
         return Results(
-            metrics=caption_metrics(written, data.captions),
+            metrics={
+                **caption_metrics(written, data.captions),
+                **(java.measure(written, data.captions) if java else {}),
+            },
             tables={"captions": table},
             pictures={"captions": _grid(settings.name, data, written)},
             files={f"{settings.name}-captions.json": json.dumps(given).encode()},

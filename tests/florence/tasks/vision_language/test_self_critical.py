@@ -24,6 +24,7 @@ from florence.tasks.caption.self_critical import (
 )
 from florence.text.caption_metrics import CiderWeights
 from florence.text.coding import ClipCoder
+from tests.florence.running import Recording
 from tests.florence.tasks.vision_language.running import MODEL, context, run, settings
 
 CODER = ClipCoder()
@@ -125,11 +126,9 @@ def test_captions_become_better_than_words_alone_made_them(
     )
     around = context(tmp_path / "whole", start=tmp_path / "words")
     train(around, second, KINDS["caption"])
-    rewards = [
-        values["reward"]
-        for _, values in sorted(around.recorder.values.items())
-        if "reward" in values
-    ]  # type: ignore[attr-defined]
+    logged = around.recorder
+    assert isinstance(logged, Recording)
+    rewards = [v["reward"] for _, v in sorted(logged.values.items()) if "reward" in v]
     early, late = rewards[:6], rewards[-6:]
     assert sum(late) > sum(early)
     assert open_stored(str(tmp_path / "whole")).card.task == "caption"
