@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from florencectl.run_display import shown
+from tools.digit_captions import figures_of_stage
 
 RESULTS = Path("docs/results.md")
 BEGIN, END = "<!-- samples:begin", "<!-- samples:end -->"
@@ -36,12 +37,14 @@ class Sample:
         required: least values of metrics at full length, by ``stage/metric``.
         chance: what the short form must clearly beat.
         minutes: what the full length may take on two cores.
+        captioning: stages whose captions of digits are looked at, see :mod:`tools.digit_captions`.
     """
 
     short: tuple[str, ...] = ()
     required: Mapping[str, float] = field(default_factory=dict)
     chance: Mapping[str, float] = field(default_factory=dict)
     minutes: float
+    captioning: tuple[str, ...] = ()
 
 
 SAMPLES: dict[str, Sample] = {
@@ -82,6 +85,25 @@ SAMPLES: dict[str, Sample] = {
         chance={"boxes/boxes/ap50": 0.01},
         minutes=10,
     ),
+    "digits-vision-language": Sample(
+        short=(
+            "pretrain.steps=15",
+            "vlp.steps=15",
+            "vqa.steps=60",
+            "caption.steps=15",
+            "vqa-scratch.steps=3",
+            "caption-scratch.steps=3",
+        ),
+        required={
+            "vlp/vlp/accuracy": 0.90,
+            "vqa/vqa/accuracy": 0.75,
+            "caption/caption/cider": 1.0,
+            "caption/caption/count": 0.80,
+        },
+        chance={"vqa/vqa/accuracy": 0.1},
+        minutes=15,
+        captioning=("caption", "caption-scratch"),
+    ),
 }
 
 
@@ -105,9 +127,13 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
             check=False,
         )
         seconds = time.monotonic() - start
-    if ended.returncode:
-        raise SystemExit(f"{name}: ended with {ended.returncode}")
-    return metrics_of(json.loads(ended.stdout)), seconds
+        if ended.returncode:
+            raise SystemExit(f"{name}: ended with {ended.returncode}")
+        metrics = metrics_of(json.loads(ended.stdout))
+        for stage in SAMPLES[name].captioning:
+            found = figures_of_stage(Path(home, "jobs/default", name, stage))
+            metrics |= {f"{stage}/caption/{figure}": value for figure, value in found.items()}
+    return metrics, seconds
 
 
 def metrics_of(job: Mapping[str, object]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def trained(captioned: str, two_towers: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("trained")
     config = vlp(
         captioned,
-        steps=120,
+        steps=150,
         batchSize=12,
         captionsPerImage=1,
         maskFraction=0.3,
