@@ -12,6 +12,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ SCENES_PER_SHARD = 1_000
 SIDE, CELL = 96, 32
 MOST_DIGITS = 3
 ANNOTATORS = 10
+_WRITERS = 8
 _LEVELS = 16
 _KINDS = ("how many", "which is", "what is", "is there", "what is the")
 _TYPES = ("number", "number", "other", "yes/no", "number")
@@ -205,6 +207,10 @@ def _sample(split: str, scene: Scene, scans: NDArray[Any]) -> tuple[str, dict[st
     }
 
 
+def _file_name(scene: Scene) -> str:
+    return f"{scene.number:06d}.png"
+
+
 def _write_files(
     folder: str,
     s3: S3Settings | None,
@@ -213,10 +219,14 @@ def _write_files(
     scans: NDArray[Any],
 ) -> None:
     storage = open_storage(folder, s3)
+    with ThreadPoolExecutor(_WRITERS) as pool:  # each waits for the disk or the network alone
+        for _ in pool.map(
+            lambda scene: storage.write(_file_name(scene), scene_picture(scene, scans)), scenes
+        ):
+            pass
     images, questions, annotations = [], [], []
     for scene in scenes:
-        name = f"{scene.number:06d}.png"
-        storage.write(name, scene_picture(scene, scans))
+        name = _file_name(scene)
         sentences = [
             {"raw": caption, "sentid": 5 * scene.number + i}
             for i, caption in enumerate(captions_of_scene(scene))
