@@ -10,6 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from florence.data.indexing import index_data
 from florence.data.manifest import CLASSES
 from florence.data.shard_writer import write_shard
 from florence.data.vocabularies import NAME, Vocabulary, vocabularies_bytes
-from florence.storage import open_storage
+from florence.storage import Storage, open_storage
 
 COUNTS = {"train": 1_200, "test": 300}
 SOURCE = "digits"
@@ -35,6 +36,7 @@ LEAST_SIDE, MOST_SIDE = 18, 56
 """Of the square that a scan is drawn in, in pixels."""
 MOST_DIGITS = 5
 SAMPLES_PER_SHARD = 300
+_WRITERS = 8
 _SEED = 0x5CE9E
 _PLACES = 30
 _LEVELS = 16
@@ -91,8 +93,9 @@ def write_scenes(
                     for row, s in enumerate(chosen)
                 ),
             )
+            if coco:
+                _write_images(open_storage(f"{root}/images/{split}", s3), chosen)
             for scene in chosen if coco else ():
-                _write_image(root, split, scene, s3)
                 coco_images.append(_coco_image(scene.record))
                 annotations += _coco_annotations(scene.record, len(annotations) + 1)
         storage.write(NAME, vocabularies_bytes({SOURCE: Vocabulary(WORDS)}))
@@ -216,9 +219,11 @@ def _draw(canvas: Pixels, ink: Pixels, x: int, y: int, draw: Iterator[float]) ->
     behind += ink[..., None] * (colour - behind)
 
 
-def _write_image(root: str, split: str, scene: DigitScene, s3: S3Settings | None) -> None:
-    storage = open_storage(f"{root}/images/{split}", s3)
-    storage.write(_file_name(scene.record), scene.image)
+def _write_images(storage: Storage, chosen: Sequence[DigitScene]) -> None:
+    """Store the images, several at a time: each waits for the disk or the network alone."""
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(lambda s: storage.write(_file_name(s.record), s.image), chosen):
+            pass
 
 
 def _file_name(record: AnnotatedImage) -> str:
