@@ -52,13 +52,13 @@ def plain_deform_conv(
     tap = torch.arange(side, device=x.device, dtype=x.dtype) - side // 2
     y = torch.arange(rows, device=x.device, dtype=x.dtype) * stride
     along = torch.arange(columns, device=x.device, dtype=x.dtype) * stride
-    moved = offset.unflatten(1, (side, side, 2))
+    moved = offset.reshape(len(x), side, side, 2, rows, columns)
     py = moved[:, :, :, 0] + (tap[:, None] + y)[:, None, :, None]
     px = moved[:, :, :, 1] + (tap[:, None] + along)[:, None, :]
     # grid_sample's coordinates run from -1 to 1 between the outer borders of the outer cells. Taps
     # lie one below the other, as one tall map.
     grid = torch.stack([(2 * px + 1) / width - 1, (2 * py + 1) / height - 1], dim=-1)
     sampled = F.grid_sample(x, grid.flatten(1, 3), mode="bilinear", align_corners=False)
-    sampled = sampled.unflatten(2, (side**2, rows)) * mask[:, None]
+    sampled = sampled.reshape(len(x), -1, side**2, rows, columns) * mask[:, None]
     product = weight.flatten(1) @ sampled.flatten(3).flatten(1, 2)
-    return product.unflatten(2, (rows, columns))
+    return product.reshape(len(x), -1, rows, columns)
