@@ -6,6 +6,8 @@ k x k taps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,12 +36,20 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *, stri
         x, offset, mask, weight = (
             t if t.dtype == torch.float64 else t.float() for t in (x, offset, mask, weight)
         )
-        compiled = None if x.device.type == "cpu" else compiled_op("deform_conv2d")
+        compiled = operator_on(x.device)
         if compiled is None:
             return plain_deform_conv(x, offset, mask, weight, stride=stride)
         padding = weight.shape[-1] // 2
         result: Tensor = compiled(x, offset, weight, stride=stride, padding=padding, mask=mask)
         return result
+
+
+def operator_on(device: torch.device) -> Callable[..., Tensor] | None:
+    """The compiled operator, where it loads and is quicker than plain torch.
+
+    It keeps its inputs for the backward pass; plain torch keeps all taps, k² times as much.
+    """
+    return None if device.type == "cpu" else compiled_op("deform_conv2d")
 
 
 def plain_deform_conv(
