@@ -225,11 +225,11 @@ def _nano(blocks: int, channels: int) -> Detector:
 
 def _counted(model: Detector, size: int) -> int:
     """By deformable convolution in plain torch: the compiled operator's FLOPs are not counted."""
-    found, deformable.compiled_op = deformable.compiled_op, lambda name: None
+    found, deformable.operator_on = deformable.operator_on, lambda device: None
     try:
         return flops_of(lambda: model([torch.zeros(1, 3, size, size)]))
     finally:
-        deformable.compiled_op = found
+        deformable.operator_on = found
 
 
 def bench_huge(rounds: int, device: torch.device) -> None:

@@ -22,6 +22,7 @@ from florence_jobs.recipes.detection import (
 from florence_jobs.recipes.finetuning import imagenet_finetune, retrieval_finetune
 from florence_jobs.recipes.florence import florence_h
 from florence_jobs.recipes.registry import RECIPES, write_samples
+from florence_jobs.recipes.roboflow import main as print_roboflow
 from florence_operator.api import FlorenceJob, load_job
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -139,3 +140,30 @@ def test_the_zero_shot_detector_leaves_the_towers_alone() -> None:
     assert isinstance(config, Detection)
     assert (config.class_agnostic, config.frozen_tower) == (True, True)
     assert stage.kind.makes(config) == "zeroShotDetection"
+
+
+def test_a_roboflow_benchmark_is_printed_as_a_job(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def printed(*options: str) -> FlorenceJob:
+        assert print_roboflow(["aquarium", "--data", "s3://a/", "--model", "s3://m", *options]) == 0
+        path = tmp_path / "job.yaml"
+        path.write_text(capsys.readouterr().out)
+        return load_job(path)
+
+    few = printed("--shots", "5")
+    train, test = few.spec.stages
+    assert isinstance(train.config, Detection)
+    assert few.metadata.name == "aquarium-5-shot"
+    assert (train.config.classes, train.config.shots, train.config.shots_seed) == (7, 5, 3)
+    # 35 images at most, twice each in an epoch, 4 a step; 200 such epochs.
+    assert (train.config.epochs, train.config.evaluate_every_steps) == (400, 18)
+    assert (train.config.optimizer.patience, train.config.early_stop) == (4, 8)
+    assert test.depends_on == ("train",)
+    whole = printed().spec.stages[0].config
+    assert isinstance(whole, Detection)
+    assert (whole.shots, whole.epochs, whole.early_stop) == (None, 200, 4)
+    (zero,) = printed("--zero-shot").spec.stages
+    assert zero.initial_model == "s3://m"
+    with pytest.raises(SystemExit):
+        printed("--shots", "7")

@@ -10,8 +10,10 @@ from torch import Tensor
 from florence.tasks.detection.boxes import pairwise_iou
 from florence.tasks.detection.compiled_ops import compiled_op
 
-BLOCK = 256
-"""Boxes that are decided together: tensors of their pairs fit a processor's cache."""
+BLOCK = 1_024
+"""Boxes that are decided together: so many that all of their pairs can be held."""
+SLACK = 0.01
+"""Of a box's width: more than rounding moves an edge."""
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -47,7 +49,7 @@ def plain_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     sides = boxes[order].T.contiguous()
     stays = []
     while len(order):
-        is_kept = _greedy(_overlaps(sides[:, :BLOCK], sides[:, :BLOCK], threshold))
+        is_kept = _greedy(min(BLOCK, len(order)), *_pairs(sides[:, :BLOCK], threshold))
         stays.append(order[:BLOCK][is_kept])
         order, best, sides = order[BLOCK:], sides[:, :BLOCK][:, is_kept], sides[:, BLOCK:]
         if len(order):
@@ -56,14 +58,42 @@ def plain_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return torch.cat(stays) if stays else order
 
 
-def _greedy(overlaps: Tensor) -> Tensor:
-    """Which of N boxes, best first, stay, bool ``(N,)``; they fall to better ones that stay.
+def _pairs(sides: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The pairs of boxes that overlap, int64 ``(P,)`` each: the better one and the worse one.
+
+    Boxes are walked through from left to right. The width that two share is at least the threshold
+    times that of either, so that a box's partners to the right begin within the rest of its width:
+    of N² / 2 pairs a few per cent are looked at.
+
+    Args:
+        sides: ``(4, N)``, best first.
+        threshold: smallest IoU, exclusive.
+    """
+    x1, order = sides[0].sort()
+    sides = sides[:, order]
+    reach = x1 + (1 - threshold + SLACK) * (sides[2] - x1).clamp(min=0)
+    place = torch.arange(len(x1), device=x1.device)
+    counts = torch.searchsorted(x1, reach, right=True) - place - 1
+    left = place.repeat_interleave(counts)
+    right = torch.arange(len(left), device=x1.device)
+    right = right + (place + 1 + counts - counts.cumsum(0)).index_select(0, left)
+    one, other = sides.index_select(1, left), sides.index_select(1, right)
+    low, high = torch.maximum(one[:2], other[:2]), torch.minimum(one[2:], other[2:])
+    width, height = (high - low).clamp_(min=0)
+    size = (sides[2] - sides[0]) * (sides[3] - sides[1]) * threshold
+    least = size.index_select(0, left) + size.index_select(0, right)
+    found = (width * height * (1 + threshold) > least).nonzero().squeeze(1)
+    first, second = order[left[found]], order[right[found]]
+    return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def _greedy(count: int, better: Tensor, worse: Tensor) -> Tensor:
+    """Which of ``count`` boxes, best first, stay, bool; they fall to better ones that stay.
 
     All are decided together, from the answers of the round before, until nothing changes: as many
     rounds as the longest chain of boxes that fall each to the one before, which is short.
     """
-    better, worse = overlaps.triu_(diagonal=1).nonzero(as_tuple=True)
-    stays = torch.ones(len(overlaps), dtype=torch.bool, device=overlaps.device)
+    stays = torch.ones(count, dtype=torch.bool, device=better.device)
     while True:
         decided = torch.ones_like(stays)
         decided[worse[stays[better]]] = False

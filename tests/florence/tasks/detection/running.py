@@ -22,6 +22,8 @@ from tests.florence.tasks.detection.scenes import picture, scene
 from tests.florence.tasks.finetune.running import MODEL
 
 CLASSES = ("red", "green", "blue")
+ATTRIBUTES = ("plain", "wide")
+"""The first is said of every object, the second of those wider than 20 pixels."""
 SIZES = ((64, 64), (64, 64), (48, 80), (64, 40))
 
 
@@ -32,7 +34,11 @@ def scene_shards(folder: Path, count: int, *, start: int = 0, empty: int | None 
         height, width = SIZES[number % len(SIZES)]
         image, target = scene(number, height, width)
         boxes = [
-            Annotation(bbox=(x1, y1, x2 - x1, y2 - y1), category=CLASSES[label])
+            Annotation(
+                bbox=(x1, y1, x2 - x1, y2 - y1),
+                category=CLASSES[label],
+                attributes=ATTRIBUTES[: 1 + (x2 - x1 > 20)],
+            )
             for (x1, y1, x2, y2), label in zip(
                 target.boxes.tolist(), target.labels.tolist(), strict=True
             )

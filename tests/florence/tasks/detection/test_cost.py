@@ -15,6 +15,7 @@ from florence.distributed.parameter_rules import apply_rules
 from florence.planner import GPUS, StageRequest, estimate_job
 from florence.planner.activations import kept_bytes
 from florence.tasks.detection import deformable
+from florence.tasks.detection.compiled_ops import compiled_op
 from florence.tasks.detection.cost import (
     DetectionCost,
     classes_of,
@@ -83,7 +84,7 @@ def test_operations_are_those_that_torch_counts(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By deformable convolution in plain torch: the compiled operator's are not counted."""
-    monkeypatch.setattr(deformable, "compiled_op", lambda name: None)
+    monkeypatch.setattr(deformable, "operator_on", lambda device: None)
     settings = made(**changes)
     side = planned_side(settings)
     with FlopCounterMode(display=False) as counter:
@@ -92,7 +93,14 @@ def test_operations_are_those_that_torch_counts(
 
 
 @pytest.mark.parametrize("normalisation", ["group", "none"])
-def test_the_head_keeps_as_many_bytes_as_are_counted(normalisation: str) -> None:
+def test_the_head_keeps_as_many_bytes_as_are_counted(
+    normalisation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiled operator, as on a GPU: there memory is planned."""
+    operator = compiled_op("deform_conv2d")
+    if operator is None:
+        pytest.skip("torchvision's operator does not load")
+    monkeypatch.setattr(deformable, "operator_on", lambda device: operator)
     head = {"channels": 64, "blocks": 2, "normalisation": normalisation}
     settings = made(head=head, resolution=128, boxes={"maxSide": 192})
     model = model_of(settings)

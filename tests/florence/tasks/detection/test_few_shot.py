@@ -17,13 +17,7 @@ from florence.data.subset import ShardSubset
 from florence.data.vocabularies import Vocabulary
 from florence.errors import DataError
 from florence.tasks.detection.augmentation import DetectionAugmentation
-from florence.tasks.detection.few_shot import (
-    SEEDS,
-    Plateau,
-    Spread,
-    choose_images,
-    few_images,
-)
+from florence.tasks.detection.few_shot import SEEDS, choose_images, few_images
 from florence.tasks.detection.objects import ObjectReader
 from florence.tasks.detection.roboflow import ROBOFLOW, set_of
 from florence.tasks.detection.stream import detection_stream
@@ -96,45 +90,6 @@ def test_a_stream_of_the_chosen_images_shows_nothing_else(shards: ShardSet) -> N
     with stream.batches(rank=0, size=1, start=0, stop=4) as batches:
         keys = [sorted(batch.keys) for batch in batches]
     assert keys == [sorted(shards.key(i) for i in (7, 3, 50))] * 4
-
-
-def test_the_rate_falls_on_a_plateau_and_training_ends() -> None:
-    plateau = Plateau(patience=2, stop_patience=6)
-    scales = []
-    for value in (0.1, 0.3, 0.2, 0.3, 0.1, 0.2, float("nan"), 0.1, 0.2):
-        plateau.measured(value)
-        scales.append(round(plateau.scale, 6))
-        if plateau.ended:
-            break
-    # Better, better; two are let pass, the third lowers the rate; six without a better one end it.
-    assert scales == [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01]
-    assert (plateau.best, plateau.best_at, plateau.ended) == (0.3, 1, True)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 4))
-def test_the_rate_is_torchs_reduce_on_plateau(values: list[float], patience: int) -> None:
-    import torch
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    other = ReduceLROnPlateau(
-        optimizer, mode="max", factor=0.5, patience=patience, threshold=0.0, eps=0.0
-    )
-    plateau = Plateau(patience=patience, stop_patience=10**9, factor=0.5)
-    for value in values:
-        other.step(value)
-        plateau.measured(value)
-        assert plateau.scale == pytest.approx(optimizer.param_groups[0]["lr"])
-
-
-def test_seeds_give_a_mean_and_a_spread() -> None:
-    spread = Spread((0.2, 0.4, 0.6))
-    assert spread.metrics("5-shot") == {
-        "5-shot": pytest.approx(0.4),
-        "5-shot/deviation": pytest.approx(0.2),
-    }
-    assert spread.interval == pytest.approx(1.96 * 0.2 / 3**0.5)
-    assert Spread((0.5,)).deviation == 0
 
 
 def test_the_benchmarks_are_the_papers() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from florence.errors import ConfigurationError, DataError, StoppedError
 from florence.stages.context import Stop
 from florence.storage import open_storage
 from florence.tasks.detection.task import DetectionTask
+from tests.florence.running import Recording
 from tests.florence.tasks.detection.running import (
+    ATTRIBUTES,
     CLASSES,
     context,
     run,
@@ -207,6 +211,44 @@ def test_rates_and_what_is_frozen(scenes: str, tmp_path: Path) -> None:
     assert frozen == {
         name for name in training if name.startswith(tuple(f"image.{start}" for start in starts))
     }
+
+
+def test_few_shots_train_until_the_validation_stops_rising(scenes: str, tmp_path: Path) -> None:
+    """The rate is too small to change a score, so that nothing is better than the first time."""
+    config = settings(
+        scenes,
+        epochs=20,
+        shots=1,
+        frozenStages=2,
+        validation=scenes,
+        evaluateEverySteps=1,
+        keepBest=True,
+        earlyStop=3,
+        optimizer={"lr": 1e-12, "schedule": "plateau", "patience": 2, "warmupSteps": 0},
+    )
+    recorder = Recording()
+    run(replace(context(tmp_path), recorder=recorder), config)
+    rates = [
+        values["learning_rate"] for values in recorder.values.values() if "train/loss" in values
+    ]
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 1e-13])
+    assert "boxes/ap" in metrics(tmp_path)
+
+
+def test_attributes_are_learnt_beside_classes(scenes: str, tmp_path: Path) -> None:
+    names = tmp_path / "attributes.txt"
+    names.write_text("\n".join(ATTRIBUTES))
+    config = settings(
+        scenes, steps=12, attributes=str(names), optimizer={"lr": 0.02, "warmupSteps": 1}
+    )
+    run(context(tmp_path / "run"), config)
+    left = stored(tmp_path / "run")
+    assert left.card.head is not None
+    assert tuple(left.card.head["attributes"]) == ATTRIBUTES
+    before = math.log(0.01 / 0.99)
+    plain, wide = left.state["head.attributes.fc.bias"].tolist()
+    assert plain > before
+    assert plain > wide  # it is said of more objects
 
 
 def test_data_without_boxes_is_refused(tmp_path: Path) -> None:
