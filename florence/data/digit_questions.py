@@ -86,7 +86,7 @@ def questions_of_scene(split: str, scene: Scene) -> list[dict[str, Any]]:
     digits = scene.digits
     # Where a digit stands twice, what is left of it would be ambiguous: its first place counts.
     place = digits.index(digits[int(next(draw) * len(digits))])
-    left = WORDS[digits[place - 1]] if place else "nothing"
+    left = str(digits[place - 1]) if place else "nothing"
     is_there = next(draw) < 0.5
     absent = [digit for digit in range(10) if digit not in digits]
     wanted = digits if is_there else absent

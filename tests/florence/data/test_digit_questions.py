@@ -40,7 +40,7 @@ def test_answers_are_true_of_the_scene() -> None:
         asked = WORDS.index(there["question"].removeprefix("is there a ").rstrip("?"))
         assert there["multiple_choice_answer"] == ("yes" if asked in scene.digits else "no")
         place = scene.digits.index(WORDS.index(left["question"].split()[-1].rstrip("?")))
-        expected = WORDS[scene.digits[place - 1]] if place else "nothing"
+        expected = str(scene.digits[place - 1]) if place else "nothing"
         assert left["multiple_choice_answer"] == expected
         for each in (many, largest, left, there, total):
             assert len(each["answers"]) == 10
