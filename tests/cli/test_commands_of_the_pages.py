@@ -73,6 +73,7 @@ EXTENDING = "florencectl submit -f job.yaml --local --extend"
 ELSEWHERE = {"florencectl serve models:/MODEL_ID": "test_serve.py, whose store has a model"}
 
 PAGES_OF_OTHER_TESTS = {
+    "detection.md": "test_detection_commands.py",
     "registry.md": "test_models_commands.py",
     "pipelines.md": "test_pipeline_commands.py",
 }
