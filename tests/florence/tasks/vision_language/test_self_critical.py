@@ -114,6 +114,7 @@ def test_the_loss_is_minus_the_advantage_times_the_log_probability() -> None:
     )
 
 
+@pytest.mark.slow
 def test_captions_become_better_than_words_alone_made_them(
     captioned: str, two_towers: Path, tmp_path: Path
 ) -> None:
