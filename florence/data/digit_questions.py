@@ -12,7 +12,6 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from florence.config.storage import S3Settings
 from florence.data.digits import TRAIN_COUNT, WORDS
 from florence.data.hashing import mix, uniforms
 from florence.data.indexing import index_data
+from florence.data.ordered_map import map_in_threads
 from florence.data.shard_writer import write_shard
 from florence.storage import open_storage
 from florence.text.answers import accuracy
@@ -219,11 +219,13 @@ def _write_files(
     scans: NDArray[Any],
 ) -> None:
     storage = open_storage(folder, s3)
-    with ThreadPoolExecutor(_WRITERS) as pool:  # each waits for the disk or the network alone
-        for _ in pool.map(
-            lambda scene: storage.write(_file_name(scene), scene_picture(scene, scans)), scenes
-        ):
-            pass
+    # Several at a time: each waits for the disk or the network alone.
+    for _ in map_in_threads(
+        lambda scene: storage.write(_file_name(scene), scene_picture(scene, scans)),
+        scenes,
+        _WRITERS,
+    ):
+        pass
     images, questions, annotations = [], [], []
     for scene in scenes:
         name = _file_name(scene)

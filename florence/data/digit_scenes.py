@@ -10,7 +10,6 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from florence.data.digits import TRAIN_COUNT, WORDS
 from florence.data.hashing import mix, permutation, uniforms
 from florence.data.indexing import index_data
 from florence.data.manifest import CLASSES
+from florence.data.ordered_map import map_in_threads
 from florence.data.shard_writer import write_shard
 from florence.data.vocabularies import NAME, Vocabulary, vocabularies_bytes
 from florence.storage import Storage, open_storage
@@ -221,9 +221,10 @@ def _draw(canvas: Pixels, ink: Pixels, x: int, y: int, draw: Iterator[float]) ->
 
 def _write_images(storage: Storage, chosen: Sequence[DigitScene]) -> None:
     """Store the images, several at a time: each waits for the disk or the network alone."""
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(lambda s: storage.write(_file_name(s.record), s.image), chosen):
-            pass
+    for _ in map_in_threads(
+        lambda scene: storage.write(_file_name(scene.record), scene.image), chosen, _WRITERS
+    ):
+        pass
 
 
 def _file_name(record: AnnotatedImage) -> str:
