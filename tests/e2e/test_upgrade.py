@@ -48,6 +48,13 @@ def previous(tmp_path: Path) -> Iterator[Path]:
     _install(ROOT / "tests/e2e/overlay")
 
 
+def _job(name: str, **given: Any) -> Document:
+    """A small job that the release before takes: it knew PyTorchJobs only, and no field for them."""
+    made = jobs.small_job(name, **given)
+    made["spec"]["runPolicy"].pop("backend", None)
+    return made
+
+
 def _install(overlay: Path, image: str | None = None) -> None:
     """Apply a release's operator, and wait until it is the one that works."""
     documents = []
@@ -111,22 +118,22 @@ def test_releases_change_under_jobs_in_every_state(
 ) -> None:
     image = os.environ["FLORENCE_E2E_PREVIOUS_OPERATOR"]
     _install(previous, image)
-    done = jobs.submit(jobs.small_job("up-done", steps=40))
+    done = jobs.submit(_job("up-done", steps=40))
     jobs.wait_for(done, "Succeeded", timeout=400)
-    bad = jobs.small_job("up-bad")
+    bad = _job("up-bad")
     bad["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/nowhere"
     failed = jobs.submit(bad)
     jobs.wait_for(failed, "Failed", timeout=240)
-    paused = jobs.submit(jobs.small_job("up-paused"))
+    paused = jobs.submit(_job("up-paused"))
     jobs.wait_for_commit(paused)
     patch = '{"spec": {"runPolicy": {"suspend": true}}}'
     kubectl("-n", NAMESPACE, "patch", "fj", paused, "--type=merge", "-p", patch)
     jobs.wait_for(paused, "Suspended", timeout=120)
-    waits = jobs.small_job("up-starting")
+    waits = _job("up-starting")
     waits["spec"]["stages"][0]["resources"]["memory"] = "4000Gi"
     starting = jobs.submit(waits)
     jobs.wait_for(starting, "Starting", timeout=60)
-    running = jobs.submit(jobs.small_job("up-running", steps=5 * jobs.STEPS))
+    running = jobs.submit(_job("up-running", steps=5 * jobs.STEPS))
     jobs.wait_for_commit(running)
     names = [done, failed, paused, starting, running]
 
