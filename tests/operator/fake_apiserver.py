@@ -29,6 +29,7 @@ from tests.operator.api_semantics import (
     line_of,
     merged,
     parse,
+    pruned,
     selected,
     without,
 )
@@ -57,6 +58,8 @@ class FakeApiServer:
         self._lists: dict[str, tuple[int, list[Document]]] = {}
         self.groups: dict[str, list[str]] = {"kubeflow.org": ["v1"]}
         """Versions of the groups that discovery tells of, the preferred one first."""
+        self.schemas: dict[tuple[str, str], Document] = {}
+        """By group and plural, the schema that objects are pruned by."""
         self.logs: dict[tuple[str, str], str] = {}
         self.url = ""
         self.watches: list[Watch] = []
@@ -206,6 +209,8 @@ class FakeApiServer:
         return new
 
     def _store(self, where: Where, old: Document | None, new: Document) -> Document:
+        if where.kind in self.schemas:
+            new = pruned(new, self.schemas[where.kind])
         if old == new:
             return new
         if new["metadata"].get("deletionTimestamp") and not new["metadata"].get("finalizers"):

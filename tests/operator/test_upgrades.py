@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 
 from florence_operator.api import old_names
+from florence_operator.api.crd import structural_schema
 from florence_operator.api.status import JobStatus
 from florence_operator.kube.client import PODS, PYTORCH_JOBS
 from florence_operator.replica import make_caches
+from tests.operator.api_semantics import pruned
 from tests.operator.fake_apiserver import FakeApiServer
 from tests.operator.reconcile.test_reconciler import Bench, writes
 from tests.operator.simulated_cluster import SETTINGS
@@ -51,8 +53,11 @@ def restored(server: FakeApiServer, objects: list[Document]) -> None:
     for document in objects:
         group, _, _ = document["apiVersion"].rpartition("/")
         plural = {"FlorenceJob": "florencejobs", "PyTorchJob": "pytorchjobs", "Pod": "pods"}
+        kind = group, plural[document["kind"]]
         key = document["metadata"]["namespace"], document["metadata"]["name"]
-        server.objects.setdefault((group, plural[document["kind"]]), {})[key] = document
+        # What is read from etcd is pruned by the schema of today.
+        stored = pruned(document, server.schemas[kind]) if kind in server.schemas else document
+        server.objects.setdefault(kind, {})[key] = stored
         server._version = max(server._version, int(document["metadata"]["resourceVersion"]))
 
 
@@ -62,6 +67,7 @@ def upgraded(state: str, check: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
         now, objects = recorded(state)
         async with FakeApiServer(collect_garbage=False) as server, server.client() as client:
+            server.schemas["florence.dev", "florencejobs"] = structural_schema()
             restored(server, copy.deepcopy(objects))
             caches = await make_caches(client, SETTINGS.model_copy(update={"kueue": "off"}))
             tasks = [asyncio.create_task(informer.run()) for informer in caches.all()]
