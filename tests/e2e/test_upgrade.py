@@ -49,7 +49,7 @@ def previous(tmp_path: Path) -> Iterator[Path]:
 
 
 def _job(name: str, **given: Any) -> Document:
-    """A small job that the release before takes: it knew PyTorchJobs only, and no field for them."""
+    """A small job that the release before takes: it had no field for the backend."""
     made = jobs.small_job(name, **given)
     made["spec"]["runPolicy"].pop("backend", None)
     return made
