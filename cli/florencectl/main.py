@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("florencectl.commands.control", "Run a failed job again."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),
     "artifacts": ("florencectl.commands.artifacts", "List and fetch what a job has stored."),
+    "storage": (
+        "florencectl.commands.storage",
+        "Prepare, check and clean a bucket that a team shares.",
+    ),
     "doctor": ("florencectl.commands.doctor", "Check whether a cluster is fit for jobs."),
     "plan": (
         "florencectl.commands.plan",

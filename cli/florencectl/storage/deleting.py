@@ -1,0 +1,65 @@
+"""Which jobs exist, and the deletion of what none of them needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from florence.errors import ConfigurationError
+from florencectl.cluster.connection import Place, on_cluster
+from florencectl.cluster.jobs import list_jobs
+from florencectl.storage.garbage import Jobs, Part
+from florencectl.storage.layout import job_folder
+
+if TYPE_CHECKING:
+    from florence.storage import Storage
+    from florence_operator.kube.client import Client
+
+
+def existing_jobs(place: Place, namespace: str | None, named: Sequence[str], cluster: bool) -> Jobs:
+    """The jobs of a cluster, if there is one, and those that were named.
+
+    Args:
+        namespace: only the jobs of this one; others have no rights in its folders. None: all jobs.
+        cluster: whether there is a cluster to ask.
+
+    Raises:
+        ConfigurationError: a name is not one of a job.
+    """
+
+    async def listed(client: Client, _: str) -> list[dict[str, Any]]:
+        return await list_jobs(client, namespace)
+
+    return jobs_of(on_cluster(place, listed) if cluster else (), named)
+
+
+def jobs_of(documents: Iterable[Mapping[str, Any]], named: Iterable[str]) -> Jobs:
+    """The jobs by their folders, by the names that were given, and what they say.
+
+    Raises:
+        ConfigurationError: a name is not one of a job.
+    """
+    folders, names, texts = set(), set(), []
+    for document in documents:
+        metadata = document["metadata"]
+        folders.add(f"{metadata['namespace']}/{metadata['name']}-{metadata['uid'][:8]}")
+        texts.append(json.dumps([document.get("spec"), document.get("status")]))
+    for each in named:
+        where, slash, name = each.partition("/")
+        if not (where and slash and name) or "/" in name:
+            raise ConfigurationError(f"--job {each}: write NAMESPACE/NAME or NAMESPACE/NAME-UID8")
+        names.add(each)
+        if job_folder(where, name):
+            folders.add(each)
+    return Jobs(frozenset(folders), frozenset(names), texts)
+
+
+def delete(storage: Storage, part: Part) -> None:
+    """Delete what was found, commits first.
+
+    Raises:
+        ConfigurationError, TransientError: the storage's; what is left is found again.
+    """
+    for entry in part.entries:
+        storage.delete(entry.key)
