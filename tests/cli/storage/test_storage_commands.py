@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from florencectl.storage.policy import Grant, policy
 from tests.cli.cluster_objects import job
 from tests.cli.cluster_server import ServedCluster, served_cluster
 from tests.cli.storage.minio_server import PASSWORD, PROGRAM, USER, minio
+from tests.cli.test_documented_commands import ROOT, shown_in
 
 needs_minio = pytest.mark.skipif(
     PROGRAM is None, reason="no MinIO: put minio on the path, or name it in FLORENCE_MINIO"
@@ -320,3 +322,35 @@ def test_usage_is_summed(shared: tuple[str, Storage], s3_settings: S3Settings) -
     table = run(*words, "--by", "namespace", "-n", "team")
     assert table.stdout.splitlines()[1].split() == ["team", "9", "3.06", "kB"]
     assert "9 objects" in table.stderr
+
+
+@needs_minio
+def test_the_pages_commands_do_what_it_says(
+    endpoint: str,
+    root: None,
+    cluster: ServedCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after another, as docs/storage.md shows them; the lines below are the page's."""
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs/storage.md"
+    own = {"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": PASSWORD}
+    outputs = []
+    for line in shown_in(page):
+        for name, value in own.items():
+            monkeypatch.setenv(name, value)
+        words = shlex.split(line.replace("http://minio:9000", endpoint))[1:]
+        done = cluster.run(*words)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        outputs.append(done.stdout)
+        if len(outputs) == 1:
+            storage = open_storage("s3://florence/runs", S3Settings(endpoint=endpoint))
+            for rest, size in LEFT.items():
+                storage.write(f"vision/gone-deadbeef/mixed/{rest}", b"x" * size)
+    text = page.read_text()
+    for output in (outputs[0], outputs[2]):
+        for row in output.splitlines():
+            assert row.rstrip() in text
+    assert json.loads(outputs[4])[0]["job"] == "gone-deadbeef"
+    assert (tmp_path / "secrets.yaml").exists()

@@ -300,10 +300,13 @@ def test_who_may_not_list_uploads_leaves_them_to_the_buckets_rule(script: Script
         script.storage().sweep_unfinished(before=time.time())
 
 
-def test_whether_a_server_creates_once_is_found_out(s3_storage: Storage, script: Script) -> None:
+def test_a_server_that_creates_once_is_found_out(s3_storage: Storage) -> None:
     assert isinstance(s3_storage, s3_module.S3Storage)
     assert s3_storage.creates_once("probe")
     assert s3_storage.read("probe") == b"first"
+
+
+def test_a_server_that_creates_twice_is_found_out(script: Script) -> None:
     for status, code in ((501, "NotImplemented"), (200, "")):  # it says no, or does not care
         script.answers.clear()
         script.refuse(status, code) if code else script.say(status)
