@@ -257,7 +257,8 @@ def collect(
     logs and results, which may be in use: MLflow's registry points to models. Nothing is touched
     of a job that exists, that one which exists names, or that was written to lately. Which jobs
     exist the cluster says, and --job beside it: jobs of another cluster in the same bucket are to
-    be named so. Folders of local runs, and all that is no job's, stay.
+    be named so. Namespaces that the cluster lacks are left alone unless -n names them. Folders of
+    local runs, and all that is no job's, stay.
     """
     from florence_operator.api.duration import seconds
     from florencectl.storage.deleting import delete, existing_jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from florence.errors import ConfigurationError
@@ -11,6 +12,8 @@ from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.jobs import list_jobs
 from florencectl.storage.garbage import Jobs, Part
 from florencectl.storage.layout import job_folder
+
+Document = dict[str, Any]
 
 if TYPE_CHECKING:
     from florence.storage import Storage
@@ -20,18 +23,31 @@ if TYPE_CHECKING:
 def existing_jobs(place: Place, namespace: str | None, named: Sequence[str], cluster: bool) -> Jobs:
     """The jobs of a cluster, if there is one, and those that were named.
 
+    Another cluster may use the bucket too: what is of a namespace that this one lacks is kept,
+    unless that namespace was asked for.
+
     Args:
-        namespace: only the jobs of this one; others have no rights in its folders. None: all jobs.
+        namespace: only the jobs of this one; others have no rights in its folders. None: all jobs,
+            and the namespaces that there are.
         cluster: whether there is a cluster to ask.
 
     Raises:
         ConfigurationError: a name is not one of a job.
     """
 
-    async def listed(client: Client, _: str) -> list[dict[str, Any]]:
-        return await list_jobs(client, namespace)
+    async def listed(client: Client, _: str) -> tuple[list[Document], frozenset[str] | None]:
+        from florence_operator.kube.client import NAMESPACES
 
-    return jobs_of(on_cluster(place, listed) if cluster else (), named)
+        jobs = await list_jobs(client, namespace)
+        if namespace:
+            return jobs, None
+        found, _version = await client.list(NAMESPACES)
+        return jobs, frozenset(each["metadata"]["name"] for each in found)
+
+    if not cluster:
+        return jobs_of((), named)
+    documents, namespaces = on_cluster(place, listed)
+    return replace(jobs_of(documents, named), namespaces=namespaces)
 
 
 def jobs_of(documents: Iterable[Mapping[str, Any]], named: Iterable[str]) -> Jobs:

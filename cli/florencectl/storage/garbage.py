@@ -27,16 +27,20 @@ class Jobs:
         folders: ``<namespace>/<name>-<uid8>`` of each.
         names: ``<namespace>/<name>`` of jobs that were named without a uid.
         texts: their documents, for what they say of other jobs' folders.
+        namespaces: those that the cluster has; None where it is not asked.
     """
 
     folders: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     texts: Sequence[str] = ()
+    namespaces: frozenset[str] | None = None
 
     def keep(self, folder: Folder) -> str | None:
         """Why a folder is not to be touched; None when no job has to do with it."""
         if folder.path in self.folders or f"{folder.namespace}/{folder.job}" in self.names:
             return "the job exists"
+        if self.namespaces is not None and folder.namespace not in self.namespaces:
+            return f"the cluster has no such namespace; -n {folder.namespace} says it had"
         if any(f"/{folder.path}" in text for text in self.texts):
             return "a job that exists names it"
         return None

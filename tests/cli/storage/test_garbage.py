@@ -42,6 +42,7 @@ buckets = st.dictionaries(
     bucket=buckets,
     existing=st.frozensets(st.sampled_from(FOLDERS)),
     named=st.frozensets(st.sampled_from(["team/a", "web/a"])),
+    namespaces=st.sampled_from([None, frozenset({"team"}), frozenset({"team", "web"})]),
     mentioned=st.lists(st.sampled_from(FOLDERS)),
     everything=st.booleans(),
 )
@@ -49,11 +50,14 @@ def test_only_what_is_old_and_of_a_job_that_is_gone_goes(
     bucket: dict[tuple[str, str], float],
     existing: frozenset[str],
     named: frozenset[str],
+    namespaces: frozenset[str] | None,
     mentioned: list[str],
     everything: bool,
 ) -> None:
     entries = [Entry(f"{f}/mixed/{r}", 1, modified) for (f, r), modified in bucket.items()]
-    jobs = Jobs(existing, named, [f"s3://b/runs/{folder}/mixed/model" for folder in mentioned])
+    jobs = Jobs(
+        existing, named, [f"s3://b/runs/{folder}/mixed/model" for folder in mentioned], namespaces
+    )
     decision = decide(entries, jobs, now=NOW, older_than=DAY, everything=everything)
     gone = deleted(decision)
     assert len(gone) == len(set(gone))
@@ -62,6 +66,7 @@ def test_only_what_is_old_and_of_a_job_that_is_gone_goes(
         there = {rest: modified for (f, rest), modified in bucket.items() if f == folder}
         job_name = folder.rpartition("-")[0]
         alive = folder in existing or job_name in named or folder in mentioned
+        alive = alive or (namespaces is not None and folder.partition("/")[0] not in namespaces)
         if alive or any(modified > NOW - DAY for modified in there.values()):
             continue
         if not set(there) - {"own/notes.txt"}:

@@ -283,6 +283,10 @@ def test_garbage_is_listed_then_deleted_and_jobs_that_exist_are_not_touched(
             storage.write(f"{there}/mixed/{rest}", b"x" * size)
     before = {entry.key for entry in storage.list()}
     words = ("storage", "gc", uri, "--endpoint", str(s3_settings.endpoint))
+    lacking = cluster.run(*words, "--older-than", "0s")
+    assert "-n team says it had" in lacking.stderr
+    assert "0 objects may go" in lacking.stderr
+    cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
     young = cluster.run(*words)
     assert young.returncode == 0, young.stderr
     assert "written to lately" in young.stderr
@@ -345,6 +349,7 @@ def test_the_pages_commands_do_what_it_says(
         assert done.returncode == 0, f"{line}: {done.stderr}"
         outputs.append(done.stdout)
         if len(outputs) == 1:
+            cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vision"}})
             storage = open_storage("s3://florence/runs", S3Settings(endpoint=endpoint))
             for rest, size in LEFT.items():
                 storage.write(f"vision/gone-deadbeef/mixed/{rest}", b"x" * size)
