@@ -105,6 +105,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
     ),
+    "export": (
+        "export MODEL exported --format hf",
+        "export models:/web-contrastive@champion s3://bucket/web --format safetensors",
+    ),
     "models list": ("models list", "models list digits-contrastive -o wide"),
     "models show": ("models show digits-contrastive@champion",),
     "models promote": (

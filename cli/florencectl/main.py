@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
     "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
+    "export": ("florencectl.commands.export", "Write a model as other programs load it."),
     "models": (
         "florencectl.commands.models",
         "List, compare and promote the models that jobs registered in MLflow.",
