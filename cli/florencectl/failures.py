@@ -37,6 +37,8 @@ _EXTRA_OF = {
     "kubernetes_asyncio": "cluster",
     "aiohttp": "cluster",
     "minio": "storage",
+    "onnx": "export",
+    "onnxscript": "export",
     "kfp": "pipelines",
     "kfp_server_api": "pipelines",
     "kubernetes": "pipelines",

@@ -18,6 +18,8 @@ class ExportFormat(StrEnum):
 
     SAFETENSORS = "safetensors"
     HF = "hf"
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch-export"
 
 
 def export(
@@ -28,7 +30,8 @@ def export(
         typer.Option(
             "--format",
             help="safetensors: weights and card, of any task. hf: what transformers' AutoModel "
-            "loads with trust_remote_code=True, of two towers.",
+            "loads with trust_remote_code=True, onnx and torch-export: a graph of each encoder; "
+            "these of two towers.",
         ),
     ] = ExportFormat.SAFETENSORS,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
@@ -40,7 +43,6 @@ def export(
     reason.
     """
     from florence.config.storage import S3Settings
-    from florence.models.exporting.hugging_face import hugging_face_files
     from florence.models.opening import open_stored
     from florence.models.stored import CARD, model_bytes
     from florence.storage import open_storage
@@ -50,10 +52,16 @@ def export(
     if not force and target.size(CARD) is not None:
         raise ConfigurationError(f"{target.uri}: a model is there already: --force replaces it")
     stored = open_stored(resolved(model, s3), s3)
-    if form is ExportFormat.HF:
+    if form is ExportFormat.SAFETENSORS:
+        files = model_bytes(stored.state, stored.card)
+    elif form is ExportFormat.HF:
+        from florence.models.exporting.hugging_face import hugging_face_files
+
         files = hugging_face_files(stored)
     else:
-        files = model_bytes(stored.state, stored.card)
+        from florence.models.exporting.graphs import onnx_files, torch_export_files
+
+        files = (onnx_files if form is ExportFormat.ONNX else torch_export_files)(stored)
     # The card last: who finds it finds the rest.
     for name in sorted(files, key=lambda name: name == CARD):
         target.write(name, files[name])
