@@ -70,6 +70,23 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "delete": ("delete digits", "delete digits --artifacts --local", "delete -l team=vision --yes"),
     "artifacts ls": ("artifacts ls digits", "artifacts ls digits mixed/model"),
     "artifacts get": ("artifacts get digits mixed/model -o models/digits",),
+    "storage prepare": (
+        "storage prepare s3://florence/runs --endpoint http://minio:9000 -n vision -n speech "
+        "--read digits",
+        "storage prepare s3://florence/runs --endpoint http://minio:9000 -n vision "
+        "--secret-out secrets.yaml",
+    ),
+    "storage check": (
+        "storage check s3://florence/runs --endpoint http://minio:9000 -n vision --secret minio",
+    ),
+    "storage usage": (
+        "storage usage s3://florence/runs --endpoint http://minio:9000 --by job",
+        "storage usage s3://florence/runs -n vision -o json",
+    ),
+    "storage gc": (
+        "storage gc s3://florence/runs --endpoint http://minio:9000",
+        "storage gc s3://florence/runs -n vision --older-than 7d --yes",
+    ),
     "doctor": ("doctor", "doctor -f jobs/samples/florence-h.yaml"),
     "plan": (
         "plan -f jobs/samples/florence-h.yaml",
@@ -87,6 +104,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "model import": (
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
+    ),
+    "export": (
+        "export MODEL exported --format hf",
+        "export MODEL exported --format onnx",
+        "export models:/web-contrastive@champion s3://bucket/web --format safetensors",
     ),
     "models list": ("models list", "models list digits-contrastive -o wide"),
     "models show": ("models show digits-contrastive@champion",),

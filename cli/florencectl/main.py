@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("florencectl.commands.control", "Run a failed job again."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),
     "artifacts": ("florencectl.commands.artifacts", "List and fetch what a job has stored."),
+    "storage": (
+        "florencectl.commands.storage",
+        "Prepare, check and clean a bucket that a team shares.",
+    ),
     "doctor": ("florencectl.commands.doctor", "Check whether a cluster is fit for jobs."),
     "plan": (
         "florencectl.commands.plan",
@@ -48,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
     "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
+    "export": ("florencectl.commands.export", "Write a model as other programs load it."),
     "models": (
         "florencectl.commands.models",
         "List, compare and promote the models that jobs registered in MLflow.",

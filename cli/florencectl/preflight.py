@@ -96,7 +96,9 @@ def check_local(job: FlorenceJob, *, artifacts: str, seconds: float | None = Non
         if not f"{found.uri}/".startswith(own)
     ]
     remote = artifacts.startswith("s3://")
-    looks.append(_Look("spec.artifacts.uri", artifacts, remote, lambda: _writable(artifacts, s3)))
+    # Credentials of a namespace may write below its own folder only.
+    target = f"{artifacts}/{job.namespace}" if remote else artifacts
+    looks.append(_Look("spec.artifacts.uri", artifacts, remote, lambda: _writable(target, s3)))
     _run(looks, LONGEST_WAIT if seconds is None else seconds)
 
 

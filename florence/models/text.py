@@ -169,7 +169,7 @@ class TextTransformer(nn.Module):
         if not pooled:
             return cast(Tensor, self.ln_final(x))
         ends = input_ids.argmax(dim=1)
-        x = x[torch.arange(len(x), device=x.device), ends]
+        x = x[torch.arange(x.shape[0], device=x.device), ends]
         return cast(Tensor, self.ln_final(x)) @ self.text_projection
 
     def step(

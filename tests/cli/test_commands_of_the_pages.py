@@ -76,6 +76,7 @@ PAGES_OF_OTHER_TESTS = {
     "detection.md": "test_detection_commands.py",
     "registry.md": "test_models_commands.py",
     "pipelines.md": "test_pipeline_commands.py",
+    "storage.md": "storage/test_storage_commands.py",
 }
 """Pages whose commands are about one store or server each, and run one after another."""
 

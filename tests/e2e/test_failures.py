@@ -211,13 +211,13 @@ def test_a_bad_hyperparameter_is_refused_with_its_path(
 
 def test_a_wrong_setting_that_only_the_stage_finds_is_not_retried() -> None:
     job = jobs.small_job("no-data")
-    job["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/nowhere"
+    job["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/digits/nowhere"
     name = jobs.submit(job)
     status = jobs.wait_for(name, "Failed", timeout=240)
     (attempt,) = status["stages"][0]["attempts"]
     assert attempt["cause"] == "UnusableData"
     assert attempt["exitCode"] == 3
-    assert "s3://florence/nowhere" in attempt["message"]
+    assert "s3://florence/digits/nowhere" in attempt["message"]
     jobs.expect_nothing_left(name)
     jobs.delete(name)
 

@@ -67,7 +67,8 @@ def check_pod(job: FlorenceJob, namespace: str, name: str) -> dict[str, Any]:
     """The pod: the job's image, credentials and nodes, and nothing that PodSecurity refuses."""
     artifacts, pods = job.spec.artifacts, job.spec.pods
     options = {
-        "--uri": artifacts.uri,
+        # Where the job's own artifacts go: its credentials may be for no more.
+        "--uri": f"{(artifacts.uri or '').rstrip('/')}/{namespace}",
         "--endpoint": artifacts.endpoint,
         "--region": artifacts.region,
         "--mlflow": job.spec.tracking.mlflow_uri,

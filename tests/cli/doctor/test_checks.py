@@ -100,7 +100,7 @@ def test_the_check_pod_fits_the_restricted_level_and_names_the_secret() -> None:
     artifacts = {"uri": "s3://b/runs", "endpoint": "http://minio:9000", "credentialsSecret": "m"}
     spec = check_pod(from_cluster(job(artifacts=artifacts)), "team", "x")["spec"]
     container = spec["containers"][0]
-    assert container["args"] == ["--uri=s3://b/runs", "--endpoint=http://minio:9000"]
+    assert container["args"] == ["--uri=s3://b/runs/team", "--endpoint=http://minio:9000"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     names = {e["name"] for e in container["env"] if "valueFrom" in e}
