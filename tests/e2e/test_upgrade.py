@@ -121,7 +121,7 @@ def test_releases_change_under_jobs_in_every_state(
     done = jobs.submit(_job("up-done", steps=40))
     jobs.wait_for(done, "Succeeded", timeout=400)
     bad = _job("up-bad")
-    bad["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/nowhere"
+    bad["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/digits/nowhere"
     failed = jobs.submit(bad)
     jobs.wait_for(failed, "Failed", timeout=240)
     paused = jobs.submit(_job("up-paused"))
