@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from florence.config import Augmentation
+from florence.data.arena import room_for
+from florence.data.batch import to_device
 from florence.data.hashing import uniforms
 from florence.data.pairs import CROP
 from florence.data.rand_augment import rand_augment
 from florence.data.stream import Draw
-from florence.data.transforms import Pixels, as_pixels, train_pixels
+from florence.data.transforms import Pixels, as_pixels, normalise, train_pixels
 
 OPERATIONS = 12
 """The purpose of the draw of operations."""
@@ -51,3 +56,12 @@ class AugmentedImages:
             draw=draw,
         )
         return as_pixels(image)
+
+    def bulk_bytes(self, rows: int) -> int:
+        """Bytes that the pixels of so many images take; see ``SampleReader``."""
+        return room_for(math.prod((rows, 3, self.resolution, self.resolution)))
+
+    def normalised(self, pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+        """float32 of uint8 ``(B, 3, R, R)``, on a device, to which they travel as bytes."""
+        moved = to_device(torch.from_numpy(pixels), device)
+        return normalise(moved, self.augmentation.mean, self.augmentation.std)

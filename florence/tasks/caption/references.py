@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored, room_for
+from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
 from florence.data.batch import Batch, BrokenSample, to_device
 from florence.data.captions import captions_of
@@ -19,7 +18,7 @@ from florence.data.hashing import uniforms
 from florence.data.ordered_map import map_in_threads
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
 from florence.data.stream import Draw
-from florence.data.transforms import Pixels, normalise
+from florence.data.transforms import Pixels
 from florence.text.caption_metrics import CiderWeights, Words, words_of
 
 WRITING = 17
@@ -81,7 +80,7 @@ class ReferencedReader:
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return room_for(math.prod((rows, 3, self.images.resolution, self.images.resolution)))
+        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Referenced:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -110,12 +109,10 @@ class ReferencedReader:
         broken: tuple[BrokenSample, ...],
     ) -> ReferencedBatch:
         """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        pixels = to_device(torch.from_numpy(arena.array(collated.pixels)), device)
-        augmentation = self.images.augmentation
         return ReferencedBatch(
             keys=keys,
             broken=broken,
-            images=normalise(pixels, augmentation.mean, augmentation.std),
+            images=self.images.normalised(arena.array(collated.pixels), device),
             chances=to_device(torch.from_numpy(collated.chances), device),
             references=collated.references,
         )

@@ -62,23 +62,6 @@ class Caption(VisionLanguageSettings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _one_evaluation(self) -> Self:
-        if self.validation is not None and self.evaluation is not None:
-            raise ValueError("give validation or evaluation, not both")
-        return self
-
-    def evaluations(self, validation: str | None = None) -> Evaluate | None:
-        """What is measured on held-out data.
-
-        Args:
-            validation: where that of the setting can be read; the setting itself by default.
-        """
-        data = validation or self.validation
-        if data is None:
-            return self.evaluation
-        return Evaluate(
-            captioning=(Captioning(name="caption", data=data),),
-            precision=self.precision,
-            workers=self.loader.workers,
-        )
+    def measured_on(self, data: str) -> Evaluate:
+        """See :class:`VisionLanguageSettings`."""
+        return Evaluate(captioning=(Captioning(name="caption", data=data),))

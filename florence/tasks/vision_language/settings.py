@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from florence.config import Settings, Training
-from florence.config.base import location, setting, settings_group
+from florence.config import Evaluate, Settings, Training
+from florence.config.base import Holds, location, setting, settings_group
 
 
 class TextEncoder(StrEnum):
@@ -81,6 +81,36 @@ class VisionLanguageSettings(Training):
     rand_augment: RandAugmentSettings = settings_group(
         RandAugmentSettings, description="random operations on training images"
     )
+
+    validation: str | None = location(
+        None,
+        holds=Holds.DATA,
+        description="URI of held-out data of the same form, on which the model is measured",
+        affects_result=False,
+        min_length=1,
+    )
+
+    def measured_on(self, data: str) -> Evaluate:
+        """The evaluation of the stage's model on held-out data of the form of its own."""
+        raise NotImplementedError
+
+    def evaluations(self, validation: str | None = None) -> Evaluate | None:
+        """What is measured on held-out data.
+
+        Args:
+            validation: where that of the setting can be read; the setting itself by default.
+        """
+        data = validation or self.validation
+        if data is None:
+            return self.evaluation
+        settled = {"precision": self.precision, "workers": self.loader.workers}
+        return self.measured_on(data).model_copy(update=settled)
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        if self.validation is not None and self.evaluation is not None:
+            raise ValueError("give validation or evaluation, not both")
+        return self
 
     @model_validator(mode="after")
     def _texts_say_left_and_right(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored, room_for
+from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
 from florence.data.batch import Batch, BrokenSample, to_device
 from florence.data.captions import CAPTION, captions_of
@@ -19,7 +18,7 @@ from florence.data.hashing import uniforms
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.text_batches import padded
-from florence.data.transforms import Pixels, normalise
+from florence.data.transforms import Pixels
 from florence.text.coding import TextCoder
 from florence.text.masking import IGNORED, MaskedText, masked_text
 from florence.text.normalisation import text_label
@@ -107,7 +106,7 @@ class CaptionedReader:
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return room_for(math.prod((rows, 3, self.images.resolution, self.images.resolution)))
+        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Captioned:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -157,12 +156,10 @@ class CaptionedReader:
         broken: tuple[BrokenSample, ...],
     ) -> CaptionedBatch:
         """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        pixels = to_device(torch.from_numpy(arena.array(collated.pixels)), device)
-        augmentation = self.images.augmentation
         return CaptionedBatch(
             keys=keys,
             broken=broken,
-            images=normalise(pixels, augmentation.mean, augmentation.std),
+            images=self.images.normalised(arena.array(collated.pixels), device),
             **{
                 name: to_device(torch.from_numpy(array), device)
                 for name, array in collated.arrays.items()

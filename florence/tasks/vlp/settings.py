@@ -85,8 +85,6 @@ class Vlp(VisionLanguageSettings):
             )
         if self.negatives is Negatives.HARD and self.text_encoder is not TextEncoder.FLORENCE:
             raise ValueError("negatives hard needs textEncoder florence: it compares both towers")
-        if self.validation is not None and self.evaluation is not None:
-            raise ValueError("give validation or evaluation, not both")
         return self
 
     def samples_per_process(self, processes: int) -> int:
@@ -115,17 +113,6 @@ class Vlp(VisionLanguageSettings):
             return processes
         return 1
 
-    def evaluations(self, validation: str | None = None) -> Evaluate | None:
-        """What is measured on held-out data.
-
-        Args:
-            validation: where that of the setting can be read; the setting itself by default.
-        """
-        data = validation or self.validation
-        if data is None:
-            return self.evaluation
-        return Evaluate(
-            matching=(Matching(name="vlp", data=data),),
-            precision=self.precision,
-            workers=self.loader.workers,
-        )
+    def measured_on(self, data: str) -> Evaluate:
+        """See :class:`VisionLanguageSettings`."""
+        return Evaluate(matching=(Matching(name="vlp", data=data),))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored, room_for
+from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
 from florence.data.batch import Batch, BrokenSample, to_device
 from florence.data.questions import Question
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.text_batches import padded
-from florence.data.transforms import Pixels, normalise
+from florence.data.transforms import Pixels
 from florence.text.answers import soft_targets
 from florence.text.coding import TextCoder, coded
 
@@ -92,7 +91,7 @@ class QuestionReader:
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return room_for(math.prod((rows, 3, self.images.resolution, self.images.resolution)))
+        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Asked:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -124,12 +123,10 @@ class QuestionReader:
         broken: tuple[BrokenSample, ...],
     ) -> QuestionBatch:
         """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        pixels = to_device(torch.from_numpy(arena.array(collated.pixels)), device)
-        augmentation = self.images.augmentation
         return QuestionBatch(
             keys=keys,
             broken=broken,
-            images=normalise(pixels, augmentation.mean, augmentation.std),
+            images=self.images.normalised(arena.array(collated.pixels), device),
             input_ids=to_device(torch.from_numpy(collated.input_ids), device),
             lengths=to_device(torch.from_numpy(collated.lengths), device),
             answers=to_device(torch.from_numpy(collated.answers), device),

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import model_validator
-
 from florence.config import Evaluate
 from florence.config.base import Holds, location, setting
 from florence.config.evaluations import QuestionAnswering
@@ -40,23 +36,6 @@ class Vqa(VisionLanguageSettings):
         50.0, description="what the head's learning rate is multiplied by", gt=0
     )
 
-    @model_validator(mode="after")
-    def _one_evaluation(self) -> Self:
-        if self.validation is not None and self.evaluation is not None:
-            raise ValueError("give validation or evaluation, not both")
-        return self
-
-    def evaluations(self, validation: str | None = None) -> Evaluate | None:
-        """What is measured on held-out data.
-
-        Args:
-            validation: where that of the setting can be read; the setting itself by default.
-        """
-        data = validation or self.validation
-        if data is None:
-            return self.evaluation
-        return Evaluate(
-            question_answering=(QuestionAnswering(name="vqa", data=data),),
-            precision=self.precision,
-            workers=self.loader.workers,
-        )
+    def measured_on(self, data: str) -> Evaluate:
+        """See :class:`VisionLanguageSettings`."""
+        return Evaluate(question_answering=(QuestionAnswering(name="vqa", data=data),))
