@@ -15,13 +15,12 @@ from florence.config import Augmentation
 from florence.data.arena import room_for
 from florence.data.batch import to_device
 from florence.data.hashing import uniforms
-from florence.data.pairs import CROP
 from florence.data.rand_augment import rand_augment
 from florence.data.stream import Draw
 from florence.data.transforms import Pixels, as_pixels, normalise, train_pixels
 
-OPERATIONS = 12
-"""The purpose of the draw of operations."""
+CROP, OPERATIONS = 11, 12
+"""The purposes of the draws of a crop and of operations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,7 +208,7 @@ def usage(
     output: Output = DocumentFormat.TABLE,
 ) -> None:
     """Sum up objects and bytes by namespace, job, stage and kind of file."""
-    from florencectl.storage.usage import documents
+    from florencectl.storage.usage import documents, names_of
     from florencectl.storage.usage import usage as summed
 
     found = summed(_listed(uri, namespace, endpoint, region), by)
@@ -216,12 +216,11 @@ def usage(
     if output is not DocumentFormat.TABLE:
         print_document(documents(found, by), output)
         return
-    names = [each.value for each in By][: list(By).index(by) + 1]
     rows = [
         [*(name or None for name in each.group), each.objects, byte_size(each.bytes)]
         for each in found
     ]
-    print_table([*names, "objects", "size"], rows)
+    print_table([*names_of(by), "objects", "size"], rows)
     note(f"{plural(sum(each.objects for each in found), 'object')}, {byte_size(total)}")
 
 

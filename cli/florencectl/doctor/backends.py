@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from florence_operator.api.child_kinds import CHILD_KINDS, PYTORCH_JOB, TRAIN_JOB
-from florencectl.doctor.checks import Check, Level, available, unseen
+from florencectl.doctor.checks import Check, available, unseen
+from florencectl.levels import Level
 
 Document = Mapping[str, Any]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from florence_operator.kube.pod_security import container_security, pod_security
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import server_words
-from florencectl.doctor.checks import Check, Level
+from florencectl.doctor.checks import Check
+from florencectl.levels import Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob

@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import yaml
 
 from florence_operator.api.child_kinds import PYTORCH_JOB, TRAIN_JOB
 from florencectl.cluster.node_fit import NodeFit, shortage
+from florencectl.levels import Level
 from florencectl.output import plural
 
 Document = Mapping[str, Any]
@@ -25,14 +25,6 @@ FRAMEWORKS = {
 }
 """Kueue's names of what it takes, by kind."""
 _INSTALL = "install it as docs/install.md says"
-
-
-class Level(StrEnum):
-    """How a check ended."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from florencectl.cluster.node_fit import node_fits
 from florencectl.doctor import checks
 from florencectl.doctor.backends import backends
 from florencectl.doctor.check_pod import check_storage
-from florencectl.doctor.checks import Check, Level
+from florencectl.doctor.checks import Check
+from florencectl.levels import Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob

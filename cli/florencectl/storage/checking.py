@@ -5,20 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from florence.errors import ConfigurationError, FlorenceError, TransientError
 from florence.storage import MissingKeyError, Storage
+from florencectl.levels import Level
 from florencectl.storage.policy import Grant
-
-
-class Level(StrEnum):
-    """How a check ended."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,14 @@ class Usage:
     bytes: int
 
 
+def names_of(by: By) -> list[str]:
+    """What groups are told apart by, the outermost first."""
+    return [each.value for each in By][: list(By).index(by) + 1]
+
+
 def usage(entries: Iterable[Entry], by: By = By.KIND) -> list[Usage]:
     """Number and bytes of the objects below ``artifacts.uri``, by group, in order of the names."""
-    levels = list(By).index(by) + 1
+    levels = len(names_of(by))
     sums: dict[tuple[str, ...], tuple[int, int]] = {}
     for entry in entries:
         owner = owner_of(entry.key)
@@ -46,10 +51,9 @@ def usage(entries: Iterable[Entry], by: By = By.KIND) -> list[Usage]:
 
 def documents(found: Sequence[Usage], by: By) -> list[dict[str, Any]]:
     """The groups as ``-o json`` prints them; what belongs to no job or stage has ``null``."""
-    names = [each.value for each in By][: list(By).index(by) + 1]
     return [
         {
-            **{name: value or None for name, value in zip(names, each.group, strict=True)},
+            **{name: value or None for name, value in zip(names_of(by), each.group, strict=True)},
             "objects": each.objects,
             "bytes": each.bytes,
         }

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from florence.config.model import Attention
-from florence.errors import ConfigurationError, FlorenceError
-from florence.models.card import CONTRASTIVE, card_bytes
-from florence.models.stored import CARD, StoredModel, two_tower_of
+from florence.errors import FlorenceError
+from florence.models.card import card_bytes
+from florence.models.exporting.encoders import encoders_of
+from florence.models.stored import CARD, StoredModel
 from florence.models.two_tower import TwoTower
 
 ONNX_BYTES = 1_800_000_000
@@ -70,14 +71,13 @@ def graphs_of(stored: StoredModel) -> dict[str, Graph]:
         DataError: its weights do not fit its card.
     """
     card = stored.card
-    if card.task != CONTRASTIVE:
-        raise ConfigurationError(
-            f"{stored.uri}: graphs are written of models with two towers, and this one is of task "
-            f"'{card.task}', whose answers are not made by its network alone: use --format "
-            "safetensors, or florence.load"
-        )
-    # The fused attention asks how large the batch is; a graph of any batch cannot.
-    model = two_tower_of(stored, attention=Attention.MATH)
+    model = encoders_of(
+        stored,
+        "graphs are written of",
+        "answers are not made by its network alone",
+        # The fused attention asks how large the batch is; a graph of any batch cannot.
+        attention=Attention.MATH,
+    )
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, card.resolution, card.resolution, generator=generator)
     context = card.architecture.text.context

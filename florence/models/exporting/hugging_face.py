@@ -11,9 +11,9 @@ from importlib import resources
 import yaml
 from safetensors.torch import save
 
-from florence.errors import ConfigurationError
-from florence.models.card import CONTRASTIVE, ModelCard
-from florence.models.stored import CARD, WEIGHTS, StoredModel, two_tower_of
+from florence.models.card import ModelCard
+from florence.models.exporting.encoders import encoders_of
+from florence.models.stored import CARD, WEIGHTS, StoredModel
 
 CODE = "modeling_florence.py"
 README = "README.md"
@@ -27,13 +27,8 @@ def hugging_face_files(stored: StoredModel) -> dict[str, bytes]:
         DataError: its weights do not fit its card.
     """
     card = stored.card
-    if card.task != CONTRASTIVE:
-        raise ConfigurationError(
-            f"{stored.uri}: --format hf is for models with two towers, and this one is of task "
-            f"'{card.task}', whose outputs no class of transformers describes: use --format "
-            "safetensors, or florence.load"
-        )
-    state = two_tower_of(stored).state_dict()
+    model = encoders_of(stored, "--format hf is for", "outputs no class of transformers describes")
+    state = model.state_dict()
     weights = {f"model.{name}": value.contiguous() for name, value in state.items()}
     parameters = sum(value.numel() for value in weights.values())
     code = resources.files("florence.models.exporting").joinpath(CODE).read_bytes()

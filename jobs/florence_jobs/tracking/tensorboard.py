@@ -86,9 +86,8 @@ class TensorBoardRecorder:
 
     def close(self, status: str, problem: str | None = None) -> None:
         """Write what is left; copy it to S3 where the artifacts are there."""
-        self._working = True  # what was written before a problem is still in the writer's queue
-        self._write(lambda writer: writer.close())
-        self._working = False
+        # Also after a problem: what was written before it is still in the writer's queue.
+        self._try(lambda writer: writer.close())
         if self._temporary is None:
             return
         try:
@@ -100,8 +99,10 @@ class TensorBoardRecorder:
 
     def _write(self, write: Callable[[Any], object]) -> None:
         """A stage never fails because of its curves: the first problem ends them."""
-        if not self._working:
-            return
+        if self._working:
+            self._try(write)
+
+    def _try(self, write: Callable[[Any], object]) -> None:
         try:
             write(self._writer)
         except Exception as error:

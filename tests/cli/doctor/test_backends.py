@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from florencectl.doctor.backends import backends
-from florencectl.doctor.checks import Level
+from florencectl.levels import Level
 from tests.cli.doctor.test_checks import deployment
 
 BOTH = ("PyTorchJob", "TrainJob")

@@ -15,7 +15,7 @@ from florence_operator.api.manifest import from_cluster
 from florencectl.cluster.node_fit import node_fits
 from florencectl.doctor import checks
 from florencectl.doctor.check_pod import check_pod, findings
-from florencectl.doctor.checks import Level
+from florencectl.levels import Level
 from tests.cli.cluster_objects import job, node
 from tests.cli.cluster_server import ServedCluster, served_cluster
 
