@@ -176,7 +176,7 @@ async def measured(
         tokens.append((pod, await token_of(client, pod)))
 
     await all_of(take(pod) for pod in pods)
-    async with reporting(tokens, operator.reports_url, operator.trust):
+    async with reporting(tokens, operator.reports_url, operator.authorities):
         await _all_told(client, count)
         await asyncio.sleep(REPORT_SECONDS)
         found |= await _while_running(operator, seconds)

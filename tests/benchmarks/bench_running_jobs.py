@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_running_jobs.py --running 1000 3000 --finished 10000
 
-The operator is a process of this machine. The API server is the tests' stand-in, in the process
-that also plays all pods, so it needs no cluster; what it answers costs more than etcd's would, and
-comes without etcd's delays. Reports go over TLS, on connections that stay open.
+The operator is a process of this machine, and so are all pods together. The API server is the
+tests' stand-in, in a third process, so it needs no cluster; what it answers costs more than etcd's
+would, and comes without etcd's delays. Reports go over TLS, on connections that stay open.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def running(
     server.tokens.update(token_of(pod) for pod in pods)
     await _until(lambda: all(phase(name) == "Running" for name in names))
     tokens = [(pod, token_of(pod)[0]) for pod in pods]
-    async with reporting(tokens, operator.reports_url, operator.trust):
+    async with reporting(tokens, operator.reports_url, operator.authorities):
         # The first report of each is looked at when it comes, the others in turn.
         await _until(lambda: all(told(name) for name in names))
         await asyncio.sleep(REPORT_SECONDS)
