@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import subprocess
 from collections.abc import AsyncIterator
 
@@ -14,6 +16,7 @@ from florence_operator.kube.client import (
     SERVICES,
     ApiError,
     Client,
+    Resource,
 )
 from florence_operator.kube.resources import TRAIN_JOBS
 from tests.benchmarks.operator_load import NAMESPACE
@@ -31,8 +34,12 @@ def kubectl(*arguments: str, given: str | None = None) -> str:
 
 @contextlib.asynccontextmanager
 async def empty_namespace(client: Client) -> AsyncIterator[None]:
-    """The namespace, emptied afterwards: jobs first, so that nobody makes their pods again."""
-    kubectl("create", "namespace", NAMESPACE)
+    """The namespace, emptied afterwards: jobs first, so that nobody makes their pods again.
+
+    It stays, for a cluster with an API service that is away never finishes deleting a namespace.
+    """
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    kubectl("apply", "-f", "-", given=json.dumps(namespace))
     try:
         yield
     finally:
@@ -41,4 +48,15 @@ async def empty_namespace(client: Client) -> AsyncIterator[None]:
             # Without Kubeflow Trainer there are no TrainJobs.
             with contextlib.suppress(ApiError):
                 await client.request("DELETE", path, body={"gracePeriodSeconds": 0})
-        kubectl("delete", "namespace", NAMESPACE, "--timeout=600s")
+        async with asyncio.timeout(600):
+            while any([await _left(client, resource) for resource in _EMPTIED]):
+                await asyncio.sleep(1)
+
+
+async def _left(client: Client, resource: Resource) -> bool:
+    try:
+        found, _ = await client.list(resource, NAMESPACE)
+    except ApiError:
+        return False
+    # Kubernetes puts its own back into every namespace.
+    return any(each["metadata"]["name"] != "kube-root-ca.crt" for each in found)
