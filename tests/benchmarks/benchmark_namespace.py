@@ -49,7 +49,7 @@ async def empty_namespace(client: Client) -> AsyncIterator[None]:
             with contextlib.suppress(ApiError):
                 await client.request("DELETE", path, body={"gracePeriodSeconds": 0})
         async with asyncio.timeout(600):
-            while any([await _left(client, resource) for resource in _EMPTIED]):
+            while any([await _left(client, resource) for resource in _EMPTIED]):  # noqa: ASYNC110
                 await asyncio.sleep(1)
 
 
