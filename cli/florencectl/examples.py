@@ -108,6 +108,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "export": (
         "export MODEL exported --format hf",
         "export MODEL exported --format onnx",
+        "export MODEL exported --format timm",
         "export models:/web-contrastive@champion s3://bucket/web --format safetensors",
     ),
     "models list": ("models list", "models list digits-contrastive -o wide"),
