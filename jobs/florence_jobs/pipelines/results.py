@@ -19,6 +19,9 @@ MOST_PICTURES = 12
 LARGEST_PICTURE = 2 << 20
 """Bytes of a picture in a report."""
 
+MOST_TRIES = 3
+"""Of a request for what a report shows: a step without keys, or a store, is done all the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageResults:
@@ -78,6 +81,7 @@ def results_of(job: FlorenceJob, uri_of: Mapping[str, str], s3: S3Settings) -> J
         s3: where ``s3://`` is.
     """
     assert job.status is not None
+    s3 = s3.model_copy(update={"attempts": MOST_TRIES})
     stages, notes = [], []
     for status in job.status.stages:
         uri = uri_of[status.name]
