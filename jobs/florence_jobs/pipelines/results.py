@@ -134,7 +134,7 @@ def html_report(results: JobResults) -> str:
         parts.append(f"<h2>{html.escape(stage.name)}</h2>")
         parts.append(_html_table(_facts(stage)))
         if stage.metrics:
-            parts.append(_html_table({k: f"{v:.4f}" for k, v in stage.metrics.items()}))
+            parts.append(_html_table({k: _number(v) for k, v in stage.metrics.items()}))
         for name, png in stage.pictures.items():
             data = base64.b64encode(png).decode()
             parts.append(f"<h3>{html.escape(name)}</h3>")
@@ -148,7 +148,7 @@ def markdown_report(results: JobResults) -> str:
     for stage in results.stages:
         lines += [f"## {stage.name}", "", "| | |", "|---|---|"]
         lines += [f"| {_cell(key)} | `{_cell(value)}` |" for key, value in _facts(stage).items()]
-        lines += [f"| {_cell(key)} | {value:.4f} |" for key, value in stage.metrics.items()]
+        lines += [f"| {_cell(key)} | {_number(value)} |" for key, value in stage.metrics.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -156,6 +156,11 @@ def markdown_report(results: JobResults) -> str:
 def _facts(stage: StageResults) -> dict[str, str]:
     facts = {"model": stage.model, "artifacts": stage.uri, "MLflow run": stage.mlflow_run}
     return {key: value for key, value in facts.items() if value}
+
+
+def _number(value: float) -> str:
+    """A count as one, anything else with four decimals."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def _html_table(rows: Mapping[str, str]) -> str:
