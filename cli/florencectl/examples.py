@@ -123,6 +123,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "models lineage": ("models lineage digits-classification@champion -o wide",),
     "models compare": ("models compare digits-contrastive@champion digits-contrastive@candidate",),
+    "models export": ("models export digits-contrastive@champion exported/digits --format hf",),
     "pipeline list": ("pipeline list",),
     "pipeline compile": ("pipeline compile pretrain-and-adapt -f pipeline.yaml",),
     "pipeline run": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from florencectl.options import ModelEndpoint, ModelUri
 from florencectl.output import byte_size, note
 
 if TYPE_CHECKING:
+    from florence.config.storage import S3Settings
     from florence.models.stored import StoredModel
 
 
@@ -27,20 +29,25 @@ class ExportFormat(StrEnum):
     OPEN_CLIP = "open-clip"
 
 
+Out = Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix to write to.")]
+Form = Annotated[
+    ExportFormat,
+    typer.Option(
+        "--format",
+        help="safetensors: weights and card, of any task. hf: what transformers' AutoModel "
+        "loads with trust_remote_code=True; onnx and torch-export: a graph of each encoder or "
+        "of the classifier; timm: the image tower, where it is a Swin; these of two towers "
+        "and classifiers. open-clip: two towers, where the image tower is one of timm's Swins.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a model that is there.")]
+
+
 def export(
     model: ModelUri,
-    out: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix to write to.")],
-    form: Annotated[
-        ExportFormat,
-        typer.Option(
-            "--format",
-            help="safetensors: weights and card, of any task. hf: what transformers' AutoModel "
-            "loads with trust_remote_code=True; onnx and torch-export: a graph of each encoder or "
-            "of the classifier; timm: the image tower, where it is a Swin; these of two towers "
-            "and classifiers. open-clip: two towers, where the image tower is one of timm's Swins.",
-        ),
-    ] = ExportFormat.SAFETENSORS,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+    out: Out,
+    form: Form = ExportFormat.SAFETENSORS,
+    force: Force = False,
     endpoint: ModelEndpoint = None,
 ) -> None:
     """Write a model, wherever it is, as a folder that other programs load.
@@ -49,17 +56,33 @@ def export(
     reason.
     """
     from florence.config.storage import S3Settings
+
+    s3 = S3Settings(endpoint=endpoint)
+    write_folder(lambda: resolved(model, s3), out, form, s3, force=force)
+
+
+def write_folder(
+    located: Callable[[], str], out: str, form: ExportFormat, s3: S3Settings, *, force: bool
+) -> None:
+    """Write a model as a folder, and tell of it.
+
+    Args:
+        located: says where the model's files are; asked once the folder is known to be free.
+        s3: where ``s3://`` is, of the model and of the folder.
+
+    Raises:
+        ConfigurationError: the folder has a model, or the format has no place for this one.
+    """
     from florence.models.exporting.open_clip import CONFIG
     from florence.models.opening import open_stored
     from florence.models.stored import CARD
     from florence.storage import open_storage
 
-    s3 = S3Settings(endpoint=endpoint)
     target = open_storage(out, s3)
     cards = (CARD, CONFIG)
     if not force and any(target.size(name) is not None for name in cards):
         raise ConfigurationError(f"{target.uri}: a model is there already: --force replaces it")
-    stored = open_stored(resolved(model, s3), s3)
+    stored = open_stored(located(), s3)
     files = _files(stored, form)
     # The card last: who finds it finds the rest.
     for name in sorted(files, key=lambda name: name in cards):
