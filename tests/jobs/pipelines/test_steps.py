@@ -80,9 +80,7 @@ def test_a_plan_fails_where_a_stage_does_not_fit() -> None:
     assert steps.plan_job(requested(json.dumps(job))).splitlines()[-1].endswith("| True |")
     job["spec"]["model"] = {"preset": "coswin-h"}
     only["pretrain"]["batchSize"] = 8192
-    with pytest.raises(
-        ConfigurationError, match=r"stage mixed needs .* GB a GPU"
-    ):
+    with pytest.raises(ConfigurationError, match=r"stage mixed needs .* GB a GPU"):
         steps.plan_job(requested(json.dumps(job)))
 
 
