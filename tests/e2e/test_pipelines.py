@@ -65,7 +65,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     yield
     os.umask(before)
-    kubectl("delete", "namespace", STEPS, "--wait=false")
+    kubectl("delete", "namespace", STEPS, timeout=300)
 
 
 @pytest.fixture

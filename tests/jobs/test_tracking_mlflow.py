@@ -432,6 +432,20 @@ def test_a_node_waits_for_the_run_of_its_attempt_and_an_outage_is_one_warning(
     assert warnings == ["System metrics of this node are missing: the server is away"]
 
 
+def test_a_run_names_the_version_that_its_stage_starts_from(store: str, client: Any) -> None:
+    uri = "s3://bucket/first/mixed/model"
+    tags = {"florence.startedFrom": "s3://bucket/first/mixed"}
+
+    def parent(job: str) -> str:
+        run_id = MlflowRun(target(store, job, tags=tags)).open()
+        return str(client.get_run(run_id).data.tags["florence.parent"])
+
+    assert parent("unregistered") == "s3://bucket/first/mixed"
+    client.create_registered_model("web-contrastive")
+    client.create_model_version("web-contrastive", source=uri, tags={"florence.uri": uri})
+    assert parent("registered") == "models:/web-contrastive/1"
+
+
 def test_an_experiment_of_somebody_else_opens_on_training_runs_too(store: str, client: Any) -> None:
     made = client.create_experiment("by-hand")
     chosen = client.create_experiment("chosen", tags={"mlflow.experimentKind": "genai_development"})
