@@ -29,7 +29,8 @@ def test_a_model_is_written_whole_and_not_over_another(tmp_path: Path) -> None:
     code, told, _ = export(str(source), str(out), "--format", "hf", "--force")
     assert code == 0
     assert {Path(line).name for line in told.split()} == {
-        *("model.safetensors", "config.json", "modeling_florence.py", "README.md")
+        *("model.safetensors", "config.json", "modeling_florence.py", "README.md"),
+        "preprocessor_config.json",
     }
 
 

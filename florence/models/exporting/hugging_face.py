@@ -16,16 +16,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from florence.models.card import ModelCard
-from florence.models.classifier import CLASSIFICATION, classifier_of
+from florence.models.classifier import CLASSIFICATION, HeadShape, classifier_of
 from florence.models.exporting.encoders import encoders_of
 from florence.models.stored import CARD, WEIGHTS, StoredModel
 
 CODE = "modeling_florence.py"
 README = "README.md"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def hugging_face_files(stored: StoredModel) -> dict[str, bytes]:
-    """The files of the folder by name: weights, configuration, code and a model card.
+    """The files of the folder by name: weights, configuration, code, how images are made into
+    inputs, and a model card.
 
     Raises:
         ConfigurationError: the model is neither two towers nor a classifier.
@@ -39,6 +41,7 @@ def hugging_face_files(stored: StoredModel) -> dict[str, bytes]:
         WEIGHTS: save(weights, metadata={"format": "pt"}),
         CARD: _configuration(card),
         CODE: code,
+        PREPROCESSOR: _preprocessor(card),
         README: model_card(card, parameters).encode(),
     }
 
@@ -109,9 +112,32 @@ def _configuration(card: ModelCard) -> bytes:
         "dtype": "float32",
         "card": card.wire(),
     }
+    if card.task == CLASSIFICATION:
+        kind = "single" if HeadShape.of(card, CARD).exclusive else "multi"
+        document["problem_type"] = f"{kind}_label_classification"
     if card.labels:
         document["id2label"] = dict(enumerate(card.labels))
         document["label2id"] = {label: number for number, label in enumerate(card.labels)}
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def _preprocessor(card: ModelCard) -> bytes:
+    """Short side to R (bicubic), the central square, mean and deviation: CLIP's class does that."""
+    side = card.resolution
+    document = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(card.mean),
+        "image_std": list(card.std),
+    }
     return (json.dumps(document, indent=2) + "\n").encode()
 
 

@@ -16,6 +16,7 @@ from florence.errors import ConfigurationError
 from florence.models.classifier import classifier_of
 from florence.models.exporting.hugging_face import hugging_face_files
 from florence.models.stored import StoredModel
+from florence.tasks.finetune.predict import ClassificationPredictor
 from tests import small_model
 from tests.florence.models.exporting.small_exports import LABELS, classifier
 
@@ -26,14 +27,18 @@ import sys
 import torch
 import transformers
 
-loader, folder, inputs, outputs = sys.argv[1:]
+loader, folder, inputs, outputs, *pictures = sys.argv[1:]
 model, told = getattr(transformers, loader).from_pretrained(
     folder, trust_remote_code=True, output_loading_info=True
 )
 assert not any(told.values()), told
 with torch.no_grad():
     out = model(**torch.load(inputs))
-torch.save({"names": model.config.id2label, **out}, outputs)
+out = {"names": model.config.id2label, **out}
+if pictures:
+    use = transformers.pipeline("image-classification", model=folder, trust_remote_code=True)
+    out["answers"] = use(pictures)
+torch.save(out, outputs)
 """
 
 
@@ -43,15 +48,20 @@ def stored(**changes: object) -> StoredModel:
 
 
 def computed(
-    model: StoredModel, loader: str, inputs: dict[str, torch.Tensor], tmp_path: Path
+    model: StoredModel,
+    loader: str,
+    inputs: dict[str, torch.Tensor],
+    tmp_path: Path,
+    *pictures: Path,
 ) -> dict[str, Any]:
-    """What a class of transformers computes of an exported model, and the names of its classes."""
+    """What a class of transformers computes of an exported model, the names of its classes, and
+    what its pipeline answers about pictures."""
     folder = tmp_path / "exported"
     folder.mkdir()
     for name, content in hugging_face_files(model).items():
         (folder / name).write_bytes(content)
     torch.save(inputs, tmp_path / "in.pt")
-    arguments = map(str, (loader, folder, tmp_path / "in.pt", tmp_path / "out.pt"))
+    arguments = map(str, (loader, folder, tmp_path / "in.pt", tmp_path / "out.pt", *pictures))
     subprocess.run(
         [sys.executable, "-c", LOAD, *arguments],
         check=True,
@@ -80,11 +90,21 @@ def test_transformers_loads_it_and_computes_the_same(tmp_path: Path) -> None:
 def test_a_classifier_is_one_of_transformers_own(tmp_path: Path) -> None:
     model = classifier(hidden=8)
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    out = computed(model, "AutoModelForImageClassification", {"pixel_values": images}, tmp_path)
+    files = [tmp_path / "square.png", tmp_path / "wide.png"]
+    small_model.picture(1).save(files[0])
+    small_model.picture(2, (96, 64)).save(files[1])
+    loader = "AutoModelForImageClassification"
+    out = computed(model, loader, {"pixel_values": images}, tmp_path, *files)
     with torch.no_grad():
         logits = classifier_of(model)(images)
     torch.testing.assert_close(out["logits"], logits, rtol=0, atol=1e-5)
     assert out["names"] == dict(enumerate(LABELS))
+    # What its pipeline says of pictures is what ours does, but for who resizes them.
+    ours = ClassificationPredictor(model, torch.device("cpu"))
+    for file, answer, tolerance in zip(files, out["answers"], (1e-5, 2e-2), strict=True):
+        (expected,) = ours.predict([{"image": file.read_bytes()}], {"top": 3})
+        found = {each["label"]: each["score"] for each in answer}
+        assert found == pytest.approx(expected["probabilities"], abs=tolerance)
     page = hugging_face_files(model)["README.md"].decode()
     for fact in ("image-classification", "| cat, dog, jay |", "id2label"):
         assert fact in page
