@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from florence.errors import ConfigurationError
-from florence.tasks import evaluate, finetune, pretrain
+from florence.tasks import evaluate, finetune, pretrain, video
 from florence.tasks.kind import Kind, ModelTask
 
 KINDS: dict[str, Kind] = {
@@ -11,6 +11,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         pretrain.KIND,
         finetune.KIND,
+        video.KIND,
         evaluate.KIND,
     )
 }

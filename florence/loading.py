@@ -68,6 +68,17 @@ class LoadedModel:
         result: Tensor = embed([content_of(image) for image in _many(images)])
         return result
 
+    def embed_videos(self, videos: Sequence[bytes]) -> Tensor:
+        """Embeddings (N, D) of unit length, fp32, on the CPU, of the contents of video files.
+
+        Raises:
+            ConfigurationError: models of this task do not embed videos.
+            ValueError: a video is unusable; names the row.
+        """
+        embed = self._ability("embed_videos", "videos")
+        result: Tensor = embed(videos)
+        return result
+
     def embed_texts(self, texts: str | Sequence[str]) -> Tensor:
         """Embeddings (N, D) of unit length, fp32, on the CPU; their dot products with those of
         images are similarities.

@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from florence.config.base import Holds, Settings, location, setting
+from florence.config.base import Holds, Settings, location, setting, settings_group
+from florence.config.video import ClipSampling, VideoTower, Views
 
 PROMPT_SETS = (
     "aircraft",
@@ -152,4 +153,96 @@ class Classification(EvaluationSettings):
         None,
         description="the number that counts: accuracy, meanPerClass or mAP11 (several classes an "
         "image). Default: that of labels, else accuracy",
+    )
+
+
+class Pooling(StrEnum):
+    """How a video becomes one embedding."""
+
+    FRAMES = "frames"
+    CLIP = "clip"
+
+
+class ActionRecognition(EvaluationSettings):
+    """Videos with one class each, by a model that was trained to name actions."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with .cls members",
+        min_length=1,
+    )
+    views: Views = settings_group(
+        Views, description="how often a video is looked at; the softmax of all views is averaged"
+    )
+    clip: ClipSampling | None = setting(
+        None, description="which frames are looked at. Default: those of the model's training"
+    )
+
+
+class VideoEmbedding(EvaluationSettings):
+    """What evaluations share that compare videos with texts."""
+
+    pooling: Pooling = setting(
+        Pooling.FRAMES,
+        description="frames: the mean of the embeddings of single frames; clip: one pass of the "
+        "tower of clips, which a model of images is inflated to",
+    )
+    frames_per_second: float = setting(
+        1.0, description="pooling frames: frames looked at of each second", unit="frames/s", gt=0
+    )
+    most_frames: int = setting(
+        12,
+        description="pooling frames: frames of a video at most, evenly spaced then",
+        unit="frames",
+        ge=1,
+    )
+    clip: ClipSampling | None = setting(
+        None,
+        description="pooling clip: which frames are looked at. Default: those of the model's "
+        "training, else 32 with stride 2",
+    )
+    tower: VideoTower = settings_group(
+        VideoTower, description="pooling clip: how a model of images is inflated"
+    )
+
+
+class VideoRetrieval(VideoEmbedding):
+    """Text-to-video and video-to-text retrieval: R@1, R@5, R@10, median and mean rank."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with captions",
+        min_length=1,
+    )
+    captions_per_clip: int = setting(
+        1,
+        description="captions used of each clip, the first ones; 1 is the protocol of MSR-VTT 1K-A",
+        ge=1,
+    )
+    label: RetrievalLabel = setting(
+        RetrievalLabel.IMAGE,
+        description="what is right: image: a clip's own captions only, as the benchmarks have it; "
+        "text: equal captions of other clips too, for data whose captions repeat",
+    )
+    dual_softmax: bool = setting(
+        False,
+        description="weigh each score by a softmax over the other direction (DSL, arXiv "
+        "2109.04290); uses all queries of the test set at once, which many count as unfair",
+    )
+
+
+class ZeroShotActions(VideoEmbedding):
+    """Videos with one class each, named by comparing them with the classes' names in sentences."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with .cls members",
+        min_length=1,
+    )
+    prompts: str = location(
+        holds=Holds.PROMPTS,
+        description="class names and templates: the path or s3:// URI of a YAML file with lists "
+        "'classes' and 'templates', or a built-in set",
+        names=PROMPT_SETS,
+        min_length=1,
     )

@@ -47,4 +47,25 @@ EVALUATIONS = (
         tasks=("classification",),
         prepare="florence.evaluation.classification:prepare",
     ),
+    Evaluation(
+        field="action_recognition",
+        help="action recognitions by a model that was trained for it",
+        settings="florence.config.evaluations:ActionRecognition",
+        tasks=("action-recognition",),
+        prepare="florence.evaluation.action_recognition:prepare",
+    ),
+    Evaluation(
+        field="video_retrieval",
+        help="retrievals of videos by texts and of texts by videos",
+        settings="florence.config.evaluations:VideoRetrieval",
+        tasks=("contrastive", "video-text"),
+        prepare="florence.evaluation.video_text_retrieval:prepare",
+    ),
+    Evaluation(
+        field="zero_shot_actions",
+        help="zero-shot action recognitions",
+        settings="florence.config.evaluations:ZeroShotActions",
+        tasks=("contrastive", "video-text"),
+        prepare="florence.evaluation.zero_shot_actions:prepare",
+    ),
 )

@@ -76,7 +76,7 @@ def image_stages(
     side, in_channels = resolution, 3
     for index in range(4):
         channels = image.width << index
-        side = embedded_side(side, index, image.embedding)
+        side = _embedded_side(side, index, image.embedding)
         fitted = min(window or image.window, side)
         stages.append(
             ImageStage(
@@ -194,7 +194,7 @@ def _kernel(index: int, embedding: Embedding) -> int:
     return 7 if index == 0 else 3
 
 
-def embedded_side(side: int, index: int, embedding: Embedding) -> int:
+def _embedded_side(side: int, index: int, embedding: Embedding) -> int:
     """Side of the map after a stage's embedding: kernels 7, 3, 3, 3 with strides 4, 2, 2, 2."""
     stride = 4 if index == 0 else 2
     if embedding is Embedding.SWIN:

@@ -8,9 +8,11 @@ from florence.planner.memory import memory_per_gpu
 from florence.planner.sizes import image_stages
 from florence.tasks.finetune.settings import Finetune
 from florence.tasks.pretrain.settings import Pretrain
+from florence.tasks.video.settings import Video
 from florence_jobs.recipes.finetuning import imagenet_finetune, retrieval_finetune
 from florence_jobs.recipes.florence import florence_h
 from florence_jobs.recipes.registry import RECIPES, write_samples
+from florence_jobs.recipes.video import kinetics, msrvtt_zero_shot
 from florence_operator.api import FlorenceJob, load_job
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -74,3 +76,22 @@ def test_fine_tunings_fit_their_gpus(job: FlorenceJob) -> None:
         cuda=True,
     )
     assert memory.total < 40e9
+
+
+def test_the_papers_kinetics() -> None:
+    (stage,) = kinetics().spec.stages
+    settings = stage.config
+    assert isinstance(settings, Video)
+    assert (settings.resolution, settings.epochs, settings.optimizer.lr) == (384, 30, 2e-4)
+    assert (settings.drop_path, settings.views.spans, settings.views.crops) == (0.5, 4, 3)
+    assert (settings.clip.frames, settings.clip.stride) == (32, 2)
+    assert settings.head.tower_lr_scale == 0.1
+    again = FlorenceJob.model_validate(kinetics().manifest())
+    assert again.spec == kinetics().spec
+
+
+def test_msrvtt_is_measured_by_the_protocol_of_1ka() -> None:
+    (stage,) = msrvtt_zero_shot().spec.stages
+    (one,) = stage.config.video_retrieval
+    assert (one.most_frames, one.frames_per_second, one.captions_per_clip) == (12, 1.0, 1)
+    assert not one.dual_softmax

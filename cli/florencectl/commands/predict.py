@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -13,11 +14,11 @@ import typer
 from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
-from florence.tasks.inputs import Column, Parameter, texts_in
+from florence.tasks.inputs import FILES, Column, Parameter, texts_in
 from florence.tasks.kind import ModelTask
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
-from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.input_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_named, in_parts
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import DocumentFormat, print_csv, print_document, print_table
 
@@ -42,8 +43,8 @@ def _predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="JPEG, PNG or WebP files, folders or globs of them, or s3:// URIs; - reads names "
-            "from stdin, one a line."
+            help="JPEG, PNG or WebP files, or videos for models that take those; folders or globs "
+            "of them, or s3:// URIs; - reads names from stdin, one a line."
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Labels shown of each image.")] = 3,
@@ -70,7 +71,8 @@ def _predict(
         if text is not None
     }
     bad = BadFiles()
-    files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    files = files_named(images, suffixes, stdin=sys.stdin, refuse=bad.add)
     answers = answers_of(
         model, files, values, offered={"top": top}, device=device, s3=s3, refuse=bad.add
     )
@@ -87,7 +89,7 @@ def show(answers: Sequence[Answer], output: AnswerFormat, top: int) -> None:
     elif output is AnswerFormat.CSV:
         print_csv(*table_of(answers, top))
     else:
-        document = [{"image": name, **rounded(answer)} for name, answer in answers]
+        document = [{_noun(name): name, **rounded(answer)} for name, answer in answers]
         print_document(document, DocumentFormat(output.value))
 
 
@@ -144,12 +146,22 @@ def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
         return parse_templates(text, flag, s3)
     if given.type == "texts":
         return parse_labels(text, flag)
+    if given.type == "seconds":
+        return parse_seconds(text, flag)
     if given.type in ("number", "integer"):
         try:
             return int(text) if given.type == "integer" else float(text)
         except ValueError:
             raise ConfigurationError(f"{flag}: '{text}' is not a number") from None
     return text
+
+
+def parse_seconds(text: str, flag: str) -> float:
+    """A length of time: 2, 2s, 500ms or 1m. Raises :class:`ConfigurationError`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", text.strip())
+    if found is None:
+        raise ConfigurationError(f"{flag}: '{text}' is no length of time: write 2s or 500ms")
+    return float(found[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(found[2] or "s", 1.0)
 
 
 def parse_labels(labels: str, flag: str = "--labels") -> list[str]:
@@ -224,7 +236,6 @@ def answers_of(
         return []
     from florence.loading import load
     from florence.models.opening import read_card
-    from florencectl.inference import pictures_of
 
     task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
@@ -233,9 +244,12 @@ def answers_of(
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
 
+    media = next((column.type for column in task.inputs.columns if column.type in FILES), "image")
+    files = [name for name in files if fits(name, media, task, refuse)]
+
     def answers_to(some: Sequence[str]) -> list[Answer]:
-        pictures = list(pictures_of(some, s3, refuse))
-        rows = [{"image": image, **columns} for _, image in pictures]
+        pictures = list(media_of(media, some, s3, refuse))
+        rows = [{media: content, **columns} for _, content in pictures]
         answers = model.predictor.predict(rows, parameters) if rows else []
         return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
 
@@ -243,17 +257,58 @@ def answers_of(
     return [answer for part in parts for answer in answers_to(part)]
 
 
+def fits(name: str, media: str, task: ModelTask, refuse: Callable[[str], None]) -> bool:
+    """Whether a file is one of images or videos, as the model takes; refuses it otherwise."""
+    others = IMAGE_SUFFIXES if media == "video" else VIDEO_SUFFIXES
+    if not name.lower().endswith(others):
+        return True
+    wanted = "videos" if media == "video" else "images"
+    refuse(f"{name}: {task.name} models take {wanted}")
+    return False
+
+
+def media_of(
+    media: str, names: Sequence[str], s3: S3Settings, refuse: Callable[[str], None]
+) -> Iterator[tuple[str, Any]]:
+    """Files by name as rows hold them: decoded images, or videos that can be opened."""
+    from florencectl.inference import contents_of, pictures_of
+
+    if media == "image":
+        yield from pictures_of(names, s3, refuse)
+        return
+    from florence.data.video.files import BrokenClipError, open_clip
+
+    for name, content in contents_of(names, s3, refuse):
+        try:
+            with open_clip(content) as clip:
+                clip.frames([len(clip.times) // 2])
+        except BrokenClipError as error:
+            refuse(f"{name}: {error}")
+        else:
+            yield name, content
+
+
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: the best labels where there are labels, else what each answer holds."""
+    """Header and rows: the best labels where there are labels, else what each answer holds.
+
+    Of answers with a timeline, its parts.
+    """
+    if all("timeline" in answer for _, answer in answers):
+        rows = [
+            [name, f"{part['start']:g} s", part["label"], f"{part['probability']:.4f}"]
+            for name, answer in answers
+            for part in answer["timeline"]
+        ]
+        return ["video", "start", "label", "probability"], rows
     if all("probabilities" in answer for _, answer in answers):
         rows = [
             [name, label, f"{probability:.4f}"]
             for name, answer in answers
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
-        return ["image", "label", "probability"], rows
+        return [_noun(answers[0][0]), "label", "probability"], rows
     columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
-    return ["image", *columns], [
+    return [_noun(answers[0][0]), *columns], [
         [name, *(answer.get(column, "") for column in columns)] for name, answer in answers
     ]
 
@@ -262,6 +317,11 @@ def rounded(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The answer with its fractions at six places, and without what its labels repeat."""
     repeated = {"probability"} if "probabilities" in answer else set()
     return {name: _short(value) for name, value in answer.items() if name not in repeated}
+
+
+def _noun(name: str) -> str:
+    """What a file holds."""
+    return "video" if name.lower().endswith(VIDEO_SUFFIXES) else "image"
 
 
 def _short(value: Any) -> Any:

@@ -37,7 +37,8 @@ def make_sample(row: Row | BrokenRow, settings: ImportSettings) -> Made | Broken
     except MissingKeyError as error:
         return BrokenRow(row.where, f"{error.url} does not exist: add the file or remove the row")
     except BrokenImageError as error:
-        return BrokenRow(row.where, f"{error}: replace the image or remove the row")
+        what = "image" if row.video is None else "video"
+        return BrokenRow(row.where, f"{error}: replace the {what} or remove the row")
     except UnicodeEncodeError:
         return BrokenRow(row.where, "its text is not Unicode: convert it to UTF-8")
 
@@ -49,6 +50,12 @@ def _members(row: Row, settings: ImportSettings) -> dict[str, bytes]:
         data, image = _image(_read(row.image), settings)
         members[_EXTENSIONS[str(image.format)]] = data
         meta = {"width": image.width, "height": image.height}
+        meta["sha256"] = hashlib.sha256(data).hexdigest()
+    if row.video is not None:
+        from florence.data.importing.videos import stored_video
+
+        extension, data, meta = stored_video(row, _read(row.video), settings)
+        members[extension] = data
         meta["sha256"] = hashlib.sha256(data).hexdigest()
     copied = {extension: _read(value) for extension, value in row.files.items()}
     if row.text is not None:

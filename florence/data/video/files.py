@@ -8,7 +8,6 @@ in colours and, with variable frame rates, in frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -64,9 +63,7 @@ class ClipFile(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_clip(
-    data: bytes, limits: ClipLimits | None = None, *, threads: int = 1
-) -> AbstractContextManager[ClipFile]:
+def open_clip(data: bytes, limits: ClipLimits | None = None, *, threads: int = 1) -> ClipFile:
     """A video file's content, opened.
 
     Args:

@@ -46,7 +46,9 @@ class PyAvClip:
             raise _broken(error) from error
         base = float(self._stream.time_base)
         first, last = self._stamps[0], self._stamps[-1]
-        self.times: NDArray[np.float64] = (np.array(self._stamps, np.int64) - first) * base
+        self.times: NDArray[np.float64] = np.array(
+            [(stamp - first) * base for stamp in self._stamps], np.float64
+        )
         shown = self._last_duration or (last - first) // max(1, len(self._stamps) - 1)
         self.duration = float(self.times[-1]) + shown * base
         self._decoding: Iterator[Any] | None = None
@@ -110,7 +112,7 @@ class PyAvClip:
     def _pays_to_seek(self, wanted: int) -> bool:
         """Whether a key frame lies between where decoding is and the wanted frame."""
         key = np.searchsorted(self._keys, wanted, side="right") - 1
-        return key >= 0 and self._keys[key] > self._reached
+        return bool(key >= 0 and self._keys[key] > self._reached)
 
     def _video_stream(self) -> Any:
         if not self._container.streams.video:

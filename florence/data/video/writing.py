@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
-from florence.data.video.files import ClipLimits, Frame, open_clip
+from florence.data.video.files import BrokenClipError, ClipLimits, Frame, open_clip
 from florence.data.video.sampling import resampled
 
 _BLOCK = 64
@@ -36,7 +37,7 @@ def write_clip(
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
-        stream = None
+        stream: Any = None
         for number, frame in enumerate(frames):
             height, width = (side // 2 * 2 for side in frame.shape[:2])
             if stream is None:
@@ -60,6 +61,7 @@ def rewritten(
     *,
     short_side: int | None,
     rate: float | None,
+    between: tuple[float, float] | None = None,
     limits: ClipLimits | None = None,
     quality: int = 23,
 ) -> bytes:
@@ -68,14 +70,24 @@ def rewritten(
     Args:
         short_side: of the new frames in pixels, where the old ones' is longer.
         rate: frames per second; the old number of frames over the old duration where None.
+        between: seconds from which and before which frames are taken.
         limits: what the video may have at most.
         quality: libx264's constant rate factor, 0 (best) to 51.
 
     Raises:
-        BrokenClipError: it cannot be decoded.
+        BrokenClipError: it cannot be decoded, or has no frame between the seconds.
     """
     with open_clip(data, limits) as clip:
         numbers = resampled(clip.times, clip.duration, rate)
+        if between is not None:
+            # At a constant rate, frame n is shown at n / rate.
+            shown = np.arange(len(numbers)) / rate if rate else clip.times[numbers]
+            numbers = numbers[(shown >= between[0] - 1e-6) & (shown < between[1] - 1e-6)]
+            if not len(numbers):
+                raise BrokenClipError(
+                    f"video of {clip.duration:.1f} s has no frame from {between[0]:g} to "
+                    f"{between[1]:g} s"
+                )
         own = len(clip.times) / clip.duration if clip.duration > 0 else 25.0
 
         def frames() -> Iterable[Frame]:
