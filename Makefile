@@ -1,8 +1,10 @@
 # `make` prints what there is: every target with the words behind its `##`.
 #
 # TORCH=…     another build of torch, as pip would be told: a requirement, a wheel's path or URL
+# BACKEND=…   the kind of children that `make e2e` runs over: PyTorchJob or TrainJob; else auto
+# ONLY=…      a mark of tests: `make e2e` runs only those that have it
 # PYTHON=…    the Python that makes .venv: 3.11 or newer
-.PHONY: help run test test-fast test-cuda e2e check lint types imports generated format generate
+.PHONY: help run test test-fast test-cuda e2e e2e-chaos check lint types imports generated format generate
 .PHONY: samples samples-short screenshots bench bench-operator clean constraints
 .DELETE_ON_ERROR:
 
@@ -10,6 +12,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?=
+BACKEND ?=
+ONLY   ?=
 CRD_FILES := manifests/base/crds/florence.dev_florencejobs.yaml charts/florence-operator/templates/crds.yaml
 
 help: ## print this list
@@ -28,7 +32,12 @@ test-cuda: $(VENV)/.dev ## the tests that need a GPU, on this machine's first
 	$(BIN)/python -m pytest -m cuda
 
 e2e: $(VENV)/.dev ## the tests on the cluster in KUBECONFIG (docs/install.md says what it needs)
-	FLORENCE_E2E=1 $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200
+	FLORENCE_E2E=1 FLORENCE_E2E_BACKEND=$(BACKEND) $(BIN)/python -m pytest tests/charts tests/e2e --timeout=1200 $(if $(ONLY),-m $(ONLY))
+
+SECONDS ?= 3600
+SEED    ?= 1
+e2e-chaos: $(VENV)/.dev ## a soak with random faults on that cluster: SECONDS=3600 SEED=1
+	FLORENCE_E2E=1 FLORENCE_CHAOS_SECONDS=$(SECONDS) FLORENCE_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s tests/e2e/chaos
 
 check: lint types imports generated ## lint, types, imports and generated, as CI does
 
@@ -44,6 +53,7 @@ imports: $(VENV)/.dev ## who may import whom
 
 generated: $(VENV)/.dev ## whether generated files are fresh
 	$(BIN)/python -m florence_jobs.recipes jobs/samples --check
+	$(BIN)/python -m florence_jobs.pipelines --check
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES) --check
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python -m tools.reference docs/reference.md --check
@@ -57,6 +67,7 @@ format: $(VENV)/.dev ## put style and format right
 
 generate: $(VENV)/.dev ## write the generated files: CRD, samples, chart, reference, rights, causes, version
 	$(BIN)/python -m florence_jobs.recipes jobs/samples
+	$(BIN)/python -m florence_jobs.pipelines
 	$(BIN)/python -m florence_operator.api.crd $(CRD_FILES)
 	$(BIN)/python charts/generate.py
 	$(BIN)/python -m tools.reference docs/reference.md
@@ -74,9 +85,10 @@ screenshots: $(VENV)/.dev ## the pictures of docs/start.md, of a run of the samp
 	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
-	for bench in $(filter-out %bench_operator.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
-bench-operator: $(VENV)/.dev ## the operator on the cluster in KUBECONFIG, beside the Training Operator
+bench-operator: $(VENV)/.dev ## the operator with running jobs, then on the cluster in KUBECONFIG, beside the Training Operator
+	$(BIN)/python tests/benchmarks/bench_running_jobs.py
 	$(BIN)/python tests/benchmarks/bench_operator.py
 
 clean: ## delete .venv and what tools cached

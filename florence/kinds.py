@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from florence.errors import ConfigurationError
-from florence.tasks import evaluate, finetune, pretrain, video
+from florence.tasks import caption, detection, evaluate, finetune, pretrain, video, vlp, vqa
 from florence.tasks.kind import Kind, ModelTask
 
 KINDS: dict[str, Kind] = {
@@ -11,6 +11,10 @@ KINDS: dict[str, Kind] = {
     for kind in (
         pretrain.KIND,
         finetune.KIND,
+        detection.KIND,
+        vlp.KIND,
+        vqa.KIND,
+        caption.KIND,
         video.KIND,
         evaluate.KIND,
     )

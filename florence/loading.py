@@ -42,21 +42,29 @@ class LoadedModel:
 
         Args:
             images: one or many: paths, bytes of files, or Pillow images.
-            parameters: of the model's task, such as ``labels=["cat", "dog"]``.
+            parameters: of the model's task, such as ``labels=["cat", "dog"]``; of what stands in
+                every row, such as ``question="how many?"``, one for all images or a list of one
+                for each.
 
         Raises:
             ConfigurationError: the task has no such parameter; names those it has.
             DataError: a file cannot be read.
             ValueError: an image or a value is unusable; names the row.
         """
-        known = [parameter.name for parameter in self.predictor.inputs.parameters]
+        known = [given.name for given in self.predictor.inputs.given]
         for name in parameters:
             if name not in known:
                 raise ConfigurationError(
                     f"{self.card.task} models take no '{name}': use {', '.join(known) or 'none'}"
                 )
-        rows = [{"image": content_of(image)} for image in _many(images)]
-        return self.predictor.predict(rows, parameters)
+        rows: list[dict[str, Any]] = [{"image": content_of(image)} for image in _many(images)]
+        named = {parameter.name for parameter in self.predictor.inputs.parameters}
+        for name in parameters.keys() - named:
+            for row, value in zip(rows, _each(name, parameters[name], len(rows)), strict=True):
+                row[name] = value
+        return self.predictor.predict(
+            rows, {name: value for name, value in parameters.items() if name in named}
+        )
 
     def embed_images(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
         """Embeddings (N, D) of unit length, fp32, on the CPU.
@@ -143,6 +151,17 @@ def content_of(image: ImageLike) -> bytes | Image.Image:
         return Path(image).read_bytes()
     except OSError as error:
         raise DataError(f"{image}: cannot be read: {error.strerror}") from None
+
+
+def _each(name: str, value: Any, count: int) -> Sequence[Any]:
+    """A column's value for every row."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise ConfigurationError(
+            f"{name}: {len(value)} values for {count} images: give one for each, or one for all"
+        )
+    return value
 
 
 def _many(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:

@@ -21,6 +21,8 @@ _CHART_NAMES = {
     rights.TLS_SECRET: '{{ include "florence-operator.tlsSecret" . }}',
 }
 _CHART_CONDITIONS = {
+    rights.TAINTS: "{{- if ne "
+    '((.Values.config.failures | default dict).taintNodes | default "none") "none" }}',
     "selfMade": '{{- if eq (include "florence-operator.selfMade" .) "true" }}',
     "webhookAuthority": "{{- if and "
     '(eq (include "florence-operator.selfMade" .) "true") .Values.webhook.enabled }}',
@@ -41,6 +43,8 @@ def rules(found: Sequence[Right], names: Mapping[str, str] | None = None) -> lis
     """The lines of a role's ``rules``; with ``names`` as a chart's template."""
     lines = []
     for right in found:
+        if names is None and right.needed == rights.TAINTS:
+            continue
         condition = _CHART_CONDITIONS[right.needed] if names and right.needed else ""
         lines += [condition] if condition else []
         lines.append(f"- apiGroups: [{right.group or chr(34) * 2}]")

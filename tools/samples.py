@@ -20,10 +20,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from florence.home import florence_home
 from florencectl.run_display import shown
+from tools.digit_captions import figures_of_stage
 
 RESULTS = Path("docs/results.md")
+PRETRAINED = "artifacts/default/digits/clean/model"
+"""Where `make run` leaves its two towers, in its home folder."""
 BEGIN, END = "<!-- samples:begin", "<!-- samples:end -->"
 
 
@@ -36,12 +43,17 @@ class Sample:
         required: least values of metrics at full length, by ``stage/metric``.
         chance: what the short form must clearly beat.
         minutes: what the full length may take on two cores.
+        captioning: stages whose captions of digits are looked at, see :mod:`tools.digit_captions`.
+        pretraining: the stage that the short form leaves out where ``make run`` has left a model:
+            what depends on it starts from that.
     """
 
     short: tuple[str, ...] = ()
+    pretraining: str | None = None
     required: Mapping[str, float] = field(default_factory=dict)
     chance: Mapping[str, float] = field(default_factory=dict)
     minutes: float
+    captioning: tuple[str, ...] = ()
 
 
 SAMPLES: dict[str, Sample] = {
@@ -70,6 +82,38 @@ SAMPLES: dict[str, Sample] = {
         },
         minutes=8,
     ),
+    "digits-detection": Sample(
+        short=(
+            "pretrain.steps=60",
+            "boxes.steps=40",
+            "boxes-scratch.steps=5",
+            "five-shot.steps=5",
+            "zero-shot.steps=5",
+        ),
+        pretraining="pretrain",
+        required={"boxes/boxes/ap50": 0.90, "boxes/boxes/ap": 0.55},
+        chance={"boxes/boxes/ap50": 0.01},
+        minutes=10,
+    ),
+    "digits-vision-language": Sample(
+        short=(
+            "pretrain.steps=15",
+            "vlp.steps=15",
+            "vqa.steps=60",
+            "caption.steps=15",
+            "vqa-scratch.steps=3",
+            "caption-scratch.steps=3",
+        ),
+        required={
+            "vlp/vlp/accuracy": 0.90,
+            "vqa/vqa/accuracy": 0.75,
+            "caption/caption/cider": 1.0,
+            "caption/caption/count": 0.80,
+        },
+        chance={"vqa/vqa/accuracy": 0.1},
+        minutes=15,
+        captioning=("caption", "caption-scratch"),
+    ),
 }
 
 
@@ -79,11 +123,21 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
     Raises:
         SystemExit: it did not end well; its log is on stderr.
     """
-    command = [sys.executable, "-m", "florencectl.main", "submit", "--local", "-o", "json"]
-    command += ["-f", f"jobs/samples/{name}.yaml"]
-    for assignment in SAMPLES[name].short if short else ():
-        command += ["--set", assignment]
+    sample, path = SAMPLES[name], Path(f"jobs/samples/{name}.yaml")
+    model = florence_home() / PRETRAINED
+    assignments = sample.short if short else ()
     with tempfile.TemporaryDirectory() as home:
+        if short and sample.pretraining is not None and model.is_dir():
+            document = yaml.safe_load(path.read_text("utf-8"))
+            path = Path(home, path.name)
+            path.write_text(yaml.safe_dump(on_model(document, sample.pretraining, str(model))))
+            assignments = tuple(
+                each for each in assignments if each.partition(".")[0] != sample.pretraining
+            )
+        command = [sys.executable, "-m", "florencectl.main", "submit", "--local", "-o", "json"]
+        command += ["-f", str(path)]
+        for assignment in assignments:
+            command += ["--set", assignment]
         start = time.monotonic()
         ended = subprocess.run(
             command,
@@ -93,9 +147,27 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
             check=False,
         )
         seconds = time.monotonic() - start
-    if ended.returncode:
-        raise SystemExit(f"{name}: ended with {ended.returncode}")
-    return metrics_of(json.loads(ended.stdout)), seconds
+        if ended.returncode:
+            raise SystemExit(f"{name}: ended with {ended.returncode}")
+        metrics = metrics_of(json.loads(ended.stdout))
+        for stage in SAMPLES[name].captioning:
+            found = figures_of_stage(Path(home, "jobs/default", name, stage))
+            metrics |= {f"{stage}/caption/{figure}": value for figure, value in found.items()}
+    return metrics, seconds
+
+
+def on_model(document: Mapping[str, Any], stage: str, model: str) -> dict[str, Any]:
+    """A job without one of its stages: what depended on it starts from a model instead."""
+    stages = []
+    for each in document["spec"]["stages"]:
+        if each["name"] == stage:
+            continue
+        rest = [name for name in each.get("dependsOn", ()) if name != stage]
+        changed = {key: value for key, value in each.items() if key != "dependsOn"}
+        if len(rest) < len(each.get("dependsOn", ())):
+            changed["initialModel"] = model
+        stages.append({**changed, "dependsOn": rest} if rest else changed)
+    return {**document, "spec": {**document["spec"], "stages": stages}}
 
 
 def metrics_of(job: Mapping[str, object]) -> dict[str, float]:

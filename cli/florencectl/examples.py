@@ -26,6 +26,22 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "submit finetune --mode linearProbe --data flowers/train --validation flowers/test "
         "--from runs/default/web/pretrain --local",
     ),
+    "submit detection": (
+        "submit detection --data shards/street --validation shards/street-val --batch-size 16 "
+        "--epochs 12 --from runs/default/web/pretrain --local",
+    ),
+    "submit vlp": (
+        "submit vlp --data shards/coco --roberta models/roberta-base --batch-size 256 --epochs 10 "
+        "--resolution 384 --window 12 --from runs/default/web/pretrain --local",
+    ),
+    "submit vqa": (
+        "submit vqa --data shards/vqa-train --validation shards/vqa-val --batch-size 256 "
+        "--epochs 10 --set optimizer.lr=8e-6 --from runs/default/fusion/vlp --local",
+    ),
+    "submit caption": (
+        "submit caption --data shards/coco-train --validation shards/coco-test --batch-size 256 "
+        "--epochs 10 --from runs/default/fusion/vlp --local",
+    ),
     "submit evaluate": (
         "submit evaluate --model runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
@@ -54,6 +70,23 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "delete": ("delete digits", "delete digits --artifacts --local", "delete -l team=vision --yes"),
     "artifacts ls": ("artifacts ls digits", "artifacts ls digits mixed/model"),
     "artifacts get": ("artifacts get digits mixed/model -o models/digits",),
+    "storage prepare": (
+        "storage prepare s3://florence/runs --endpoint http://minio:9000 -n vision -n speech "
+        "--read digits",
+        "storage prepare s3://florence/runs --endpoint http://minio:9000 -n vision "
+        "--secret-out secrets.yaml",
+    ),
+    "storage check": (
+        "storage check s3://florence/runs --endpoint http://minio:9000 -n vision --secret minio",
+    ),
+    "storage usage": (
+        "storage usage s3://florence/runs --endpoint http://minio:9000 --by job",
+        "storage usage s3://florence/runs -n vision -o json",
+    ),
+    "storage gc": (
+        "storage gc s3://florence/runs --endpoint http://minio:9000",
+        "storage gc s3://florence/runs -n vision --older-than 7d --yes",
+    ),
     "doctor": ("doctor", "doctor -f jobs/samples/florence-h.yaml"),
     "plan": (
         "plan -f jobs/samples/florence-h.yaml",
@@ -72,12 +105,46 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",
     ),
+    "export": (
+        "export MODEL exported --format hf",
+        "export MODEL exported --format onnx",
+        "export models:/web-contrastive@champion s3://bucket/web --format safetensors",
+    ),
+    "models list": ("models list", "models list digits-contrastive -o wide"),
+    "models show": ("models show digits-contrastive@champion",),
+    "models promote": (
+        "models promote digits-contrastive --if 'digits/top1 >= champion + 0.002'",
+        "models promote digits-contrastive/3 --to staging",
+    ),
+    "models alias": (
+        "models alias digits-contrastive/2 champion",
+        "models alias digits-contrastive staging --delete",
+    ),
+    "models lineage": ("models lineage digits-classification@champion -o wide",),
+    "models compare": ("models compare digits-contrastive@champion digits-contrastive@candidate",),
+    "pipeline list": ("pipeline list",),
+    "pipeline compile": ("pipeline compile pretrain-and-adapt -f pipeline.yaml",),
+    "pipeline run": (
+        "pipeline run pretrain-and-adapt --local",
+        "pipeline run finetune-and-promote --local --set job=@job.yaml --set model=MODEL "
+        "--set evaluation=@evaluation.yaml",
+    ),
+    "pipeline submit": (
+        "pipeline submit finetune-and-promote --endpoint http://kfp:8888 --set job=@job.yaml "
+        "--set model=models:/web-contrastive@champion --set evaluation=@evaluation.yaml",
+        "pipeline submit nightly-evaluation --endpoint http://kfp:8888 --cron '0 2 * * *' "
+        "--set model=models:/web-contrastive@champion --set evaluation=@evaluation.yaml "
+        "--set gate='food/top1 > 0.8'",
+    ),
     "data index": (
         "data index shards/web",
         "data index s3://bucket/web --endpoint http://minio:9000",
     ),
     "data check": ("data check shards/web",),
     "data digits": ("data digits shards/digits",),
+    "data pseudo-label": (
+        "data pseudo-label runs/boxes/model shards/imagenet shards/imagenet-boxes --threshold 0.5",
+    ),
     "data curate": ("data curate shards/web shards/clean --against food101/test",),
     "serve": ("serve MODEL", "serve s3://bucket/model --endpoint http://minio:9000 --port 5002"),
     "ui": ("ui", "ui --port 5001"),

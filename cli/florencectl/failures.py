@@ -27,7 +27,7 @@ _EXTRA_OF = {
     "PIL": "train",
     "instant_clip_tokenizer": "train",
     "ftfy": "train",
-    "boto3": "train",
+    "boto3": "cluster",
     "sklearn": "train",
     "matplotlib": "train",
     "mlflow": "train",
@@ -36,7 +36,12 @@ _EXTRA_OF = {
     "deepspeed": "deepspeed",
     "kubernetes_asyncio": "cluster",
     "aiohttp": "cluster",
+    "minio": "storage",
+    "onnx": "export",
+    "onnxscript": "export",
     "kfp": "pipelines",
+    "kfp_server_api": "pipelines",
+    "kubernetes": "pipelines",
 }
 
 # Where the models are whose documents users write, by the title pydantic gives their errors.

@@ -11,10 +11,11 @@ from florence.errors import ConfigurationError, FlorenceError
 from florence_operator.api import FlorenceJob, JobStatus, State
 from florencectl.cluster.errors import FAILED, TIMED_OUT
 from florencectl.cluster.following import GOALS, Teller
+from florencectl.display_choice import run_display
 from florencectl.local_jobs import find_job, records_here
 from florencectl.output import DocumentFormat, note
 from florencectl.program import local_command
-from florencectl.run_display import duration, run_display
+from florencectl.run_display import duration
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 

@@ -158,7 +158,7 @@ def _row(job: FlorenceJob, now: datetime) -> dict[str, Any]:
         if running and progress and progress.eta_seconds is not None
         else None,
         "loss": f"{progress.loss:.4f}" if progress and progress.loss is not None else None,
-        "attempts": sum(len(stage.attempts) for stage in status.stages),
+        "attempts": sum(stage.last_number for stage in status.stages),
         "age": duration((now - datetime.fromisoformat(created)).total_seconds())
         if created
         else None,

@@ -20,12 +20,13 @@ from florence.tasks.inputs import Inputs, Type, line_of
 from florence_operator.api import FlorenceJob, State
 from florencectl.checking_data import warn_of_data
 from florencectl.detaching import run_detached
+from florencectl.display_choice import run_display
 from florencectl.failures import INTERRUPTED
 from florencectl.output import DocumentFormat, note, print_document, print_table
 from florencectl.preflight import check_local
 from florencectl.program import local_command, program_to_type
 from florencectl.resubmission import resubmitted
-from florencectl.run_display import run_display, shown
+from florencectl.run_display import shown
 
 if TYPE_CHECKING:
     from florence_jobs.local import Records

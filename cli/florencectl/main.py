@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("florencectl.commands.control", "Run a failed job again."),
     "delete": ("florencectl.commands.runs", "Delete jobs."),
     "artifacts": ("florencectl.commands.artifacts", "List and fetch what a job has stored."),
+    "storage": (
+        "florencectl.commands.storage",
+        "Prepare, check and clean a bucket that a team shares.",
+    ),
     "doctor": ("florencectl.commands.doctor", "Check whether a cluster is fit for jobs."),
     "plan": (
         "florencectl.commands.plan",
@@ -52,6 +56,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("florencectl.commands.search", "Find images and videos by a text."),
     "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
+    "export": ("florencectl.commands.export", "Write a model as other programs load it."),
+    "models": (
+        "florencectl.commands.models",
+        "List, compare and promote the models that jobs registered in MLflow.",
+    ),
+    "pipeline": (
+        "florencectl.commands.pipeline",
+        "Kubeflow pipelines of jobs: compile, run here, submit to a server.",
+    ),
     "data": ("florencectl.commands.data", "Build and inspect training data."),
     "ui": ("florencectl.commands.ui", "Serve the metrics of the runs on this machine."),
     "completion": ("florencectl.commands.completion", "Print the completion script of a shell."),

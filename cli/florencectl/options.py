@@ -56,7 +56,12 @@ Endpoint = Annotated[
         metavar="URL",
     ),
 ]
-ModelUri = Annotated[str, typer.Argument(help="Folder or s3:// URI of a model or of a stage.")]
+ModelUri = Annotated[
+    str,
+    typer.Argument(
+        help="Folder or s3:// URI of a model or of a stage, or models:/NAME@champion of MLflow."
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

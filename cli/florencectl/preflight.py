@@ -23,7 +23,9 @@ from florence.errors import (
     MissingExtraError,
     TransientError,
 )
+from florence_jobs.registry.references import is_reference, parse_reference
 from florence_operator.api import JobStatus, State
+from florencectl.model_uris import resolved
 from florencectl.output import note
 
 if TYPE_CHECKING:
@@ -94,7 +96,9 @@ def check_local(job: FlorenceJob, *, artifacts: str, seconds: float | None = Non
         if not f"{found.uri}/".startswith(own)
     ]
     remote = artifacts.startswith("s3://")
-    looks.append(_Look("spec.artifacts.uri", artifacts, remote, lambda: _writable(artifacts, s3)))
+    # Credentials of a namespace may write below its own folder only.
+    target = f"{artifacts}/{job.namespace}" if remote else artifacts
+    looks.append(_Look("spec.artifacts.uri", artifacts, remote, lambda: _writable(target, s3)))
     _run(looks, LONGEST_WAIT if seconds is None else seconds)
 
 
@@ -162,7 +166,9 @@ def _at(what: str, error: FlorenceError) -> tuple[str, FlorenceError]:
 def _check_form(uri: str) -> None:
     from florence.storage.opening import check_uri
 
-    if not uri.startswith("builtin:"):
+    if is_reference(uri):
+        parse_reference(uri)
+    elif not uri.startswith("builtin:"):
         check_uri(uri)
     elif importlib.util.find_spec("numpy") is not None:  # the train extra
         from florence.data.builtin import check_name
@@ -172,6 +178,9 @@ def _check_form(uri: str) -> None:
 
 def _check_input(where: str, found: Location, s3: S3Settings) -> None:
     if found.uri.startswith("builtin:"):
+        return
+    if found.holds is Holds.MODEL and is_reference(found.uri):
+        resolved(found.uri, s3)
         return
     remote = found.uri.startswith("s3://")
     is_file = found.holds in (Holds.PROMPTS, Holds.TEMPLATES)  # a path as it stands

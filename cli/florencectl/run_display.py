@@ -13,7 +13,6 @@ from typing import TextIO
 
 from florence.config.progress import StageProgress
 from florence_operator.api import Stage, StageStatus, State
-from florencectl.output import ProgressStyle, progress_style
 
 _SECONDS_BETWEEN_PLAIN_LINES = 10.0
 
@@ -96,18 +95,6 @@ class JsonDisplay(RunDisplay):
 
     def _tell(self, event: str, **about: object) -> None:
         self.say(json.dumps({"event": event, **about}))
-
-
-def run_display(stream: TextIO | None = None, style: ProgressStyle | None = None) -> RunDisplay:
-    """What shows a run, in the style that was asked for; ``auto`` is bars on a terminal."""
-    shown_on, style = stream or sys.stderr, style or progress_style()
-    if style is ProgressStyle.JSON:
-        return JsonDisplay(shown_on)
-    if style is ProgressStyle.BAR or (style is ProgressStyle.AUTO and shown_on.isatty()):
-        from florencectl.progress_bars import BarDisplay
-
-        return BarDisplay(shown_on)
-    return RunDisplay(shown_on)
 
 
 def ending_line(name: str, status: StageStatus, seconds: float) -> str:

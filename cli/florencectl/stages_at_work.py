@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from florence_operator.api import JobStatus, StageStatus, State
+from florence_operator.api.goodput import stage_goodput
+from florencectl.explain.time_spent import percent
 from florencectl.run_display import duration
 
 COLUMNS = [
@@ -21,6 +23,7 @@ COLUMNS = [
     "memory",
     "eta",
     "checkpoint",
+    "goodput",
 ]
 
 AT_WORK = (State.QUEUED, State.STARTING, State.RUNNING, State.STALLED, State.RECOVERING)
@@ -35,17 +38,27 @@ class JobAtWork:
     status: JobStatus
 
 
-def rows(jobs: Iterable[JobAtWork]) -> list[dict[str, Any]]:
-    """A row for each stage at work, those of a job in its order; ``None`` is not known."""
+def rows(jobs: Iterable[JobAtWork], now: float) -> list[dict[str, Any]]:
+    """A row for each stage at work, those of a job in its order; ``None`` is not known.
+
+    Args:
+        now: Unix seconds.
+    """
     return [
-        {"namespace": job.namespace, "name": job.name, "stage": stage.name, **_numbers(stage)}
+        {
+            "namespace": job.namespace,
+            "name": job.name,
+            "stage": stage.name,
+            **_numbers(stage),
+            "goodput": percent(stage_goodput(stage, now)),
+        }
         for job in jobs
         for stage in job.status.stages
         if stage.state in AT_WORK
     ]
 
 
-def documents(jobs: Iterable[JobAtWork]) -> list[Mapping[str, Any]]:
+def documents(jobs: Iterable[JobAtWork], now: float) -> list[Mapping[str, Any]]:
     """The same for programs: numbers in their units, with the names of the status."""
     return [
         {
@@ -55,6 +68,7 @@ def documents(jobs: Iterable[JobAtWork]) -> list[Mapping[str, Any]]:
             "state": stage.state.value,
             "attempt": stage.attempts[-1].number if stage.attempts else None,
             "progress": stage.progress.wire(defaults=False) if stage.progress else None,
+            "goodput": goodput.wire() if (goodput := stage_goodput(stage, now)) else None,
         }
         for job in jobs
         for stage in job.status.stages

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST = 1_000
 _NO_RESULTS = ("steps", "logitScale")
+_SEEDS = ("seed", "shotsSeed")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
@@ -180,3 +182,20 @@ def results_table(
             ]
         )
     return ["name", *varying, "state", chosen or "result"], rows
+
+
+def spread_over_seeds(
+    found: Sequence[Variant], jobs: Sequence[FlorenceJob], metric: str | None
+) -> str | None:
+    """The mean of a result and its sample deviation, where nothing but a seed varies.
+
+    None where something else varies, or fewer than two jobs have the result.
+    """
+    if any(path.rpartition(".")[2] not in _SEEDS for path in found[0].values):
+        return None
+    chosen = metric_to_sort_by(jobs, metric)
+    values = [results_of(job)[chosen] for job in jobs if chosen and chosen in results_of(job)]
+    if chosen is None or len(values) < 2:
+        return None
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    return f"{chosen} over {len(values)} seeds: {shown(chosen, mean)} ± {shown(chosen, deviation)}"

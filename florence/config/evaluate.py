@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import create_model, model_validator
+from pydantic import SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 from pydantic.alias_generators import to_camel
 
 from florence.config.base import setting
@@ -56,6 +56,13 @@ class Evaluate(_Lists):
         """Tasks of the models that all of the evaluations can measure."""
         kinds = [kind for kind, _ in self.chosen()]
         return tuple(task for task in kinds[0].tasks if all(task in kind.tasks for kind in kinds))
+
+    @model_serializer(mode="wrap")
+    def _write_without_empty_lists(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An image older than an evaluation reads plans that do not ask for it."""
+        empty = [kind.field for kind in EVALUATIONS if not getattr(self, kind.field)]
+        unwritten = {name for field in empty for name in (field, to_camel(field))}
+        return {name: value for name, value in write(self).items() if name not in unwritten}
 
     @model_validator(mode="after")
     def _has_something_to_do(self) -> Self:

@@ -130,6 +130,13 @@ class Retrieval(EvaluationSettings):
         description="what is right: image: an image's own captions only, as the benchmarks have "
         "it; text: equal captions of other images too, for data whose captions repeat",
     )
+    rerank: int = setting(
+        0,
+        description="vlp models: so many of the best candidates by the two towers are put in order "
+        "anew by the matching head; 0 leaves the order of the towers",
+        unit="candidates",
+        ge=0,
+    )
 
 
 class Classification(EvaluationSettings):
@@ -153,6 +160,62 @@ class Classification(EvaluationSettings):
         None,
         description="the number that counts: accuracy, meanPerClass or mAP11 (several classes an "
         "image). Default: that of labels, else accuracy",
+    )
+
+
+class QuestionAnswering(EvaluationSettings):
+    """Questions about images, by the accuracy of the VQA challenge."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards whose .json have 'questions'; those without answers are "
+        "answered and not scored",
+        min_length=1,
+    )
+
+
+class Matching(EvaluationSettings):
+    """Whether image and text belong together: own captions, and as many of other images."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards with captions, or of a Karpathy json, of which the test split "
+        "is taken",
+        min_length=1,
+    )
+
+
+class Captioning(EvaluationSettings):
+    """Captions of images by CIDEr-D, BLEU-1 to 4 and ROUGE-L; with Java also METEOR and SPICE."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards with captions, or of a Karpathy json, of which the test split "
+        "is taken; all of an image's captions are references",
+        min_length=1,
+    )
+    beams: int = setting(
+        5,
+        description="captions that are followed at once, of which the best is taken; 1: greedy",
+        unit="beams",
+        ge=1,
+    )
+    length_penalty: float = setting(
+        1.0,
+        description="a caption's score is its log-probability over its length to this power; "
+        "larger prefers longer ones",
+    )
+    no_repeat: int = setting(
+        0,
+        description="sequences of so many words stand in a caption once; 0: as often as they like",
+        unit="words",
+        ge=0,
+    )
+    jars: str | None = setting(
+        None,
+        description="folder, where the stage runs, of meteor-1.5.jar or spice-1.0.jar with their "
+        "data, to measure METEOR and SPICE; needs Java there. Default: neither is measured",
+        min_length=1,
     )
 
 

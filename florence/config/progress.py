@@ -7,6 +7,22 @@ from pydantic import ConfigDict
 from florence.config.base import Settings, setting
 
 
+class PhaseSeconds(Settings):
+    """What the first rank's time went into, since its process began; all else is its start."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    train: float = setting(0.0, description="steps, without waits", unit="seconds", ge=0)
+    data_wait: float = setting(0.0, description="waiting for data", unit="seconds", ge=0)
+    checkpoint: float = setting(
+        0.0, description="waiting for checkpoints to be saved", unit="seconds", ge=0
+    )
+    evaluate: float = setting(0.0, description="evaluation and export", unit="seconds", ge=0)
+    kept: float = setting(
+        0.0, description="the part of train that the newest commit holds", unit="seconds", ge=0
+    )
+
+
 class StageProgress(Settings):
     """How far a stage is.
 
@@ -48,6 +64,9 @@ class StageProgress(Settings):
     )
     restored_step: int | None = setting(
         None, description="step that this attempt started from", unit="steps"
+    )
+    seconds: PhaseSeconds | None = setting(
+        None, description="what the first rank's time went into, in this attempt"
     )
     unusable: tuple[str, ...] = setting(
         (), description="what was passed over when this attempt looked for a checkpoint, and why"

@@ -1,4 +1,4 @@
-"""Data sets that come with the package: ``builtin:digits/train`` and ``builtin:digits/test``.
+"""Data sets that come with the package: ``builtin:digits/train``, ``builtin:digits-scenes/test``.
 
 They are written as ordinary shards on first use, under ``$FLORENCE_HOME/data`` (default
 ``~/.florence/data``). The folder appears under its name only when it is whole: processes that race
@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from florence.data.digit_questions import write_questions
+from florence.data.digit_scenes import write_scenes
 from florence.data.digits import write_digits
 from florence.errors import ConfigurationError, TransientError
 from florence.home import florence_home
 
 SCHEME = "builtin:"
-DATA_SETS = {"digits": ("train", "test")}
+DATA_SETS = dict.fromkeys(("digits", "digits-scenes", "digits-questions"), ("train", "test"))
+_WRITERS: dict[str, Callable[[str], object]] = {
+    "digits": write_digits,
+    "digits-scenes": write_scenes,
+    "digits-questions": write_questions,
+}
 # A part of the folder's name: raise it when what is written changes.
 _EDITION = 1
 
@@ -33,7 +41,7 @@ def resolve(uri: str, home: Path | None = None) -> str:
     name, split = check_name(uri)
     folder = (home or florence_home()) / "data" / f"{name}-{_EDITION}"
     if not folder.is_dir():
-        _make(folder)
+        _make(folder, _WRITERS[name])
     return str(folder / split)
 
 
@@ -46,7 +54,7 @@ def check_name(uri: str) -> tuple[str, str]:
     return name, split
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, write: Callable[[str], object]) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -56,7 +64,7 @@ def _make(folder: Path) -> None:
             "set FLORENCE_HOME to a folder that can"
         ) from error
     try:
-        write_digits(str(draft))
+        write(str(draft))
         draft.chmod(0o755)  # mkdtemp makes it private; a home may be shared
         try:
             draft.rename(folder)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 
 from florence.config import Augmentation
-from florence.data.pairs import CROP, Pair, PairReader
+from florence.data.pairs import Pair, PairReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
-from florence.data.transforms import train_pixels
 from florence.text.normalisation import text_label
 
 CAPTION = 14
@@ -41,9 +40,7 @@ class CaptionReader(PairReader):
 
     def read(self, sample: Sample, chance: Draw) -> Pair:
         """See :class:`florence.data.stream.SampleReader`."""
-        pixels = train_pixels(
-            sample.image_bytes, self.resolution, self.augmentation, chance.number(CROP)
-        )
+        pixels = self.images.pixels(sample.image_bytes, chance)
         captions = captions_of(sample)[: self.captions_per_image]
         text = captions[chance.number(CAPTION) % len(captions)]
         return Pair(pixels, text, _label(sample) if self.by_image else text_label(text))

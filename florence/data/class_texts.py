@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence.config import Augmentation
-from florence.data.pairs import CROP, Pair, PairReader
+from florence.data.pairs import Pair, PairReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
-from florence.data.transforms import train_pixels
 from florence.text.templates import draw, render
 
 
@@ -44,9 +43,7 @@ class ClassTextReader(PairReader):
 
     def read(self, sample: Sample, chance: Draw) -> Pair:
         """See :class:`florence.data.stream.SampleReader`."""
-        pixels = train_pixels(
-            sample.image_bytes, self.resolution, self.augmentation, chance.number(CROP)
-        )
+        pixels = self.images.pixels(sample.image_bytes, chance)
         assert sample.class_index is not None  # the set was opened for classes
         label = self.labels[sample.class_index]
         chosen = draw(chance.seed, chance.epoch, chance.key, len(self.templates))

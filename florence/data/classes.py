@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,20 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from florence.config import Augmentation
-from florence.data.arena import Arena, Stored, room_for
+from florence.data.arena import Arena, Stored
+from florence.data.augmented import AugmentedImages
 from florence.data.batch import Batch, BrokenSample, to_device
-from florence.data.hashing import uniforms
-from florence.data.pairs import CROP
-from florence.data.rand_augment import rand_augment
 from florence.data.shards import Sample
 from florence.data.stream import Draw
-from florence.data.transforms import Pixels, as_pixels, normalise, train_pixels
+from florence.data.transforms import Pixels
 
-OPERATIONS, MIX = 12, 13
-"""The purposes of draws, beside that of the crop."""
+MIX = 13
+"""The purpose of the draw of shares, beside those of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,30 +81,22 @@ class ClassReader:
         magnitude: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
-        self.resolution = resolution
-        self.augmentation = augmentation
+        self.images = AugmentedImages(
+            resolution=resolution,
+            augmentation=augmentation,
+            operations=operations,
+            magnitude=magnitude,
+        )
         self.numbers = numbers
-        self.operations = operations
-        self.magnitude = magnitude
         self.mixup = mixup
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return room_for(math.prod((rows, 3, self.resolution, self.resolution)))
+        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> ClassedImage:
         """See :class:`florence.data.stream.SampleReader`."""
-        pixels = train_pixels(
-            sample.image_bytes, self.resolution, self.augmentation, chance.number(CROP)
-        )
-        if self.operations:
-            image = rand_augment(
-                Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))),
-                operations=self.operations,
-                magnitude=self.magnitude,
-                draw=uniforms(chance.number(OPERATIONS)),
-            )
-            pixels = as_pixels(image)
+        pixels = self.images.pixels(sample.image_bytes, chance)
         assert sample.class_index is not None  # the set was opened for classes
         return ClassedImage(pixels, int(self.numbers[sample.class_index]), self._share(chance))
 
@@ -129,8 +117,7 @@ class ClassReader:
         broken: tuple[BrokenSample, ...],
     ) -> ClassBatch:
         """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        pixels = to_device(torch.from_numpy(arena.array(collated.pixels)), device)
-        images = normalise(pixels, self.augmentation.mean, self.augmentation.std)
+        images = self.images.normalised(arena.array(collated.pixels), device)
         labels = to_device(torch.from_numpy(collated.labels), device)
         shares = to_device(torch.from_numpy(collated.shares), device)
         partners = labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,19 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from florence.config import Augmentation
-from florence.data.arena import Arena, Stored, room_for
+from florence.data.arena import Arena, Stored
+from florence.data.augmented import AugmentedImages
 from florence.data.batch import Batch, BrokenSample, to_device
 from florence.data.shards import Sample
 from florence.data.stream import Draw
-from florence.data.transforms import Pixels, normalise, train_pixels
+from florence.data.transforms import Pixels
 from florence.text.templates import draw, render
 from florence.text.tokenizer import PAD, tokenize_lists
 
 # Token columns behind a batch's longest text are all padding. The text tower is causal and pools at
 # the end token, so cutting them changes nothing but time; whole multiples keep the shapes few.
 TEXT_LENGTH_MULTIPLE = 8
-CROP = 11
-"""The purpose of a random crop's draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +75,18 @@ class PairReader:
         context: int,
         cut_text: bool = True,
     ) -> None:
-        self.resolution = resolution
-        self.augmentation = augmentation
+        self.images = AugmentedImages(resolution=resolution, augmentation=augmentation)
         self.templates = tuple(templates)
         self.context = context
         self.cut_text = cut_text
 
     def bulk_bytes(self, rows: int) -> int:
         """Bytes of the pixels."""
-        return room_for(math.prod((rows, 3, self.resolution, self.resolution)))
+        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Pair:
         """See :class:`florence.data.stream.SampleReader`."""
-        pixels = train_pixels(
-            sample.image_bytes, self.resolution, self.augmentation, chance.number(CROP)
-        )
+        pixels = self.images.pixels(sample.image_bytes, chance)
         text = sample.text
         if sample.short:
             chosen = draw(chance.seed, chance.epoch, chance.key, len(self.templates))
@@ -115,11 +110,10 @@ class PairReader:
         broken: tuple[BrokenSample, ...],
     ) -> PairBatch:
         """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        pixels = to_device(torch.from_numpy(arena.array(collated.pixels)), device)
         return PairBatch(
             keys=keys,
             broken=broken,
-            images=normalise(pixels, self.augmentation.mean, self.augmentation.std),
+            images=self.images.normalised(arena.array(collated.pixels), device),
             input_ids=to_device(torch.from_numpy(collated.input_ids), device),
             labels=to_device(torch.from_numpy(collated.labels), device),
         )

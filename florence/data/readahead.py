@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from florence.data.mixture import Mixture
 from florence.data.shards import Place, ShardSet
 
 MAX_GAP = 256 << 10
@@ -76,7 +77,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: ShardSet | Mixture,
         samples_of: Callable[[int], Sequence[int]],
         stride: int,
         budget: int,

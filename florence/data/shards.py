@@ -269,6 +269,27 @@ class ShardSet:
             meta_bytes=_part(run, record, "json"),
         )
 
+    def read_meta(self, i: int) -> dict[str, Any]:
+        """The JSON member of sample ``i`` alone; empty when there is none or it is broken."""
+        shard, row = self._row(i)
+        record = self._selected(shard).records[row]
+        start, length = int(record["offset"]) + int(record["json"]), int(record["json_length"])
+        try:
+            return parse_json(self.read_place(Place(shard, start, length))) if length else {}
+        except ValueError:
+            return {}
+
+    def read_meta_bytes(self, i: int) -> bytes:
+        """The JSON member of sample ``i`` alone, as it is; empty when there is none."""
+        shard, row = self._row(i)
+        record = self._selected(shard).records[row]
+        if not record["json_length"]:
+            return b""
+        start = int(record["offset"]) + int(record["json"])
+        return self.storage.read_range(
+            self.summaries[shard].name, start, int(record["json_length"])
+        )
+
     def key(self, i: int) -> str:
         """The key of sample ``i``: its shard and its name in there."""
         shard, row = self._row(i)
@@ -287,8 +308,9 @@ class ShardSet:
         return int(record["exact_label" if exact else "label"])
 
     def _shard(self, i: int) -> int:
-        if not 0 <= i < len(self):
-            raise IndexError(f"sample {i} of {len(self)}")
+        count = ShardSet.__len__(self)
+        if not 0 <= i < count:
+            raise IndexError(f"sample {i} of {count}")
         return int(np.searchsorted(self._ends, i, side="right"))
 
     def _row(self, i: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from florence.data.batch import Batch, BrokenSample
 from florence.data.hashing import mix
 from florence.data.images import BrokenImageError
 from florence.data.left_out import check_whole
+from florence.data.mixture import MixedOrder, Mixture
 from florence.data.order import Order
 from florence.data.readahead import ReadAhead
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
@@ -198,7 +199,7 @@ class ShardStream(Generic[ItemT, BatchT]):
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: ShardSet | Mixture,
         reader: SampleReader[ItemT, BatchT],
         *,
         seed: int,
@@ -211,8 +212,13 @@ class ShardStream(Generic[ItemT, BatchT]):
         self.batch_size = batch_size
         self.loader = loader
         self.device = torch.device(device)
-        self.order = Order(len(shards), seed, loader.shuffle_window)
-        check_whole(shards, loader.max_bad_fraction)
+        self.order: Order | MixedOrder
+        if isinstance(shards, Mixture):
+            self.order = shards.order(seed, loader.shuffle_window)
+        else:
+            self.order = Order(len(shards), seed, loader.shuffle_window)
+        for part in shards.parts if isinstance(shards, Mixture) else (shards,):
+            check_whole(part, loader.max_bad_fraction)
         if batch_size > len(shards):
             _LOG.warning(
                 "batchSize %d is more than the %d samples of %s: every step sees some of them "

@@ -50,6 +50,11 @@ def all_gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Ten
     return gathered
 
 
+def sum_over_ranks(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum over ranks of a tensor of any shape; no gradient."""
+    return all_gather_rows(value.detach()[None], group).sum(dim=0)
+
+
 def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """:func:`all_gather_rows` whose backward **sums** over ranks the gradient of the own rows.
 

@@ -38,6 +38,8 @@ class Results:
     pictures: dict[str, bytes] = field(default_factory=dict)
     """PNGs."""
     example: Example | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    """What else is kept in the stage's artifacts, by file name: answers for a server, say."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from florence.data.labelled import CaptionedImages
 from florence.errors import ConfigurationError
 from florence.evaluation.context import EvaluationContext, Prepared, Results
 from florence.evaluation.models import ImageTextEncoder
-from florence.evaluation.retrieval import RetrievalResult, recall_at_k, recall_of_texts
+from florence.evaluation.reranking import Matcher, reranked
+from florence.evaluation.retrieval import (
+    RetrievalResult,
+    recall_at_k,
+    recall_of_scores,
+    recall_of_texts,
+)
 
 
 def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
@@ -20,8 +26,12 @@ def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
         DataError: data is missing or broken; names the URI.
     """
     model = context.model
-    if not isinstance(model, ImageTextEncoder):
+    if not isinstance(model, ImageTextEncoder) or not getattr(model, "has_text_tower", True):
         raise ConfigurationError(f"retrieval '{settings.name}': the model has no text tower")
+    if settings.rerank and not isinstance(model, Matcher):
+        raise ConfigurationError(
+            f"retrieval '{settings.name}': rerank needs the matching head of a vlp model: remove it"
+        )
     data = _open(settings, context)
     captions = [group[: settings.captions_per_image] for group in data.captions]
     texts = [caption for group in captions for caption in group]
@@ -30,13 +40,20 @@ def prepare(context: EvaluationContext, settings: Retrieval) -> Prepared:
     def run() -> Results:
         images = context.over_images(data.images, model, model.encode_image)
         embeddings = context.over_texts(texts, model)
+        by_text = texts if settings.label is RetrievalLabel.TEXT else None
+        if settings.rerank:
+            assert isinstance(model, Matcher)
+            scores = embeddings @ images.T
+            both = reranked(context, model, data.images, texts, scores, settings.rerank)
+            return Results(metrics=_recalls(recall_of_scores(*both, by_text, owners)))
         if not context.world.is_first:
             return Results()
-        if settings.label is RetrievalLabel.TEXT:
+        if by_text is not None:
             return Results(metrics=_recalls(recall_of_texts(images, embeddings, texts, owners)))
         return Results(metrics=_recalls(recall_at_k(images, embeddings, owners)))
 
-    return Prepared(len(data) + len(set(texts)), run)
+    pairs = settings.rerank * (len(data) + len(texts))
+    return Prepared(len(data) * (1 + bool(pairs)) + len(set(texts)) + pairs, run)
 
 
 def _open(settings: Retrieval, context: EvaluationContext) -> CaptionedImages:

@@ -17,7 +17,7 @@ from florence.config import Metric
 from florence.data.labelled import Images, LabelledImages
 from florence.data.multi_label import MultiLabelImages
 from florence.evaluation.class_names import class_numbers
-from florence.evaluation.confusion_matrix import confusion_picture
+from florence.evaluation.confusion_matrix import MOST_LABELS, confusion_picture
 from florence.evaluation.context import EvaluationContext, Example, Results
 from florence.evaluation.metrics import (
     ClassificationResult,
@@ -145,10 +145,23 @@ def single_label_results(
     title = f"{name}: {percent:.1f} %{kind} of {len(data.images)} images"
     return Results(
         metrics={key: value for group in (first, *values.values()) for key, value in group.items()},
-        tables={"classes": rows},
+        tables={"classes": rows, **_confusion_table(confusion, classes)},
         pictures={"confusion": confusion_picture(confusion, classes, title=title)},
         example=Example(_png(data.images), classes, prompts),
     )
+
+
+def _confusion_table(
+    confusion: NDArray[np.int64], classes: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """A row per true class with the counts of each prediction, where one can still read it."""
+    if len(classes) > MOST_LABELS:
+        return {}
+    rows = [
+        {"true class": label, **{name: int(n) for name, n in zip(classes, row, strict=True)}}
+        for label, row in zip(classes, confusion, strict=True)
+    ]
+    return {"confusion": rows}
 
 
 def multi_label_results(

@@ -13,7 +13,15 @@ from florence.config import Architecture, Precision
 from florence.models.precision import autocast
 from florence.models.stored import ModelCard
 
-__all__ = ["Classifier", "ImageTextEncoder", "Model", "ModelCard", "card_labels", "inference"]
+__all__ = [
+    "Classifier",
+    "ImageTextEncoder",
+    "Model",
+    "ModelCard",
+    "ScaledEncoder",
+    "card_labels",
+    "inference",
+]
 
 
 class Model(Protocol):
@@ -31,16 +39,23 @@ class Model(Protocol):
 
 @runtime_checkable
 class ImageTextEncoder(Model, Protocol):
-    """A two-tower model. Embeddings are ``(B, D)`` fp32 of unit length."""
+    """A model with two towers. Embeddings are ``(B, D)`` fp32 of unit length."""
 
     architecture: Architecture
-    logit_scale: Any
 
     def encode_image(self, images: Tensor) -> Tensor:
         """``(B, 3, R, R)`` normalised pixels to ``(B, D)``."""
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """``(B, L)`` int64 token ids, padded with 0, to ``(B, D)``."""
+
+
+class ScaledEncoder(ImageTextEncoder, Protocol):
+    """A two-tower model that knows probabilities."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Logarithm of what similarities are multiplied by."""
 
 
 class Classifier(Model, Protocol):

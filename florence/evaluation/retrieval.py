@@ -92,6 +92,41 @@ def recall_of_texts(
     )
 
 
+def recall_of_scores(
+    of_texts: Tensor,
+    of_images: Tensor,
+    texts: Sequence[str] | None,
+    image_of_text: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+) -> RetrievalResult:
+    """Recalls of scores that need not be the same both ways.
+
+    Args:
+        of_texts: (M, N), how well images fit each text.
+        of_images: (N, M), how well texts fit each image.
+        texts: the captions, where equal ones are right for all of their images; ``None``: a
+            caption is right for its own image only.
+        image_of_text: (M,) int64, the row of the image that each caption describes.
+        ks: cut-offs.
+    """
+    _check(len(of_images), image_of_text)
+    belongs = image_of_text[:, None] == torch.arange(len(of_images))
+    if texts is not None:
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        group = torch.tensor([numbers[text] for text in texts])
+        known = torch.zeros(len(numbers), len(of_images), dtype=torch.bool)
+        known[group, image_of_text] = True
+        belongs = known[group]
+    text_ranks = _ranks_of_best(of_texts, belongs)
+    image_ranks = _ranks_of_best(of_images, belongs.T)
+    return RetrievalResult(
+        image_to_text={k: hit_rate(image_ranks, k) for k in ks},
+        text_to_image={k: hit_rate(text_ranks, k) for k in ks},
+        image_ranks=image_ranks,
+        text_ranks=text_ranks,
+    )
+
+
 def _ranks_of_best(scores: Tensor, right: Tensor) -> Tensor:
     """Per row, how many wrong candidates come before the best right one."""
     best = scores.masked_fill(~right, -torch.inf).amax(dim=1)

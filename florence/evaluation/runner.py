@@ -41,12 +41,14 @@ class EvaluationReport:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
     example: Example | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, name: str, results: Results) -> None:
         """Take in the results of the evaluation of that name."""
         self.metrics |= {f"{name}/{key}": value for key, value in results.metrics.items()}
         self.tables |= {f"{name}/{key}": rows for key, rows in results.tables.items()}
         self.pictures |= {f"{name}/{key}": png for key, png in results.pictures.items()}
+        self.files |= {f"{name}/{key}": content for key, content in results.files.items()}
         self.example = self.example or results.example
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch._dynamo.config
 from torch import nn
 
+from florence.models.bert import BertLayer
 from florence.models.image import SwinBlock
 from florence.models.text import TextBlock
 
@@ -15,7 +16,7 @@ RECOMPILE_LIMIT = 64
 
 
 def compile_blocks(model: nn.Module, *, dynamic: bool = False, backend: str = "inductor") -> None:
-    """Compile every block of both towers in place; blocks of one shape share their code.
+    """Compile every block of towers and fusion in place; blocks of one shape share their code.
 
     A whole model would compile for much longer and gain little. Texts are as long as their batch's
     longest, so their length is always variable.
@@ -33,5 +34,5 @@ def compile_blocks(model: nn.Module, *, dynamic: bool = False, backend: str = "i
     for module in model.modules():
         if isinstance(module, SwinBlock):
             module.compile(backend=backend, fullgraph=True, dynamic=dynamic)
-        elif isinstance(module, TextBlock):
+        elif isinstance(module, TextBlock | BertLayer):
             module.compile(backend=backend, fullgraph=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from florence.checkpoint import FinalModel, committed_model, is_folder_of_files
 from florence.config.storage import S3Settings
-from florence.errors import DataError
+from florence.errors import ConfigurationError, DataError
 from florence.models.card import ModelCard, parse_card
 from florence.models.stored import CARD, StoredModel, read_stored
 from florence.storage import open_storage
+
+RESOLVERS = "florence.models"
+"""Entry points that find models by names of their own: ``(uri, s3) -> uri``, by scheme."""
 
 
 def open_stored(uri: str, s3: S3Settings | None = None) -> StoredModel:
@@ -32,6 +36,7 @@ def read_card(uri: str, s3: S3Settings | None = None) -> ModelCard:
 
 
 def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes]]:
+    uri = _located(uri, s3)
     storage = open_storage(uri.rstrip("/") or uri, s3)
     final = committed_model(storage) or _committed_above(storage.uri, s3)
     if final is not None:
@@ -42,6 +47,24 @@ def _reader(uri: str, s3: S3Settings | None) -> tuple[str, Callable[[str], bytes
             "give a model's folder or the artifacts of a finished stage"
         )
     return storage.uri, storage.read
+
+
+def _located(uri: str, s3: S3Settings | None) -> str:
+    """Where the files are of a model with a name such as ``models:/NAME@champion``.
+
+    Raises:
+        ConfigurationError: nothing that is installed knows such names.
+    """
+    scheme, separator, rest = uri.partition(":/")
+    if not separator or rest.startswith("/") or not scheme.isidentifier():
+        return uri
+    for found in entry_points(group=RESOLVERS, name=scheme):
+        resolve: Callable[[str, S3Settings | None], str] = found.load()
+        return resolve(uri, s3)
+    raise ConfigurationError(
+        f"{uri}: nothing that is installed knows models by '{scheme}:/': give a folder or an "
+        "s3:// URI, or install florence again"
+    )
 
 
 def _committed_above(uri: str, s3: S3Settings | None) -> FinalModel | None:

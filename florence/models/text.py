@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from florence.config import Activation, ActivationCheckpointing, TextTower
+from florence.models.bert import KeyValues
 from florence.models.layers import activate, recompute
 
 
@@ -33,6 +34,15 @@ class CausalAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return cast(Tensor, self.out_proj(out.transpose(1, 2).reshape(batch, length, width)))
+
+    def step(self, x: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """One token after those of ``past``: (B, 1, W) to the same, and all keys and values."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(len(x), 1, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = KeyValues(k, v) if past is None else past.extended(KeyValues(k, v))
+        out = F.scaled_dot_product_attention(q, seen.keys, seen.values)
+        return cast(Tensor, self.out_proj(out.transpose(1, 2).flatten(2))), seen
 
 
 class TextMlp(nn.Module):
@@ -63,6 +73,12 @@ class TextBlock(nn.Module):
         """(B, L, W) to the same."""
         x = x + self.attn(self.ln_1(x))
         return x + cast(Tensor, self.mlp(self.ln_2(x)))
+
+    def step(self, x: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """See :meth:`CausalAttention.step`."""
+        attended, seen = self.attn.step(self.ln_1(x), past)
+        x = x + attended
+        return x + cast(Tensor, self.mlp(self.ln_2(x))), seen
 
 
 class TextBlocks(nn.Module):
@@ -139,8 +155,10 @@ class TextTransformer(nn.Module):
         with torch.no_grad():
             self.text_projection.copy_(projection.t())
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, *, pooled: bool = True) -> Tensor:
         """Embed texts: (B, L) int64 with L <= context to (B, D), not normalised.
+
+        Not ``pooled``: all tokens after the final norm, (B, L, W).
 
         The end token has the highest id of the vocabulary; its first occurrence is the pooled
         position. Attention is causal, so columns after every text's end token may be cut off.
@@ -148,6 +166,24 @@ class TextTransformer(nn.Module):
         x = self.token_embedding(input_ids) + self.positional_embedding[: input_ids.shape[1]]
         recomputed = self.checkpointing is not ActivationCheckpointing.NONE and self.training
         x = self.transformer(x, recomputed=recomputed)
+        if not pooled:
+            return cast(Tensor, self.ln_final(x))
         ends = input_ids.argmax(dim=1)
-        x = x[torch.arange(len(x), device=x.device), ends]
+        x = x[torch.arange(x.shape[0], device=x.device), ends]
         return cast(Tensor, self.ln_final(x)) @ self.text_projection
+
+    def step(
+        self, input_ids: Tensor, position: int, past: list[KeyValues | None]
+    ) -> tuple[Tensor, list[KeyValues | None]]:
+        """One more token of every text, as unpooled :meth:`forward` has it: (B,) to (B, 1, W).
+
+        Args:
+            input_ids: the tokens at ``position``, which counts from 0.
+            past: keys and values by block, as the step before returned them; ``None`` each at 0.
+        """
+        x = self.token_embedding(input_ids[:, None]) + self.positional_embedding[position]
+        seen: list[KeyValues | None] = []
+        for block, before in zip(self.transformer.resblocks, past, strict=True):
+            x, after = cast(TextBlock, block).step(x, before)
+            seen.append(after)
+        return cast(Tensor, self.ln_final(x)), seen

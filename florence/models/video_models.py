@@ -25,9 +25,9 @@ from florence.models.video_coswin import VideoCoSwin
 
 log = logging.getLogger(__name__)
 
-ACTIONS = "action-recognition"
+ACTIONS = "actionRecognition"
 """The task of a classifier of clips, as its card names it."""
-VIDEO_TEXT = "video-text"
+VIDEO_TEXT = "videoText"
 """The task of a video tower beside a text tower."""
 
 

@@ -37,7 +37,9 @@ class HeldOut:
         return self._evaluation is not None
 
     def evaluate(self, step: int, on_progress: Callable[[int, int], None]) -> Mapping[str, float]:
-        """Measure after a step and record it; collective. The first metric is the one that counts.
+        """Measure after a step and record it with its pictures; collective.
+
+        The first metric is the one that counts.
 
         Args:
             on_progress: told inputs done and in all, on rank 0.
@@ -65,6 +67,8 @@ class HeldOut:
             self._context.recorder.metrics(
                 step, {f"validation/{name}": value for name, value in metrics.items()}
             )
+            for name, png in report.pictures.items():
+                self._context.recorder.picture(f"steps/{step}/{name}", png)
             found = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:3])
             log.info("Step %d: %s", step, found)
         return metrics
@@ -93,9 +97,12 @@ def record_report(context: StageContext, report: EvaluationReport) -> dict[str, 
     """
     for name, rows in report.tables.items():
         context.recorder.table(name, rows)
+        context.output.write(f"tables/{name}.json", json.dumps(rows).encode())
     for name, png in report.pictures.items():
         context.recorder.picture(name, png)
         context.output.write(f"pictures/{name}.png", png)
+    for name, content in report.files.items():
+        context.output.write(f"results/{name}", content)
     if report.example is None:
         return {}
     example = report.example

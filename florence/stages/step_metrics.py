@@ -14,6 +14,7 @@ from florence.errors import ConfigurationError
 from florence.planner import Cost, gpu_named
 from florence.planner.estimate import executed_over_useful
 from florence.stages.meter import ThroughputMeter
+from florence.stages.phase_clock import PhaseClock
 
 if TYPE_CHECKING:
     from florence.stages.trainer import TrainState
@@ -78,6 +79,7 @@ class StepMetrics:
         rate: float,
         meter: ThroughputMeter,
         state: TrainState,
+        phases: PhaseClock,
     ) -> dict[str, float]:
         """Metrics after ``done`` steps. Collective: the objective's are averaged over ranks.
 
@@ -93,6 +95,7 @@ class StepMetrics:
             "system/skipped_steps": float(state.skipped),
             "system/bad_samples": float(state.bad_samples),
             "system/attempt": float(self._attempt),
+            **_of_time(phases),
         }
         if meter.steps_per_second:
             samples_per_second = meter.steps_per_second * self._settings.batch_size
@@ -108,3 +111,15 @@ class StepMetrics:
         values = torch.stack([value.float().reshape(()) for value in result.metrics.values()])
         means = self._world.all_reduce_mean(values).tolist()
         return dict(zip(result.metrics, means, strict=True))
+
+
+def _of_time(phases: PhaseClock) -> dict[str, float]:
+    """What this attempt's time went into so far; the operator's status has all attempts'."""
+    seconds = phases.read()
+    return {
+        "system/goodput": phases.goodput,
+        "system/train_seconds": seconds.train,
+        "system/data_wait_seconds": seconds.data_wait,
+        "system/checkpoint_seconds": seconds.checkpoint,
+        "system/evaluate_seconds": seconds.evaluate,
+    }

@@ -31,6 +31,7 @@ from florence.models.stored import ModelCard, model_bytes
 from florence.stages.context import StageContext
 from florence.stages.evaluation import HeldOut, write_results
 from florence.stages.fingerprint import differences, stage_fingerprint
+from florence.stages.phase_clock import PhaseClock
 from florence.stages.step_metrics import StepMetrics, utilisation
 from florence.stages.trainer import Trainer
 from florence.tasks.kind import Kind
@@ -50,6 +51,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         DataError: the data is missing or too much of it is unreadable.
         DivergedError, StoppedError, TransientError: see :class:`florence.stages.trainer.Trainer`.
     """
+    phases = PhaseClock(context.clock)
     context.report(StageProgress(phase="start", total=settings.planned_steps or 0))
     context, card = _with_input_architecture(context, settings, kind)
     task: Task[Any] = pkgutil.resolve_name(kind.task or "")(settings, context, card)
@@ -119,6 +121,7 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
             **context.provenance,
         },
         evaluate=held_out.evaluate if held_out.is_wanted else None,
+        phases=phases,
     )
     trainer.tell(unusable=tuple(unusable))
     start = trainer.restore(checkpoint)

@@ -21,6 +21,7 @@ from florence.errors import DivergedError, StoppedError
 from florence.stages.best import Best
 from florence.stages.context import StageContext
 from florence.stages.meter import ThroughputMeter, most_memory
+from florence.stages.phase_clock import PhaseClock
 from florence.stages.randomness import rank_state, restore_rank_state, seed_rank
 from florence.stages.step_metrics import StepMetrics
 
@@ -55,6 +56,7 @@ class Trainer:
         step_metrics: what is recorded about a step.
         metadata: goes into every checkpoint; tells what it was made with.
         evaluate: measures on held-out data every ``evaluateEverySteps``.
+        phases: adds up what the time goes into; it was made when the stage began.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Trainer:
         step_metrics: StepMetrics,
         metadata: Mapping[str, Any],
         evaluate: Evaluate | None = None,
+        phases: PhaseClock | None = None,
     ) -> None:
         self._context = context
         self._settings = settings
@@ -85,6 +88,7 @@ class Trainer:
         self._metadata = metadata
         self._evaluate = evaluate
         self._meter = ThroughputMeter(context.clock)
+        self._phases = phases or PhaseClock(context.clock)
         self._state = TrainState()
         self._plateau = Plateau()
         self._best = Best()
@@ -180,7 +184,9 @@ class Trainer:
     def _next(self, batches: Iterator[Batch]) -> Batch:
         asked = self._meter.now()
         batch = next(batches)
-        self._meter.wait(self._meter.now() - asked)
+        waited = self._meter.now() - asked
+        self._meter.wait(waited)
+        self._phases.waited(waited)
         return batch
 
     def _note(self, done: int, result: StepResult) -> None:
@@ -227,7 +233,7 @@ class Trainer:
         return stopping > 0
 
     def _record(self, done: int, result: StepResult, rate: float) -> None:
-        metrics = self._step_metrics.of(done, result, rate, self._meter, self._state)
+        metrics = self._step_metrics.of(done, result, rate, self._meter, self._state, self._phases)
         if not self._context.world.is_first:
             return
         self._context.recorder.metrics(done, metrics)
@@ -274,6 +280,7 @@ class Trainer:
     def _save(self, done: int, *, must_hold: bool) -> None:
         """Save after a step: in the background, or committed on return where it must hold."""
         self.tell(phase="checkpoint")
+        self._phases.saving(done)
         if must_hold:
             self._saves.finish(done, lambda: self._state_after(done))
         else:
@@ -296,6 +303,7 @@ class Trainer:
 
     def _note_commit(self, commit: Commit) -> None:
         """Tell about a checkpoint that was committed."""
+        self._phases.committed(commit.step)
         if self._context.world.is_first:
             uri = self._context.output.url(commit.prefix)
             self.tell(checkpoint=uri, checkpoint_step=commit.step)
@@ -309,6 +317,8 @@ class Trainer:
         """Report what changed about the progress; everything else stays as it was told."""
         if "phase" in changes:
             changes.setdefault("phase_fraction", None)
+            self._phases.enter(changes["phase"])
+        changes["seconds"] = self._phases.read()
         self._progress = self._progress.model_copy(update=changes)
         if self._context.world.is_first:
             self._context.report(self._progress)

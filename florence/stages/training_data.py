@@ -9,6 +9,7 @@ from typing import Any
 from florence.config import Training
 from florence.config.progress import StageProgress
 from florence.data.importing.once import detect_format, import_once
+from florence.data.mixture import Mixture
 from florence.data.shards import ShardSet
 from florence.data.stream import BatchT, ItemT, SampleReader, ShardStream
 from florence.errors import ConfigurationError
@@ -51,7 +52,7 @@ def open_training_shards(context: StageContext, uri: str, **options: Any) -> Sha
 def training_stream(
     context: StageContext,
     settings: Training,
-    shards: ShardSet,
+    shards: ShardSet | Mixture,
     reader: SampleReader[ItemT, BatchT],
 ) -> ShardStream[ItemT, BatchT]:
     """The batches of a stage that trains; ``reader`` says what a sample becomes."""

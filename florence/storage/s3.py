@@ -34,6 +34,8 @@ _BROKEN_BODY = (
     failures.ConnectionClosedError,
 )
 
+_REFUSED = ("AccessDenied", "403", "Forbidden")
+
 
 class S3Storage:
     """A :class:`~florence.storage.protocol.Storage` in a bucket, under a prefix.
@@ -83,26 +85,23 @@ class S3Storage:
                     self._s3().upload_fileobj(body, self.bucket, self._name(key), Config=_TRANSFER)
 
     def write_new(self, key: str, data: Body) -> bool:
-        with self._errors(key), _opened(data) as body:
-            try:
-                self._s3().put_object(**self._object(key), Body=body, IfNoneMatch="*")
-                return True
-            except failures.ClientError as error:
-                code, response = _code(error), error.response["ResponseMetadata"]
-                if code in ("PreconditionFailed", "412"):
-                    # A retry may have met what its own first try stored before the answer was lost.
-                    return bool(response.get("RetryAttempts")) and self._holds(key, data)
-                if code in ("ConditionalRequestConflict", "409"):
-                    return False  # another writer is creating it at this moment
-                if code not in ("NotImplemented", "501"):
-                    raise
-        return self._write_if_absent(key, data)
+        created = self._create(key, data)
+        return self._write_if_absent(key, data) if created is None else created
+
+    def creates_once(self, key: str) -> bool:
+        """Whether the server itself refuses to create an object twice; ``key`` must be free.
+
+        It is written, and left there.
+        """
+        return self._create(key, b"first") is True and self._create(key, b"second") is False
 
     def size(self, key: str) -> int | None:
         with self._errors(key):
             try:
                 head = self._s3().head_object(**self._object(key))
             except failures.ClientError as error:
+                if self._is_hidden(key, error):
+                    return None
                 if not is_missing(_code(error)):
                     raise
                 self._find_bucket()  # HEAD has no body to tell a missing bucket from a missing key
@@ -134,21 +133,45 @@ class S3Storage:
             self._s3().delete_object(**self._object(key))
 
     def sweep_unfinished(self, before: float) -> int:
-        swept = 0
         root = f"{self.prefix}/" if self.prefix else ""
+        stale = []
         with self._errors(""):
-            pages = self._s3().get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=root):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"].timestamp() < before:
-                        self._abort(upload)
-                        swept += 1
-        return swept
+            try:
+                pages = self._s3().get_paginator("list_multipart_uploads")
+                for page in pages.paginate(Bucket=self.bucket, Prefix=root):
+                    uploads = page.get("Uploads", ())
+                    stale += [u for u in uploads if u["Initiated"].timestamp() < before]
+            except failures.ClientError as error:
+                # The right to list uploads cannot be held to a prefix, so credentials of one
+                # namespace lack it; the bucket's own rule removes what died.
+                if _code(error) not in _REFUSED:
+                    raise
+                return 0
+            for upload in stale:
+                self._abort(upload)
+        return len(stale)
 
     def _abort(self, upload: dict[str, Any]) -> None:
         self._s3().abort_multipart_upload(
             Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
         )
+
+    def _create(self, key: str, data: Body) -> bool | None:
+        """Store an object unless its key is taken; None where the server has no such request."""
+        with self._errors(key), _opened(data) as body:
+            try:
+                self._s3().put_object(**self._object(key), Body=body, IfNoneMatch="*")
+                return True
+            except failures.ClientError as error:
+                code, response = _code(error), error.response["ResponseMetadata"]
+                if code in ("PreconditionFailed", "412"):
+                    # A retry may have met what its own first try stored before the answer was lost.
+                    return bool(response.get("RetryAttempts")) and self._holds(key, data)
+                if code in ("ConditionalRequestConflict", "409"):
+                    return False  # another writer is creating it at this moment
+                if code not in ("NotImplemented", "501"):
+                    raise
+        return None
 
     def _write_if_absent(self, key: str, data: Body) -> bool:
         if self.size(key) is not None:
@@ -173,18 +196,33 @@ class S3Storage:
                 except failures.ClientError as error:
                     if _code(error) in ("InvalidRange", "416"):
                         return b""
+                    if self._is_hidden(key, error):
+                        raise MissingKeyError(self.url(key)) from error
                     raise
         raise AssertionError("the loop returns or raises")
 
     def _find_bucket(self) -> None:
+        """Raises what the server says of a missing bucket."""
         if not self._bucket_found:
-            try:
-                self._s3().head_bucket(Bucket=self.bucket)
-            except failures.ClientError as error:
-                if is_missing(_code(error)):
-                    error.response["Error"]["Code"] = "NoSuchBucket"
-                raise
+            # Not HeadBucket: who may list no more than a prefix is refused that.
+            root = f"{self.prefix}/" if self.prefix else ""
+            self._s3().list_objects_v2(Bucket=self.bucket, Prefix=root, MaxKeys=1)
             self._bucket_found = True
+
+    def _is_hidden(self, key: str, error: failures.ClientError) -> bool:
+        """Whether a refusal stands for "no such key".
+
+        Amazon answers 403 for a missing key to who may list no more than a prefix.
+        """
+        if _code(error) not in _REFUSED:
+            return False
+        name = self._name(key)
+        try:
+            page = self._s3().list_objects_v2(Bucket=self.bucket, Prefix=name, MaxKeys=1)
+        except failures.ClientError:
+            return False
+        # A key comes before all that begin with it.
+        return name not in {item["Key"] for item in page.get("Contents", ())}
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{checked_key(key)}" if self.prefix else checked_key(key)

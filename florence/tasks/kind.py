@@ -25,12 +25,18 @@ class ModelTask:
         help: one line about its predictions.
         inputs: columns and parameters of a prediction.
         predictor: ``module:class`` of a :class:`florence.tasks.task.Predictor`.
+        results: ``module:function`` of (image's name, answer) that gives a list of results in the
+            form that the task's benchmarks take; ``None`` where an answer is that already.
+        picture: ``module:function`` of (Pillow image, answer) that draws the answer into a copy of
+            the image; ``None`` where there is nothing to draw.
     """
 
     name: str
     help: str
     inputs: Inputs
     predictor: str
+    results: str | None = None
+    picture: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,3 +53,9 @@ def tokenize(texts: Sequence[str], context: int = CONTEXT) -> torch.Tensor:
     for row, tokens in zip(ids, tokenize_lists(texts, context), strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
+
+
+def decode(ids: Sequence[int]) -> str:
+    """The text of byte-pair ids without start and end: lower case, words and marks apart."""
+    text: str = _encoder().decode(list(ids))
+    return text

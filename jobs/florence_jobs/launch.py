@@ -53,6 +53,11 @@ def launch(arguments: Sequence[str]) -> int:
         return 128 - first.exitcode
     except SignalException:
         return StoppedError.exit_code
+    except UnboundLocalError as error:
+        # torch's timing of its own calls trips over a signal that comes before it has begun.
+        if not isinstance(error.__context__, SignalException):
+            raise
+        return StoppedError.exit_code
     except (RendezvousError, DistError) as error:
         print(f"[rank -1] ERROR {LOST_PEERS} ({error}); try again", file=sys.stderr)
         return TransientError.exit_code

@@ -33,6 +33,7 @@ from florence_jobs.log_tail import LOST_PEERS
 from florence_jobs.out_of_memory import advice, available_memory, is_out_of_memory
 from florence_jobs.parent_watch import watch_parent
 from florence_jobs.plan_file import PROGRESS_FILE, read_plan
+from florence_jobs.registry.references import is_reference
 from florence_operator.api.stage import StagePlan
 
 log = logging.getLogger("florence")
@@ -88,9 +89,10 @@ def run(plan: StagePlan, stop: Stop) -> None:
     from florence.distributed.world import collective_errors, join, leave
     from florence.storage import open_storage
     from florence_jobs.progress import ProgressReporter
-    from florence_jobs.tracking import make_recorder
+    from florence_jobs.tracking.making import make_recorder
 
     world = join(COLLECTIVE_TIMEOUT_SECONDS)
+    plan = world.on_first(partial(_with_pinned_model, plan))
     output = open_storage(plan.output, plan.storage)
     recorder = make_recorder(plan, world, output)
     reporter = None
@@ -131,7 +133,27 @@ def run(plan: StagePlan, stop: Stop) -> None:
 
 def _input_model(plan: StagePlan) -> InputModel | None:
     uri = plan.inputs.checkpoint or plan.inputs.model
+    if uri and is_reference(uri):
+        from florence_jobs.registry.resolving import located
+
+        uri = located(uri, plan.storage, store=_mlflow_of(plan))
     return InputModel(uri, plan.storage) if uri else None
+
+
+def _with_pinned_model(plan: StagePlan) -> StagePlan:
+    """The plan with the version that an alias of MLflow's registry stands for now."""
+    if not is_reference(plan.inputs.model or ""):
+        return plan
+    from florence_jobs.registry.resolving import pinned
+
+    model = pinned(plan.inputs.model or "", store=_mlflow_of(plan))
+    log.info("%s is %s", plan.inputs.model, model)
+    inputs = plan.inputs.model_copy(update={"model": model})
+    return plan.model_copy(update={"inputs": inputs})
+
+
+def _mlflow_of(plan: StagePlan) -> str | None:
+    return plan.tracking.mlflow_uri if plan.tracking is not None else None
 
 
 def _run_stage(plan: StagePlan, context: StageContext) -> None:

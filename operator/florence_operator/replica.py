@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -13,15 +14,15 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from florence_operator.admission.validation import validate
+from florence_operator.api.blame import BAD
 from florence_operator.api.duration import seconds
 from florence_operator.api.labels import JOB_LABEL
-from florence_operator.backends.pytorchjob import PyTorchJobs
+from florence_operator.backends.protocol import Backend
 from florence_operator.kube.client import (
     FLORENCE_JOBS,
     NODES,
     PODS,
     WORKLOADS,
-    ApiError,
     Client,
 )
 from florence_operator.kube.discovery import served
@@ -41,12 +42,17 @@ from florence_operator.observe.caches import (
     slim_node,
     slim_pod,
 )
+from florence_operator.observe.children import Children
+from florence_operator.observe.installed import InstalledKinds, may_list
+from florence_operator.observe.nodes import NodeRecords
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.leader_proxy import LeaderForward
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.progress.server import ProgressServer
 from florence_operator.progress.tokens import TokenChecker
 from florence_operator.reconcile.job_metrics import account, stages_by_state, stages_not_heard
 from florence_operator.reconcile.reconciler import Reconciler
+from florence_operator.reconcile.tainting import taint
 from florence_operator.runtime.authority import service_names
 from florence_operator.runtime.authorizing import Authorizer
 from florence_operator.runtime.certificates import Certificates
@@ -58,6 +64,7 @@ from florence_operator.runtime.manager import Manager
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.review import AdmissionAnswer
 from florence_operator.runtime.reviewer import Reviewer
+from florence_operator.runtime.store import Key
 from florence_operator.runtime.webserver import WebServer, health_routes, metrics_route
 from florence_operator.settings import LeaderElection, OperatorConfiguration
 
@@ -84,7 +91,14 @@ async def run_replica(settings: OperatorConfiguration, environment: Mapping[str,
         settings = with_progress_url(settings, namespace)
         caches = await make_caches(client, settings)
         replica = Replica(client, settings, caches, metrics, namespace, environment)
-        return await replica.manager().run()
+        return await replica.manager(filled=_spare_the_collector).run()
+
+
+def _spare_the_collector() -> None:
+    """What the caches hold stays: to walk through all of it again and again, to find no garbage,
+    would make everybody wait for a good part of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def with_progress_url(settings: OperatorConfiguration, namespace: str) -> OperatorConfiguration:
@@ -97,11 +111,10 @@ def with_progress_url(settings: OperatorConfiguration, namespace: str) -> Operat
 async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches:
     """The informers of what this operator may and needs to see."""
     namespaces = settings.watch_namespaces
-    backend = PyTorchJobs()
     ours: dict[str, Any] = {"namespaces": namespaces, "labels": JOB_LABEL}
     indices = {BY_JOB: by_job}
     nodes = workloads = None
-    if await _may_list(client, NODES.path()):
+    if await may_list(client, NODES.path()):
         nodes = Informer(client, NODES, transform=slim_node)
     found = None
     if settings.kueue == "auto":
@@ -109,11 +122,11 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     if found is not None:
         waiting = {BY_OWNER: by_owner, BY_QUEUE: queue_key}
         workloads = Informer(client, found, namespaces=namespaces, indices=waiting)
+    children = Children()
+    await installed_kinds(client, settings, children, kueue=workloads is not None).find()
     return Caches(
         jobs=Informer(client, FLORENCE_JOBS, namespaces=namespaces),
-        children=Informer(
-            client, backend.resource, transform=backend.slim, indices=indices, **ours
-        ),
+        children=children,
         pods=Informer(
             client, PODS, transform=slim_pod, indices={**indices, BY_NODE: by_node}, **ours
         ),
@@ -122,14 +135,30 @@ async def make_caches(client: Client, settings: OperatorConfiguration) -> Caches
     )
 
 
-async def _may_list(client: Client, path: str) -> bool:
-    try:
-        await client.request("GET", path, query={"limit": 1})
-    except ApiError as error:
-        if error.forbidden:
-            return False
-        raise
-    return True
+def installed_kinds(
+    client: Client,
+    settings: OperatorConfiguration,
+    children: Children,
+    *,
+    kueue: bool,
+    changed: Callable[[], None] = lambda: None,
+) -> InstalledKinds:
+    """What finds the kinds of children that there are, and makes the informers that follow them."""
+    namespaces = settings.watch_namespaces
+
+    def informer(backend: Backend) -> Informer:
+        return Informer(
+            client,
+            backend.resource,
+            transform=backend.slim,
+            indices={BY_JOB: by_job},
+            namespaces=namespaces,
+            labels=JOB_LABEL,
+        )
+
+    return InstalledKinds(
+        client, children, informer, namespaces=namespaces, kueue=kueue, changed=changed
+    )
 
 
 class Replica:
@@ -176,8 +205,13 @@ class Replica:
             if settings.webhook.enabled and settings.webhook.inject_ca
             else None,
         )
+        self._strikes, nodes = Strikes(seconds(settings.failures.strike_half_life)), NodeRecords()
+        caches.jobs.add_handler(self._strikes.take)
+        if caches.nodes is not None:
+            caches.nodes.add_handler(nodes.take)
         # A replica that was paused and has lost its lease meanwhile must not write once more.
         writer = client.guarded(self._leader.check) if self._leader else client
+        self._writer = writer
         reconciler = Reconciler(
             writer,
             caches,
@@ -188,6 +222,8 @@ class Replica:
             ca=lambda: self.certificates.authorities,
             hears_since=lambda: self._leads_since,
             told=lambda key, old, new: account(metrics, key, old, new),
+            strikes=self._strikes,
+            nodes=nodes,
         )
         self._controller = Controller(
             "florencejob",
@@ -196,26 +232,44 @@ class Replica:
             metrics=metrics,
         )
         self._tokens = TokenChecker(client, settings.progress.audience, time.monotonic)
-        follow_changes(caches, self._controller.enqueue)
+        self._kinds = installed_kinds(
+            client,
+            settings,
+            caches.children,
+            kueue=caches.workloads is not None,
+            changed=self._look_at_all,
+        )
+        self._reconciler = reconciler
+        follow_changes(caches, self._changed)
         caches.jobs.add_handler(self._forget)
+
+    def _changed(self, key: Key) -> None:
+        """Something of a job is other than it was: it is looked at, but for its own progress."""
+        if not self._reconciler.writes_progress(key):
+            self._controller.enqueue(key)
+
+    def _got_further(self, key: Key) -> None:
+        """A job has progress to be written: it is looked at when that may be done."""
+        self._controller.enqueue_after(key, self._reconciler.turn(key))
 
     def _led(self, leads: bool) -> None:
         """The lease was won or lost; before that, reports of pods went to another replica."""
         self._metrics.leading(self._settings.leader_election.lease_name, leads)
         self._leads_since = time.time()
 
-    def manager(self) -> Manager:
-        """What runs it all."""
+    def manager(self, filled: Callable[[], object] = lambda: None) -> Manager:
+        """What runs it all; ``filled`` is called once the caches are filled."""
         health = WebServer([], port=self._settings.health_port)
         manager = Manager(
             informers=self._caches.all(),
             servers=self._servers(),
             early=[health, self._metrics_server()],
-            tasks=[self.certificates.run],
+            tasks=[self.certificates.run, self._kinds.run],
             controllers=[self._controller],
             leading=[self.certificates.run_renewal, self._count],
             leader=self._leader,
             ready=self._unready,
+            filled=filled,
             # Attempts carry the authorities that their pods trust, and keep them to their end.
             fit_to_lead=self.certificates.loaded.wait,
             shutdown_delay=seconds(self._settings.shutdown_delay),
@@ -243,7 +297,8 @@ class Replica:
         return [progress, WebServer([route], port=self._settings.webhook.port, tls=tls)]
 
     def _validate(self, request: Document) -> AdmissionAnswer:
-        answer = validate(request, self._settings)
+        served = self._caches.children.installed.served
+        answer = validate(request, self._settings, served=served)
         return AdmissionAnswer(answer.allowed, answer.message, answer.warnings)
 
     def _progress_server(self) -> ProgressServer:
@@ -254,6 +309,7 @@ class Replica:
             self._book,
             clock=time.time,
             enqueue=self._controller.enqueue,
+            in_turn=self._got_further,
             leading=lambda: leader is None or leader.leads,
             forward=LeaderForward(leader, port, self._host, lambda: self.certificates.authorities)
             if leader
@@ -277,6 +333,12 @@ class Replica:
             return []
         return [f"{self._settings.certificates.directory} holds no certificate yet"]
 
+    def _look_at_all(self) -> None:
+        """What can be made has changed: some job may have waited for that."""
+        for job in self._caches.jobs.all():
+            metadata = job["metadata"]
+            self._controller.enqueue(Key(metadata["namespace"], metadata["name"]))
+
     def _forget(self, old: Document | None, new: Document | None) -> None:
         if new is None and old is not None:
             self._metrics.ended(old["metadata"]["namespace"], old["metadata"]["name"])
@@ -286,6 +348,12 @@ class Replica:
             jobs = self._caches.jobs.all()
             self._metrics.count_stages(stages_by_state(jobs))
             self._metrics.stages_not_heard.set(stages_not_heard(jobs))
+            weights = self._strikes.weights(time.time())
+            self._metrics.count_strikes(weights)
+            effect = self._settings.failures.taint_nodes
+            if effect != "none" and self._caches.nodes is not None:
+                struck = [node for node, weight in weights.items() if weight > BAD]
+                await taint(self._writer, self._caches.nodes.all(), struck, effect)
             await asyncio.sleep(_COUNT_SECONDS)
 
 

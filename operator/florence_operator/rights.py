@@ -46,6 +46,8 @@ def _right(group: str, resource: str, *uses: tuple[str, str], **more: str) -> Ri
     )
 
 
+TAINTS = "taintNodes"
+"""Needed by those only who set ``failures.taintNodes``: base/ leaves it out, the chart as well."""
 NAME = "florence-operator"
 TLS_SECRET = "florence-operator-tls"
 
@@ -63,7 +65,19 @@ IN_JOBS_NAMESPACES = (
         "florencejobs/finalizers",
         ("update", "owner references that block deletion, where the API server asks for it"),
     ),
-    _right("kubeflow.org", "pytorchjobs", ("list watch create delete", "attempts")),
+    _right(
+        "kubeflow.org",
+        "pytorchjobs",
+        ("list watch create delete", "attempts; whether Kueue takes them (`dryRun`)"),
+    ),
+    _right("trainer.kubeflow.org", "trainjobs", ("list watch create delete", "attempts")),
+    _right(
+        "trainer.kubeflow.org",
+        "trainingruntimes",
+        ("create delete", "one of each TrainJob"),
+        ("get", "whether one that is in the way is the job's"),
+    ),
+    _right("jobset.x-k8s.io", "jobsets", ("get delete", "those of orphans")),
     _right("", "pods", ("list watch", "why attempts failed"), ("delete", "orphans of attempts")),
     _right("", "services", ("get delete", "those of orphans")),
     _right("batch", "jobs", ("get create patch", "the removal of artifacts")),
@@ -74,6 +88,12 @@ IN_JOBS_NAMESPACES = (
 
 WITHOUT_NAMESPACE = (
     _right("", "nodes", ("list watch", "lost nodes")),
+    _right(
+        "",
+        "nodes",
+        ("patch", "the taint of nodes with too many strikes (`failures.taintNodes`)"),
+        needed=TAINTS,
+    ),
     _right(
         "authentication.k8s.io",
         "tokenreviews",

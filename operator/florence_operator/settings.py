@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from florence.config.base import Settings, first_problem, setting, settings_group
 from florence.errors import ConfigurationError
-from florence_operator.api.v1alpha1 import Duration
+from florence_operator.api.duration import Duration
 
 API_VERSION = "operator.florence.dev/v1alpha1"
 
@@ -59,8 +59,19 @@ class Failures(Settings):
     longest_delay: Duration = setting(
         "5m", description="time before any attempt: it doubles up to this"
     )
+    gang_deadline: Duration = setting(
+        "30m",
+        description="how long some pods of an attempt may hold nodes while others find none, where "
+        "nothing starts them together and the job has no startDeadline",
+    )
     image_pull_deadline: Duration = setting(
         "10m", description="how long an image may fail to be pulled before the stage fails"
+    )
+    strike_half_life: Duration = setting(
+        "1d", description="after how long a strike against a node weighs half"
+    )
+    taint_nodes: Literal["none", "PreferNoSchedule", "NoSchedule"] = setting(
+        "none", description="taint that nodes get whose strikes weigh too much; none for no taint"
     )
 
 
@@ -190,6 +201,9 @@ class OperatorConfiguration(Settings):
     )
     defaults: JobDefaults = settings_group(JobDefaults, description="defaults of jobs")
     allowed: Allowed = settings_group(Allowed, description="what jobs may ask for")
+    backend: Literal["auto", "PyTorchJob", "TrainJob"] = setting(
+        "auto", description="kind of children of all jobs; auto leaves it to each job"
+    )
     kueue: Literal["auto", "off"] = setting(
         "auto", description="auto reads Kueue's Workloads where its CRDs are installed"
     )

@@ -146,8 +146,8 @@ async def pretend(client: Client, child: Document) -> None:
         await asyncio.sleep(2)
 
 
-async def finished_jobs(client: Client, count: int) -> None:
-    """Make jobs that have ended long ago."""
+def finished_status() -> Document:
+    """The status of a job that has ended."""
     now = timestamp(time.time())
     attempt = {
         "number": 1,
@@ -158,7 +158,7 @@ async def finished_jobs(client: Client, count: int) -> None:
         "completionTime": now,
         "exitCode": 0,
     }
-    status = {
+    return {
         "phase": "Succeeded",
         "observedGeneration": 1,
         "startTime": now,
@@ -175,6 +175,11 @@ async def finished_jobs(client: Client, count: int) -> None:
             }
         ],
     }
+
+
+async def finished_jobs(client: Client, count: int) -> None:
+    """Make jobs that have ended long ago."""
+    status = finished_status()
 
     async def one(name: str) -> None:
         made = await client.create(florence_job(name))

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from florence_operator.api.crd import crd
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.settings import OperatorConfiguration, load_settings
+from florencectl.main import load_command
 from tests.charts.rendering import (
     CHART,
     HELM,
@@ -206,6 +207,22 @@ def test_roles_are_those_of_the_kustomize_base() -> None:
 
 
 @needs_helm
+def test_nodes_may_be_tainted_only_where_the_settings_ask_for_it() -> None:
+    def verbs(values: dict[str, Any]) -> set[str]:
+        documents, _ = template(values)
+        return {
+            verb
+            for role in of_kind(documents, "ClusterRole")
+            for rule in role["rules"]
+            if "nodes" in rule.get("resources", ())
+            for verb in rule["verbs"]
+        }
+
+    assert verbs({}) == verbs({"config": {"failures": {"taintNodes": "none"}}}) == {"list", "watch"}
+    assert "patch" in verbs({"config": {"failures": {"taintNodes": "NoSchedule"}}})
+
+
+@needs_helm
 def test_namespaced_scope_gives_rights_in_those_namespaces_only() -> None:
     documents, _ = template({"rbac": {"scope": "namespaced"}, "watchNamespaces": ["a", "b"]})
     own = {d["metadata"]["name"]: d for d in of_kind(documents, "ClusterRole")}
@@ -301,3 +318,42 @@ def test_overlays(overlay: Path) -> None:
         assert {d["metadata"]["namespace"] for d in jobs} == {"florence"}
         (binding,) = of_kind(jobs, "RoleBinding")
         assert binding["roleRef"]["kind"] == "Role"
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")
+@pytest.mark.parametrize("folder", ["manifests/overlays/dev", "tests/e2e/overlay"])
+def test_only_minio_and_what_prepares_it_have_its_roots_credentials(folder: str) -> None:
+    documents = kustomize(ROOT / folder)
+    (root,) = [d for d in of_kind(documents, "Secret") if d["metadata"]["name"] == "minio-root"]
+    # A job that named this Secret would find nothing in it that its pods look for.
+    assert set(root["data"]) == {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"}
+    users = {name: _secrets_of(pod) for name, pod in pod_specs(documents)}
+    assert {name for name, secrets in users.items() if "minio-root" in secrets} == {
+        "Deployment/minio",
+        "Job/sample-data",
+    }
+    assert users["Deployment/mlflow"] == {"mlflow-storage"}
+    job = next(pod for name, pod in pod_specs(documents) if name == "Job/sample-data")
+    prepared = {}
+    for container in job["initContainers"]:
+        program, group, verb, uri, *options = container["command"]
+        assert (program, group, verb) == ("florencectl", "storage", "prepare")
+        context = load_command("storage").commands[verb].make_context(verb, [uri, *options])
+        assert context.params["namespaces"] == ["florence"]
+        prepared[context.params["secret"]] = uri
+    assert prepared == {"minio": "s3://florence/runs", "mlflow-storage": "s3://florence/mlflow"}
+    allowed = rules(documents)[job["serviceAccountName"]]
+    assert [rule["resources"] for rule in allowed] == [["secrets"], ["secrets"]]
+    named, others = allowed
+    assert (set(named["resourceNames"]), named["verbs"]) == (set(prepared), ["get", "patch"])
+    assert others["verbs"] == ["create"]
+    (mlflow,) = [d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == "mlflow"]
+    words = mlflow["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert f"--artifacts-destination={prepared['mlflow-storage']}/florence" in words
+
+
+def _secrets_of(pod: dict[str, Any]) -> set[str]:
+    """The Secrets that the environment of a pod's containers takes from."""
+    containers = [*pod.get("initContainers", ()), *pod["containers"]]
+    sources = [each.get("valueFrom", {}) for c in containers for each in c.get("env", ())]
+    return {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}

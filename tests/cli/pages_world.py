@@ -65,7 +65,7 @@ def lay_out(folder: Path) -> None:
     _foreign_models(folder)
     for name, document in (("job.yaml", job()), ("jobs/samples/digits.yaml", _short_digits())):
         _put(folder / name, yaml.safe_dump(document).encode())
-    for sample in ("florence-h", "digits-finetune"):
+    for sample in ("florence-h", "digits-finetune", "digits-vision-language"):
         text = (Path(__file__).parents[2] / f"jobs/samples/{sample}.yaml").read_bytes()
         _put(folder / f"jobs/samples/{sample}.yaml", text)
 

@@ -77,6 +77,15 @@ def test_a_folder_without_shards_is_one_line(tmp_path: Path, command: str) -> No
 def test_digits_are_written(tmp_path: Path) -> None:
     result = run("digits", str(tmp_path), "-o", "json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["samples"] == {"train": 1400, "test": 397}
+    assert json.loads(result.stdout)["samples"] == {
+        "train": 1400,
+        "test": 397,
+        "scenes/train": 1200,
+        "scenes/test": 300,
+        "questions/train": 4000,
+        "questions/test": 400,
+    }
+    assert (tmp_path / "scenes" / "instances_test.json").is_file()
+    assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 1200
     checked = run("check", str(tmp_path / "test"), "--workers", "1", "-o", "json")
     assert json.loads(checked.stdout)["statistics"]["classes"] == 10

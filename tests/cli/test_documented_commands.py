@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from florence.data.flod.settings import FLOD
 from florence.data.importing.registry import FORMATS
 from florencectl.examples import EXAMPLES
 from florencectl.main import COMMANDS, app, is_usage_error, load_command, spelt_out
@@ -21,7 +22,8 @@ COMMAND = re.compile(
 )
 SHORTENED = "…"
 IMPORTS = {
-    f"data import {name}": f"data import {name} {kind.example}" for name, kind in FORMATS.items()
+    f"data import {name}": f"data import {name} {kind.example}"
+    for name, kind in {**FORMATS, FLOD.name: FLOD}.items()
 }
 
 

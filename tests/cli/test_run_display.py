@@ -10,15 +10,10 @@ from typer.testing import CliRunner
 from florence.config.progress import StageProgress
 from florence_operator.api import Stage, StageStatus, State
 from florence_operator.api.status import Attempt
+from florencectl.display_choice import run_display
 from florencectl.main import app
 from florencectl.output import ProgressStyle, progress_style
-from florencectl.run_display import (
-    RunDisplay,
-    duration,
-    ending_line,
-    progress_line,
-    run_display,
-)
+from florencectl.run_display import RunDisplay, duration, ending_line, progress_line
 
 STAGE = Stage.model_validate(
     {"name": "mixed", "pretrain": {"data": "d", "batchSize": 4, "steps": 600}}

@@ -228,7 +228,7 @@ def test_a_dry_run_of_a_file_prints_a_file_that_reads_the_same(tmp_path: Path) -
         ),
         (
             ["submit", "evaluate", "--local"],
-            "stages[0].evaluate: give at least one of zeroShot, retrieval and classification",
+            "stages[0].evaluate: give at least one of zeroShot, retrieval, classification",
         ),
         (
             ["submit", "-f", "job.yaml", "pretrain", "--data", "d"],
@@ -383,7 +383,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
     tmp_path: Path,
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    path = write(tmp_path / "job.yaml", job(steps=400))
+    path = write(tmp_path / "job.yaml", job(steps=200))
     submit = ("submit", "-f", path, "--local", "-o", "json")
     code, out, err = finished(command(whole, *submit))
     assert code == 0, err
@@ -415,7 +415,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_the_same_command_ends_with_the_same
     assert "[rank 1]" in log
     assert "[rank 0]" not in log
 
-    other = write(tmp_path / "other.yaml", job(steps=401))
+    other = write(tmp_path / "other.yaml", job(steps=201))
     code, _, err = finished(command(stopped, "submit", "-f", other, "--local"))
     assert (code, "run here with other settings" in err) == (2, True)
 

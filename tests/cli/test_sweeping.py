@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from florence.errors import ConfigurationError
 from florence_operator.api import FlorenceJob, load_job
 from florence_operator.api.stage import SWEEP_LABEL
-from florencectl.sweeping import values_of, variants
+from florence_operator.api.status import JobStatus, StageStatus
+from florencectl.sweeping import Variant, spread_over_seeds, values_of, variants
 
 SAMPLE = Path(__file__).parents[2] / "jobs" / "samples" / "digits.yaml"
 
@@ -84,6 +85,23 @@ def test_a_list_is_one_value() -> None:
     assert values_of("1e-4, 3e-4") == ["1e-4", "3e-4"]
 
 
+def measured(variant: Variant, value: float | None) -> FlorenceJob:
+    metrics = {"steps": 5.0} if value is None else {"digits/top1": value, "steps": 5.0}
+    stage = StageStatus(name="zero-shot", metrics=metrics)
+    return variant.job.model_copy(update={"status": JobStatus(stages=(stage,))})
+
+
+def test_seeds_give_a_mean_and_a_spread(job: FlorenceJob) -> None:
+    found = variants(job, ["seed=0..3", "mixed.steps=7"])
+    values = (0.2, 0.4, 0.6, None)
+    jobs = [measured(each, value) for each, value in zip(found, values, strict=True)]
+    said = "zero-shot/digits/top1 over 3 seeds: 40.00 % ± 20.00 %"
+    assert spread_over_seeds(found, jobs, None) == said
+    assert spread_over_seeds(found, jobs[2:], None) is None
+    rates = variants(job, ["mixed.optimizer.lr=1e-4,3e-4", "seed=0,1"])
+    assert spread_over_seeds(rates, [measured(each, 0.5) for each in rates], None) is None
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_here_one_job_after_another_and_goes_on(tmp_path: Path) -> None:
     tiny = {
@@ -127,4 +145,5 @@ def test_a_sweep_runs_here_one_job_after_another_and_goes_on(tmp_path: Path) -> 
     rows = [line.split() for line in again.stdout.splitlines()]
     assert rows[0] == ["NAME", "SEED", "STATE", "A/HELD/TOP1"]
     assert rows[1][0] == max(found, key=lambda name: found[name])
+    assert "a/held/top1 over 2 seeds: " in again.stderr
     assert sweep("--metric", "a/none").returncode == 2

@@ -1,6 +1,8 @@
 """The cluster in KUBECONFIG, with manifests/overlays/dev on it.
 
-    make e2e
+    make e2e                                        # over the kind of children that auto takes
+    make e2e BACKEND=TrainJob                       # over TrainJobs
+    make e2e BACKEND=TrainJob ONLY=either_backend   # only what CI runs over both
 
 The images florence-operator:0.1.0 and florence-jobs:0.1.0 must be where its nodes pull from;
 FLORENCE_E2E_MINIO_IMAGE names another image of MinIO than the overlay does. Tests that break nodes
@@ -9,7 +11,6 @@ need FLORENCE_E2E_MACHINE (see :class:`tests.e2e.kube.Machine`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.numpy import load
 
 from florence.config.storage import S3Settings
 from florence.storage import Storage, open_storage
@@ -34,6 +34,7 @@ from tests.e2e.kube import (
     kubectl,
     story,
 )
+from tests.e2e.weights import digest
 
 ROOT = Path(__file__).parents[2]
 OVERLAY = ROOT / "tests/e2e/overlay"
@@ -76,7 +77,7 @@ def _adapt(pod: dict[str, Any]) -> None:
 
 
 def _keep_kueue_on_the_first_node() -> None:
-    """Without its webhook no PyTorchJob can be made, and it has one replica only."""
+    """Without its webhook no child can be made, and it has one replica only."""
     namespace, name = "kueue-system", "kueue-controller-manager"
     if not (Machine.found() and get("deployment", name, namespace)):
         return
@@ -140,17 +141,7 @@ def artifacts(storage_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def parameters(artifacts: Callable[[str], Storage]) -> Callable[[str], str]:
     """The digest of the parameters of a job's final model."""
 
-    def digest(name: str) -> str:
-        storage = artifacts(jobs.stage(name)["model"])
-        found = hashlib.sha256()
-        files = sorted(e.key for e in storage.list() if e.key.endswith(".safetensors"))
-        assert files
-        for file in files:
-            for key, tensor in sorted(load(storage.read(file)).items()):
-                found.update(key.encode() + tensor.tobytes())
-        return found.hexdigest()
-
-    return digest
+    return lambda name: digest(artifacts(jobs.stage(name)["model"]))
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from tests.e2e.kube import NAMESPACE, Document, apply, eventually, get, items, kubectl
+import yaml
+
+from florence_operator.api.attempt_pods import pod_from
+from tests.e2e.kube import (
+    NAMESPACE,
+    Document,
+    apply,
+    children_kinds,
+    eventually,
+    get,
+    items,
+    kubectl,
+)
+
+BACKEND = os.environ.get("FLORENCE_E2E_BACKEND") or "auto"
+"""What the jobs of these tests have as ``runPolicy.backend``."""
 
 STEPS = 300
 EVERY_STEPS = 20
@@ -41,7 +58,7 @@ def small_job(name: str, *, workers: int = 2, steps: int = STEPS, **run_policy: 
                     },
                 }
             ],
-            "runPolicy": {"gracePeriod": "20s", **run_policy},
+            "runPolicy": {"gracePeriod": "20s", "backend": BACKEND, **run_policy},
         },
     }
 
@@ -50,6 +67,13 @@ def submit(job: Document) -> str:
     """Apply a job and return its name."""
     apply(job)
     return str(job["metadata"]["name"])
+
+
+def submit_file(path: Path) -> str:
+    """Apply the job in a file, with the backend of these tests."""
+    job = yaml.safe_load(path.read_text())
+    job["spec"].setdefault("runPolicy", {})["backend"] = BACKEND
+    return submit(job)
 
 
 def status(name: str) -> Document:
@@ -102,19 +126,30 @@ def pods(name: str, attempt: int | None = None) -> list[Document]:
     return items("pods", labels=labels + (f",florence.dev/attempt={attempt}" if attempt else ""))
 
 
+def worker(name: str, index: int) -> str:
+    """The name of the pod of a job's stage at work that has a number in its gang."""
+    found = [(pod_from(pod), pod["metadata"]["name"]) for pod in pods(name)]
+    return next(name for pod, name in found if pod is not None and pod.index == index)
+
+
+def child_kinds_of(name: str) -> list[str]:
+    """Of which kind the children of the attempts of the job's first stage were."""
+    return [attempt["jobRef"]["kind"] for attempt in attempts(name)]
+
+
 def leftovers(name: str) -> list[str]:
     """What of a job's children is still there."""
     found = kubectl(
-        *("-n", NAMESPACE, "get", "pytorchjobs,pods,services,jobs.batch"),
+        *("-n", NAMESPACE, "get", ",".join((*children_kinds(), "pods", "jobs.batch"))),
         *("-l", f"florence.dev/job={name}", "-o", "name"),
     ).split()
-    # Services carry the Training Operator's labels, not ours.
-    services = kubectl("-n", NAMESPACE, "get", "services", "-o", "name").split()
-    return found + [service for service in services if f"/{name}-" in service]
+    # What controllers make on the way to pods carries their labels, not ours.
+    others = kubectl("-n", NAMESPACE, "get", "services,jobs.batch", "-o", "name").split()
+    return found + [other for other in others if f"/{name}-" in other and other not in found]
 
 
 def expect_nothing_left(name: str, timeout: float = 90) -> None:
-    """No pod, service or PyTorchJob of the job remains."""
+    """No pod, service or child of the job remains."""
     eventually(f"nothing left of {name}", lambda: not leftovers(name), timeout=timeout)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -51,6 +52,17 @@ def apply(document: Document) -> str:
     return kubectl("apply", "-f", "-", given=json.dumps(document))
 
 
+@functools.cache
+def children_kinds() -> tuple[str, ...]:
+    """What the cluster serves of the kinds that attempts are made of, as kubectl takes them."""
+    known = (
+        *("pytorchjobs.kubeflow.org", "trainjobs.trainer.kubeflow.org"),
+        *("trainingruntimes.trainer.kubeflow.org", "jobsets.jobset.x-k8s.io"),
+    )
+    names = {line.partition("/")[2] for line in kubectl("get", "crd", "-o", "name").split()}
+    return tuple(kind for kind in known if kind in names)
+
+
 def eventually(what: str, true: Callable[[], Any], *, timeout: float, pause: float = 0.5) -> Any:
     """The first truthy answer; fails with the cluster's story when there is none in time."""
     end = time.monotonic() + timeout
@@ -67,7 +79,7 @@ def story() -> str:
     """What a person would look at when something went wrong."""
     parts = []
     for command in (
-        ("-n", NAMESPACE, "get", "fj,pytorchjobs,pods", "-o", "wide"),
+        ("-n", NAMESPACE, "get", ",".join(("fj", *children_kinds(), "pods")), "-o", "wide"),
         ("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp"),
         ("-n", NAMESPACE, "get", "fj", "-o", "yaml"),
         ("-n", SYSTEM, "get", "pods", "-o", "wide"),

@@ -23,16 +23,14 @@ from tests.e2e.kube import (
 Digest = Callable[[str], str]
 
 
+@pytest.mark.either_backend
 def test_a_killed_pod_costs_the_steps_since_the_last_commit(
     undisturbed: str, parameters: Digest
 ) -> None:
     name = jobs.submit(jobs.small_job("killed-pod"))
     committed = jobs.wait_for_commit(name, 20)
-    victim = next(p for p in jobs.pods(name) if p["metadata"]["name"].endswith("worker-1"))
-    kubectl(
-        *("-n", NAMESPACE, "delete", "pod", victim["metadata"]["name"]),
-        *("--force", "--grace-period=0"),
-    )
+    victim = jobs.worker(name, 1)
+    kubectl("-n", NAMESPACE, "delete", "pod", victim, "--force", "--grace-period=0")
     jobs.wait_for(name, "Succeeded", timeout=400)
     first, second = jobs.attempts(name)
     assert first["cause"] in ("PodDeleted", "Killed", "Stopped", "TryAgain")
@@ -45,8 +43,7 @@ def test_a_killed_pod_costs_the_steps_since_the_last_commit(
 def test_the_program_that_is_killed_is_named(undisturbed: str, parameters: Digest) -> None:
     name = jobs.submit(jobs.small_job("killed-process"))
     jobs.wait_for_commit(name)
-    victim = next(p for p in jobs.pods(name) if p["metadata"]["name"].endswith("worker-1"))
-    pod = victim["metadata"]["name"]
+    pod = jobs.worker(name, 1)
     # The training process alone: the pod's first process lives to tell.
     script = (
         "import os, signal\n"
@@ -101,7 +98,7 @@ def test_a_lost_leader_is_followed(undisturbed: str, parameters: Digest) -> None
 def test_a_stalled_attempt_is_replaced(undisturbed: str, parameters: Digest) -> None:
     name = jobs.submit(jobs.small_job("stalled", stallTimeout="60s", gracePeriod="20s"))
     jobs.wait_for_commit(name)
-    pod = next(p for p in jobs.pods(name) if p["metadata"]["name"].endswith("worker-0"))
+    pod = jobs.worker(name, 0)
     script = (
         "import os, signal\n"
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
@@ -109,7 +106,7 @@ def test_a_stalled_attempt_is_replaced(undisturbed: str, parameters: Digest) -> 
         "    if words[1:3] == ['-u', '-m'] and 'florence_jobs.main' in words:\n"
         "        os.kill(int(pid), signal.SIGSTOP)\n"
     )
-    kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "python", "-c", script)
+    kubectl("-n", NAMESPACE, "exec", pod, "--", "python", "-c", script)
     jobs.wait_for(name, "Succeeded", timeout=500)
     first, second = jobs.attempts(name)
     assert first["cause"] == "Stalled"
@@ -134,7 +131,7 @@ def test_storage_that_is_silent_for_a_minute_is_waited_for(
     jobs.delete(name)
 
 
-@pytest.mark.parametrize("how", ["kill", "cut"])
+@pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.either_backend), "cut"])
 def test_a_lost_node_is_replaced_and_its_zombies_are_fenced(
     how: str, machine: Machine, undisturbed: str, parameters: Digest
 ) -> None:
@@ -214,17 +211,18 @@ def test_a_bad_hyperparameter_is_refused_with_its_path(
 
 def test_a_wrong_setting_that_only_the_stage_finds_is_not_retried() -> None:
     job = jobs.small_job("no-data")
-    job["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/nowhere"
+    job["spec"]["stages"][0]["pretrain"]["data"] = "s3://florence/digits/nowhere"
     name = jobs.submit(job)
     status = jobs.wait_for(name, "Failed", timeout=240)
     (attempt,) = status["stages"][0]["attempts"]
     assert attempt["cause"] == "UnusableData"
     assert attempt["exitCode"] == 3
-    assert "s3://florence/nowhere" in attempt["message"]
+    assert "s3://florence/digits/nowhere" in attempt["message"]
     jobs.expect_nothing_left(name)
     jobs.delete(name)
 
 
+@pytest.mark.either_backend
 def test_suspend_checkpoints_first_and_resume_restores(
     undisturbed: str, parameters: Digest
 ) -> None:

@@ -9,6 +9,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from florence.storage import Storage
 from tests.e2e import jobs
 from tests.e2e.kube import NAMESPACE, eventually, forwarded, kubectl
@@ -28,10 +30,11 @@ def florencectl(*arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.either_backend
 def test_the_sample_trains_across_two_nodes_and_tells_its_accuracy(
     artifacts: Callable[[str], Storage],
 ) -> None:
-    kubectl("apply", "-f", str(ROOT / "jobs/samples/digits-cluster.yaml"))
+    assert jobs.submit_file(ROOT / "jobs/samples/digits-cluster.yaml") == NAME
     jobs.wait_for(NAME, "Running", timeout=180)
     pods = eventually("two pods", lambda: _placed(2), timeout=60)
     assert len({pod["spec"]["nodeName"] for pod in pods}) == 2
@@ -48,6 +51,9 @@ def test_the_sample_trains_across_two_nodes_and_tells_its_accuracy(
     assert stages["zero-shot"]["metrics"]["digits/top1"] >= 0.97
     assert stages["probe"]["metrics"]["linear-probe/top1"] >= 0.96
     assert [len(stage["attempts"]) for stage in status["stages"]] == [1, 1, 1, 1]
+    kinds = {attempt["jobRef"]["kind"] for s in status["stages"] for attempt in s["attempts"]}
+    assert len(kinds) == 1
+    assert jobs.BACKEND in ("auto", *kinds)
     assert all(stage["mlflowRun"] for stage in status["stages"])
     _expect_mlflow_run(stages["mixed"]["mlflowRun"])
     jobs.expect_nothing_left(NAME)

@@ -134,6 +134,24 @@ def test_a_model_is_found_in_s3(folder: Path, s3_storage: Any, s3_settings: Any)
     assert florence.load(s3_storage.uri, device="cpu", s3=s3_settings).card.resolution == 32
 
 
+def test_a_name_of_a_registry_is_looked_up_by_what_is_installed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package's entry point resolves it; this one's is of a registry of its own."""
+    with pytest.raises(ConfigurationError, match="knows models by 'toy:/'"):
+        florence.load("toy:/digits@champion")
+    installed = tmp_path / "toy-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[florence.models]\ntoy = toyregistry:find\n")
+    place = str(folder / "model")
+    (tmp_path / "toyregistry.py").write_text(
+        f"def find(uri, s3):\n    return {place!r} if uri == 'toy:/digits@champion' else uri\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert florence.load("toy:/digits@champion").card == DIGITS_CARD
+
+
 def test_mistakes_say_what_and_where(folder: Path, model: LoadedModel) -> None:
     picture = folder / "0.png"
     with pytest.raises(ConfigurationError, match="take no 'label': use labels, templates"):

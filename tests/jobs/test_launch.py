@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+
+from florence_jobs import launch
 
 # Rank 1 decides; rank 0 waits so that it never fails first.
 PROGRAM = """
@@ -57,3 +60,22 @@ def test_sigterm_reaches_every_process_and_ends_in_143(tmp_path: Path) -> None:
         time.sleep(0.1)
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(timeout=60) == 143
+
+
+@pytest.mark.parametrize("cause", [SignalException("asked", signal.SIGTERM), KeyError("other")])
+def test_a_signal_that_torch_trips_over_is_one_still(
+    cause: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(*_: object) -> None:
+        try:
+            raise cause
+        except BaseException:
+            raise UnboundLocalError("start") from None
+
+    monkeypatch.setattr(launch, "launch_agent", timed)
+    arguments = ["--standalone", "--nnodes=1", "--nproc-per-node=1", "program.py"]
+    if isinstance(cause, SignalException):
+        assert launch.launch(arguments) == 143
+    else:
+        with pytest.raises(UnboundLocalError):
+            launch.launch(arguments)

@@ -133,13 +133,15 @@ def test_a_failed_stage_leaves_its_reason_in_mlflow(
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
     monkeypatch.setenv("FLORENCE_HOME", str(tmp_path / "home"))
     store = f"sqlite:///{tmp_path}/mlflow.db"
+    # A new database is made here, which takes seconds: a failed stage waits for ten of them only.
+    client = mlflow.MlflowClient(tracking_uri=store)
+    client.search_experiments()
     code = run_with(
         tmp_path,
         PLAN
         | {"output": str(tmp_path / "stage"), "tracking": {"mlflowUri": store, "experiment": "e"}},
     )
     assert code == 3
-    client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("e").experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
     assert sorted(runs) == ["j", "j/s"]

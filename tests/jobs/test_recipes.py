@@ -4,14 +4,26 @@ from pathlib import Path
 
 import pytest
 
+from florence.planner import GPUS, StageRequest, estimate_job
 from florence.planner.memory import memory_per_gpu
 from florence.planner.sizes import image_stages
+from florence.tasks.detection.settings import Detection
 from florence.tasks.finetune.settings import Finetune
 from florence.tasks.pretrain.settings import Pretrain
 from florence.tasks.video.settings import Video
+from florence_jobs.recipes.detection import (
+    FLOD_BOXES,
+    FLOD_IMAGES,
+    coco_detection,
+    flod_pretraining,
+    objects365_detection,
+    visual_genome_detection,
+    zero_shot_detection,
+)
 from florence_jobs.recipes.finetuning import imagenet_finetune, retrieval_finetune
 from florence_jobs.recipes.florence import florence_h
 from florence_jobs.recipes.registry import RECIPES, write_samples
+from florence_jobs.recipes.roboflow import main as print_roboflow
 from florence_jobs.recipes.video import kinetics, msrvtt_zero_shot
 from florence_operator.api import FlorenceJob, load_job
 
@@ -76,6 +88,87 @@ def test_fine_tunings_fit_their_gpus(job: FlorenceJob) -> None:
         cuda=True,
     )
     assert memory.total < 40e9
+
+
+@pytest.mark.parametrize(
+    ("job", "epochs", "classes", "side"),
+    [
+        (flod_pretraining(), None, 25_190, 1_333),
+        (coco_detection(), 12, 80, 2_500),
+        (objects365_detection(), 12, 365, 1_333),
+        (visual_genome_detection(), 24, 1_594, 3_000),
+        (zero_shot_detection(), None, 25_190, 1_333),
+    ],
+)
+def test_the_papers_detectors(
+    job: FlorenceJob, epochs: float | None, classes: int, side: int
+) -> None:
+    (stage,) = job.spec.stages
+    config = stage.config
+    assert isinstance(config, Detection)
+    assert (config.epochs, config.classes, config.boxes.max_side) == (epochs, classes, side)
+    assert config.optimizer.lr == 1e-4
+    assert config.optimizer.decay_at == (0.67, 0.89)
+    assert config.tower_lr_scale == 0.1
+
+
+def test_pretraining_on_flod_is_the_papers() -> None:
+    """12 epochs of 8,967,286 images at 128 are 840,683 steps; in 7 days one takes 0.72 s."""
+    (stage,) = flod_pretraining().spec.stages
+    config = stage.config
+    assert isinstance(config, Detection)
+    assert (config.steps, config.batch_size) == (840_683, 128)
+    assert stage.resources.processes == 128
+    assert config.samples_per_process(128) == 1
+    assert pytest.approx(3.73, abs=0.005) == FLOD_BOXES / FLOD_IMAGES
+    assert stage.kind.cost is not None
+    request = StageRequest(
+        name=stage.name,
+        settings=config,
+        cost=stage.kind.cost,
+        processes=128,
+        gpu=GPUS["A100-40GB"],
+    )
+    estimate = estimate_job(flod_pretraining().spec.model.architecture(), [request], days=7)
+    pace = estimate.stages[0].pace
+    assert pace is not None
+    assert pace.step_seconds == pytest.approx(0.72, abs=0.005)
+    assert pace.samples_per_second == pytest.approx(178, abs=0.5)
+
+
+def test_the_zero_shot_detector_leaves_the_towers_alone() -> None:
+    (stage,) = zero_shot_detection().spec.stages
+    config = stage.config
+    assert isinstance(config, Detection)
+    assert (config.class_agnostic, config.frozen_tower) == (True, True)
+    assert stage.kind.makes(config) == "zeroShotDetection"
+
+
+def test_a_roboflow_benchmark_is_printed_as_a_job(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def printed(*options: str) -> FlorenceJob:
+        assert print_roboflow(["aquarium", "--data", "s3://a/", "--model", "s3://m", *options]) == 0
+        path = tmp_path / "job.yaml"
+        path.write_text(capsys.readouterr().out)
+        return load_job(path)
+
+    few = printed("--shots", "5")
+    train, test = few.spec.stages
+    assert isinstance(train.config, Detection)
+    assert few.metadata.name == "aquarium-5-shot"
+    assert (train.config.classes, train.config.shots, train.config.shots_seed) == (7, 5, 3)
+    # 35 images at most, twice each in an epoch, 4 a step; 200 such epochs.
+    assert (train.config.epochs, train.config.evaluate_every_steps) == (400, 18)
+    assert (train.config.optimizer.patience, train.config.early_stop) == (4, 8)
+    assert test.depends_on == ("train",)
+    whole = printed().spec.stages[0].config
+    assert isinstance(whole, Detection)
+    assert (whole.shots, whole.epochs, whole.early_stop) == (None, 200, 4)
+    (zero,) = printed("--zero-shot").spec.stages
+    assert zero.initial_model == "s3://m"
+    with pytest.raises(SystemExit):
+        printed("--shots", "7")
 
 
 def test_the_papers_kinetics() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from florence_jobs.tracking import ClosableRecorder, SeveralRecorders, Tracker
+from florence_jobs.tracking.recorder import Tracker
+from florence_jobs.tracking.several import ClosableRecorder, SeveralRecorders
 from florence_jobs.tracking.tensorboard import TensorBoardRecorder
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"

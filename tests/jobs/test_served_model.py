@@ -36,9 +36,9 @@ from florence.tasks.pretrain import CONTRASTIVE  # noqa: E402
 from florence.tasks.pretrain.predict import ContrastivePredictor  # noqa: E402
 from florence.text.tokenizer import tokenize  # noqa: E402
 from florence_jobs import served_model  # noqa: E402
-from florence_jobs.tracking import Tracker  # noqa: E402
 from florence_jobs.tracking.events import Spill  # noqa: E402
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget  # noqa: E402
+from florence_jobs.tracking.recorder import Tracker  # noqa: E402
 from tests.gang import free_port  # noqa: E402
 from tests.small_model import CARD, model_files, network  # noqa: E402
 

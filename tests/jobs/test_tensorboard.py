@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from florence.distributed.world import World
 from florence.storage import Storage, open_storage
-from florence_jobs.tracking import make_recorder
+from florence_jobs.tracking.making import make_recorder
 from florence_jobs.tracking.tensorboard import TensorBoardRecorder
 from florence_operator.api.stage import StagePlan
 
@@ -46,8 +47,9 @@ def test_curves_and_pictures_are_among_the_artifacts(any_storage: Storage, tmp_p
     recorder.dataset("s3://bucket/shards", "0123", 1400, "train")
     for step in range(1, 4):
         recorder.metrics(step, {"train/loss": 1 / step, "gradient_norm": math.inf})
-    recorder.picture("digits/confusion", png())
     recorder.picture("digits/broken", b"no picture")
+    recorder.picture("digits/truncated", png()[:-20])
+    recorder.picture("digits/confusion", png())
     recorder.close("FINISHED")
     found = read(any_storage, tmp_path / "read")
     assert [(p.step, p.value) for p in found.Scalars("train/loss")] == [
@@ -55,6 +57,24 @@ def test_curves_and_pictures_are_among_the_artifacts(any_storage: Storage, tmp_p
     ]
     assert found.Tags()["scalars"] == ["train/loss"]
     assert [(i.width, i.height) for i in found.Images("digits/confusion")] == [(6, 4)]
+
+
+def test_what_was_recorded_before_a_problem_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    storage = open_storage(str(tmp_path / "stage"))
+    recorder = TensorBoardRecorder(storage)
+    for step in range(1, 200):
+        recorder.metrics(step, {"train/loss": 1 / step})
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_text", full)
+    recorder.dataset("s3://bucket/shards", "0123", 1400, "train")
+    recorder.metrics(200, {"train/loss": 0.0})
+    recorder.close("FINISHED")
+    found = read(storage, tmp_path / "read")
+    assert [p.step for p in found.Scalars("train/loss")] == list(range(1, 200))
 
 
 def test_another_attempt_adds_a_file_of_its_own(tmp_path: Path) -> None:

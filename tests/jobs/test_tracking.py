@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.errors import ConfigurationError
-from florence_jobs.tracking import Tracker
 from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, metric_key
 from florence_jobs.tracking.mlflow_run import RejectedError
+from florence_jobs.tracking.recorder import Tracker
 from florence_jobs.tracking.server import check_uri, redacted
 
 

@@ -25,20 +25,16 @@ from florence.storage import open_storage  # noqa: E402
 from florence.tasks.pretrain.settings import Pretrain  # noqa: E402
 from florence_jobs.local.outcome import end_tracked_run  # noqa: E402
 from florence_jobs.system_metrics import SystemSampler  # noqa: E402
-from florence_jobs.tracking import (  # noqa: E402
-    Tracker,
-    abandoned,
-    make_recorder,
-    recorder,
-    server,
-)
+from florence_jobs.tracking import abandoned, recorder, server  # noqa: E402
 from florence_jobs.tracking.events import Event, Spill  # noqa: E402
 from florence_jobs.tracking.job_run import sweep_run  # noqa: E402
+from florence_jobs.tracking.making import make_recorder  # noqa: E402
 from florence_jobs.tracking.mlflow_run import (  # noqa: E402
     MlflowRun,
     RejectedError,
     RunTarget,
 )
+from florence_jobs.tracking.recorder import Tracker  # noqa: E402
 from florence_jobs.tracking.target import run_target  # noqa: E402
 from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
 

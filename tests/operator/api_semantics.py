@@ -153,6 +153,27 @@ def json_patched(document: Document, operations: list[Document]) -> Document:
     return document
 
 
+def pruned(value: Any, schema: Document) -> Any:
+    """A custom object, or a part of one, as it is stored and read: without undescribed fields.
+
+    Of the root every object has apiVersion, kind and metadata, whatever the schema says of them.
+    """
+    if isinstance(value, list) and "items" in schema:
+        return [pruned(each, schema["items"]) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "additionalProperties" in schema:
+        values = schema["additionalProperties"]
+        return {name: pruned(each, values) for name, each in value.items()}
+    known = schema.get("properties", {})
+    kept = value if schema.get("x-kubernetes-preserve-unknown-fields") else known
+    return {
+        name: pruned(each, known[name]) if name in known and name != "metadata" else each
+        for name, each in value.items()
+        if name in kept
+    }
+
+
 class Event(NamedTuple):
     """A change, as watches tell of it."""
 

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Self
 
 from aiohttp import web
@@ -28,13 +29,20 @@ from tests.operator.api_semantics import (
     line_of,
     merged,
     parse,
+    pruned,
     selected,
     without,
 )
 
 NOW = "2026-01-01T00:00:00Z"
-WITH_STATUS = {"florencejobs", "pytorchjobs", "pods", "nodes", "workloads", "jobs"}
+WITH_STATUS = {
+    *("florencejobs", "pytorchjobs", "trainjobs", "pods", "nodes", "workloads", "jobs", "jobsets")
+}
 MANAGED = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "resourceVersion")
+
+
+# As Go writes it.
+_compact = partial(json.dumps, separators=(",", ":"))
 
 
 class FakeApiServer:
@@ -48,8 +56,10 @@ class FakeApiServer:
         self.tokens: dict[str, Document] = {}
         """Status of the TokenReview of each token that is known."""
         self._lists: dict[str, tuple[int, list[Document]]] = {}
-        self.groups: dict[str, list[str]] = {}
+        self.groups: dict[str, list[str]] = {"kubeflow.org": ["v1"]}
         """Versions of the groups that discovery tells of, the preferred one first."""
+        self.schemas: dict[tuple[str, str], Document] = {}
+        """By group and plural, the schema that objects are pruned by."""
         self.logs: dict[tuple[str, str], str] = {}
         self.url = ""
         self.watches: list[Watch] = []
@@ -199,6 +209,8 @@ class FakeApiServer:
         return new
 
     def _store(self, where: Where, old: Document | None, new: Document) -> Document:
+        if where.kind in self.schemas:
+            new = pruned(new, self.schemas[where.kind])
         if old == new:
             return new
         if new["metadata"].get("deletionTimestamp") and not new["metadata"].get("finalizers"):
@@ -255,7 +267,7 @@ class FakeApiServer:
             if request.query.get("watch"):
                 return await self._watch(request, where)
             if request.method == "GET":
-                return web.json_response(self._read(request, where))
+                return web.json_response(self._read(request, where), dumps=_compact)
             body = json.loads(await request.read() or b"{}")
             answer = self._write(request, where, body)
             return web.json_response(answer, status=201 if request.method == "POST" else 200)
@@ -292,6 +304,9 @@ class FakeApiServer:
             term.split("=", 1) for term in request.query.get("fieldSelector", "").split(",") if term
         )
         labels = request.query.get("labelSelector", "")
+        if where.namespace and "metadata.name" in fields:
+            found = self._of(*where.kind).get((where.namespace, fields["metadata.name"]))
+            return [found] if found is not None and selected(found, labels) else []
         return [
             document
             for (namespace, name), document in sorted(self._of(*where.kind).items())

@@ -1,4 +1,4 @@
-"""A small cluster in memory: Training Operator, Kueue, kubelets, garbage collection, and users."""
+"""A small cluster in memory: the controllers of children, Kueue, kubelets, garbage collection."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from florence.config.progress import StageProgress
+from florence.config.progress import PhaseSeconds, StageProgress
 from florence_operator.api.attempt_pods import Pod, Terminated
+from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.status import JobStatus
 from florence_operator.api.v1alpha1 import FlorenceJob
 from florence_operator.backends.protocol import Child, ChildState
@@ -51,6 +52,12 @@ class World:
     children: dict[str, Child] = field(default_factory=dict)
     services: dict[str, str] = field(default_factory=dict)
     """By name, the uid of the child that each belongs to."""
+    jobsets: dict[str, str] = field(default_factory=dict)
+    """By name, the uid of the TrainJob that each belongs to."""
+    runtimes: set[str] = field(default_factory=set)
+    """Of TrainJobs; who deletes one of those leaves its runtime to the job."""
+    served: tuple[str, ...] = ("PyTorchJob",)
+    """The kinds of children whose controllers are installed."""
     pods: dict[str, Pod] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     queue: dict[str, QueuePlace] = field(default_factory=dict)
@@ -73,6 +80,11 @@ class World:
     def create(self, document: dict[str, Any]) -> None:
         """What the operator applies is made."""
         name = document["metadata"]["name"]
+        if document["kind"] == "TrainingRuntime":
+            self.runtimes.add(name)
+            return
+        assert document["kind"] in self.served
+        assert document["kind"] != "TrainJob" or name in self.runtimes
         assert name not in self.children, "a child is never applied twice"
         metadata = document["metadata"]
         labels = metadata["labels"]
@@ -88,6 +100,7 @@ class World:
             else ChildState.ACTIVE,
             queued="kueue.x-k8s.io/queue-name" in labels,
             spec_hash=metadata["annotations"]["florence.dev/spec-hash"],
+            created=self.now,
         )
 
     def delete_child(self, name: str) -> None:
@@ -98,6 +111,7 @@ class World:
             for pod in self.pods_of(child):
                 self.delete_pod(pod)
             self.services = {s: uid for s, uid in self.services.items() if uid != child.uid}
+            self.jobsets.pop(name, None)
 
     def orphan_child(self, name: str) -> None:
         """``kubectl delete pytorchjob --cascade=orphan``: pods and Services belong to nobody."""
@@ -105,6 +119,13 @@ class World:
         self.queue.pop(name, None)
         self.harm(child.stage, child.attempt)
         pods = self.pods_of(child)
+        if child.kind == "TrainJob":
+            # Their JobSet is nobody's; they are still its Job's.
+            if pods:
+                self.jobsets[name] = ""
+            else:
+                self.jobsets.pop(name, None)
+            return
         for pod in pods:
             self.pods[pod.uid] = replace(pod, owner="")
         names = {pod.name for pod in pods}
@@ -118,7 +139,7 @@ class World:
         self.harmed.add((stage, attempt))
 
     def pods_of(self, child: Child) -> list[Pod]:
-        return [pod for pod in self.pods.values() if pod.owner == child.uid]
+        return [pod for pod in self.pods.values() if pod.owner == _controller_of(child)]
 
     def delete_pod(self, pod: Pod) -> None:
         if pod.over or pod.node is None:
@@ -132,9 +153,16 @@ class World:
         if not pod.owner:
             # A Service without its pod leads nobody to it: who took the pod away takes it too.
             self.services.pop(pod.name, None)
+        left = {pod.train_job for pod in self.pods.values()}
+        if self.jobsets.get(pod.train_job) == "" and pod.train_job not in left:
+            # Nothing of it runs any more, and nobody is led to it: as with such a Service.
+            del self.jobsets[pod.train_job]
 
     def training_operator(self) -> None:
-        """One round of the Training Operator over all of its jobs."""
+        """One round of the Training Operator, and of Trainer, JobSet and Jobs, over all children.
+
+        Both end what is left of a gang when one of its pods has failed, and try nothing again.
+        """
         for child in list(self.children.values()):
             pods = self.pods_of(child)
             if child.suspended:
@@ -160,17 +188,32 @@ class World:
 
     def _create_pod(self, child: Child, index: int) -> None:
         self.version += 1
+        train_job = child.name if child.kind == "TrainJob" else ""
+        suffix = f"node-0-{index}-{self.version:05}" if train_job else f"worker-{index}"
         pod = Pod(
-            name=f"{child.name}-worker-{index}",
+            name=f"{child.name}-{suffix}",
             uid=f"p{self.version}",
             stage=child.stage,
             attempt=child.attempt,
             index=index,
             phase="Pending",
-            owner=child.uid,
+            owner=_controller_of(child),
+            container=CHILD_KINDS[child.kind].container,
+            train_job=train_job,
+            created=self.now,
         )
         self.pods[pod.uid] = pod
-        self.services[pod.name] = child.uid
+        if train_job:
+            self.jobsets[child.name] = child.uid
+        else:
+            self.services[pod.name] = child.uid
+
+    def delete_jobset(self, name: str) -> None:
+        """Garbage collection takes its Job and that its pods."""
+        del self.jobsets[name]
+        for pod in list(self.pods.values()):
+            if pod.train_job == name:
+                self.delete_pod(pod)
 
     def scheduler(self) -> None:
         ready = sorted(name for name, node in self.nodes.items() if node.ready)
@@ -195,7 +238,15 @@ class World:
 
     def report(self, stage: str, attempt: int, step: int) -> None:
         """Worker 0 says how far it is; as often as it likes, at the same step too."""
-        progress = StageProgress(step=step, total=100, checkpoint=f"c{step}", checkpoint_step=step)
+        # Old images count no seconds, and some count more than there were.
+        counted = PhaseSeconds(train=3 * step, data_wait=step, checkpoint=step / 2, kept=2 * step)
+        progress = StageProgress(
+            step=step,
+            total=100,
+            checkpoint=f"c{step}",
+            checkpoint_step=step,
+            seconds=counted if step % 4 else None,
+        )
         known = self.reports.get((stage, attempt))
         moved = known is None or known.progress != progress or self.now - known.heard >= 120
         received = self.now if moved or known is None else known.received
@@ -259,3 +310,8 @@ class World:
                 and report.heard - report.received < STALL
             ):
                 yield child
+
+
+def _controller_of(child: Child) -> str:
+    """The uid of what controls a child's pods: itself, or the Job that was made of it."""
+    return f"job-of-{child.uid}" if child.kind == "TrainJob" else child.uid

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.history import KEPT_ATTEMPTS
 from florence_operator.api.status import Attempt, JobStatus, State
+from florence_operator.api.times import unix
+from florence_operator.backends.choice import Installed
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Deletion
@@ -28,6 +31,8 @@ class Cluster(World):
     """What the caches hold that do not follow."""
     known: bool = False
     """Whether this leader has read the job itself, or written its status."""
+    unseen: frozenset[str] = frozenset()
+    """Kinds of children that this leader does not follow yet."""
     hears_since: float = 0.0
     wake: float | None = None
     history: list[JobStatus] = field(default_factory=list)
@@ -43,6 +48,7 @@ class Cluster(World):
 
     def catch_up(self) -> None:
         self.shown.clear()
+        self.unseen = frozenset()
 
     def _cached(self, kind: str) -> Any:
         return self.shown.get(kind, getattr(self, kind))
@@ -53,7 +59,12 @@ class Cluster(World):
         return Observation(
             job=self._cached("job"),
             now=self.now,
-            children=dict(self._cached("children")),
+            children={
+                name: child
+                for name, child in self._cached("children").items()
+                if child.kind not in self.unseen
+            },
+            installed=Installed(served=tuple(k for k in self.served if k not in self.unseen)),
             pods=list(self._cached("pods").values()),
             nodes={**self._cached("nodes"), **dict.fromkeys(gone)},
             queue=dict(self._cached("queue")),
@@ -95,6 +106,10 @@ class Cluster(World):
         for effect in effects if crash is None else effects[:crash]:
             if isinstance(effect, JobStatus) and self._cached("job") is not self.job:
                 break  # a conflict: somebody else was faster
+            if isinstance(effect, dict) and effect["metadata"]["name"] in self.children:
+                # The API server refuses it, so that it is asked for what there is.
+                self._ask(Question("Child"))
+                break
             self._apply(effect, well)
         self.wake = None if decision.requeue_after is None else self.now + decision.requeue_after
         if crash is not None:
@@ -124,8 +139,8 @@ class Cluster(World):
             self._write(effect)
         elif isinstance(effect, dict):
             self.create(effect)
-            if "children" in self.shown:
-                name = effect["metadata"]["name"]
+            name = effect["metadata"]["name"]
+            if "children" in self.shown and name in self.children:
                 self.shown["children"][name] = self.children[name]
         else:
             self._delete(effect, well)
@@ -136,6 +151,7 @@ class Cluster(World):
         assert known == JobStatus.model_validate(status.wire()) == status
         self._check_charges(known)
         self._check_words(known)
+        self._check_goodput(known)
         self.job = self.job.model_copy(update={"status": known})
         if "job" in self.shown:
             self.shown["job"] = self.job
@@ -143,11 +159,15 @@ class Cluster(World):
         self.history.append(known)
 
     def _delete(self, deletion: Deletion, well: set[str]) -> None:
-        if deletion.kind == "PyTorchJob":
+        if deletion.kind in ("PyTorchJob", "TrainJob"):
             child = self.children.get(deletion.name)
             if child is not None and child.uid == deletion.uid:
                 assert child.uid not in well, f"{child.name} trains and is heard"
                 self.delete_child(deletion.name)
+                self.runtimes.discard(deletion.name)
+        elif deletion.kind == "JobSet":
+            if self.jobsets.get(deletion.name) == "":
+                self.delete_jobset(deletion.name)
         elif deletion.kind == "Service":
             if self.services.get(deletion.name) == "":
                 del self.services[deletion.name]
@@ -167,7 +187,8 @@ class Cluster(World):
             if child.suspended:
                 self.admit(name)
         for pod in list(self.pods.values()):
-            if pod.phase == "Running" and not pod.deleting and pod.owner:
+            orphaned = not pod.owner or self.jobsets.get(pod.train_job) == ""
+            if pod.phase == "Running" and not pod.deleting and not orphaned:
                 self.end(pod, 0)
         self.scheduler()
         self.reconcile()
@@ -181,7 +202,9 @@ class Cluster(World):
         for stage in self.job.spec.stages:
             record = self.status.stage(stage.name)
             numbers = [attempt.number for attempt in record.attempts]
-            assert numbers == list(range(1, len(numbers) + 1))
+            first = record.dropped.number + 1 if record.dropped else 1
+            assert numbers == list(range(first, first + len(numbers)))
+            assert len(numbers) <= KEPT_ATTEMPTS + 1
             assert all(attempt.completion_time for attempt in record.attempts[:-1])
             running = {
                 pod.attempt
@@ -203,12 +226,42 @@ class Cluster(World):
             ):
                 assert (stage, attempt.number) in self.harmed, (stage, attempt)
 
+    def _check_goodput(self, new: JobStatus) -> None:
+        """Every second of every stage has one name, and no second is lost once it had one."""
+        total = 0
+        for stage in new.stages:
+            spent, before = stage.goodput, self.status.stage(stage.name).goodput
+            if not stage.attempts:
+                assert spent is None
+                continue
+            if not stage.state.known and stage.attempts[-1].completion_time:
+                assert spent == before  # another version's
+                total += spent.total if spent else 0
+                continue
+            assert spent is not None
+            begun = unix((stage.dropped or stage.attempts[0]).start_time)
+            until = unix(spent.until)
+            assert begun is not None
+            assert until is not None
+            assert spent.total == until - begun
+            assert until <= self.now
+            assert stage.state.terminal or until == int(self.now)
+            total += spent.total
+            if before is not None:
+                # A part may shrink: one that stalls may yet get further, or end well.
+                assert spent.total >= before.total
+        if total:
+            assert new.goodput is not None
+            assert new.goodput.total == total
+
     def _check_words(self, new: JobStatus) -> None:
         """A word of another version stays where it is."""
         for stage in self.status.stages:
             after = new.stage(stage.name)
-            causes = [a.cause for a in stage.attempts if a.completion_time]
-            assert [a.cause for a in after.attempts[: len(causes)]] == causes
+            causes = {a.number: a.cause for a in stage.attempts if a.completion_time}
+            kept = {a.number: a.cause for a in after.attempts if a.number in causes}
+            assert kept.items() <= causes.items()
+            assert len(kept) >= min(len(causes), KEPT_ATTEMPTS - 1)
             if not stage.state.known and len(causes) == len(stage.attempts):
                 assert after == stage
 

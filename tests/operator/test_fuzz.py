@@ -159,7 +159,7 @@ def test_whatever_is_taken_can_be_decided_about(seed: int) -> None:
     """Also what only the schema has seen: a cluster may run without the webhook."""
     source = random.Random(seed)
     decided = 0
-    for number in range(500):
+    for number in range(800):
         # As an API server, which is written in Go, would pass it on.
         sent = json.dumps(hostile(source), ensure_ascii=False).encode(errors="replace")
         try:

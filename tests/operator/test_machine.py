@@ -45,6 +45,8 @@ def states(status: JobStatus) -> set[State]:
 
 
 class Machine(RuleBasedStateMachine):
+    served: tuple[str, ...] = ("PyTorchJob",)
+
     @initialize(queue=st.booleans(), deadline=st.booleans())
     def start(self, queue: bool, deadline: bool) -> None:
         policy: dict[str, Any] = {
@@ -55,7 +57,9 @@ class Machine(RuleBasedStateMachine):
             policy["queue"] = "pool"
         if deadline:
             policy["deadline"] = "1d"
-        self.cluster = Cluster(FlorenceJob.model_validate(job_document(**policy)))
+        job = FlorenceJob.model_validate(job_document(**policy))
+        self.cluster = Cluster(job, served=self.served)
+        self.deleted_by_users: set[str] = set()
         self.retries = 0
         self.before = self.cluster.snapshot()
         for name in ("n1", "n2"):
@@ -99,6 +103,16 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def the_caches_catch_up(self) -> None:
         self.cluster.catch_up()
+
+    @rule(kind=st.sampled_from(["PyTorchJob", "TrainJob"]))
+    def another_leader_has_not_found_a_crd_yet(self, kind: str) -> None:
+        cluster = self.cluster
+        recorded = {a.child for stage in cluster.status.stages for a in stage.attempts}
+        if len(self.served) > 1 and recorded >= set(cluster.children):
+            cluster.restart()
+            cluster.unseen = frozenset({kind})
+            cluster.reconcile()
+            cluster.check()
 
     @rule()
     def training_operator(self) -> None:
@@ -201,12 +215,14 @@ class Machine(RuleBasedStateMachine):
             child = self.cluster.children[name]
             self.cluster.harm(child.stage, child.attempt)
             self.cluster.delete_child(name)
+            self.deleted_by_users.add(name)
 
     @rule(which=st.integers(0, 9))
     def child_deleted_and_its_pods_left(self, which: int) -> None:
         name = self._pick(list(self.cluster.children), which)
         if name is not None:
             self.cluster.orphan_child(name)
+            self.deleted_by_users.add(name)
 
     @rule(which=st.integers(0, 9), idle=st.booleans())
     def another_version_writes(self, which: int, idle: bool) -> None:
@@ -273,6 +289,11 @@ class Machine(RuleBasedStateMachine):
     def user_suspends(self, suspend: bool) -> None:
         self.cluster.policy(suspend=suspend)
 
+    @rule(backend=st.sampled_from(["auto", "PyTorchJob", "TrainJob"]))
+    def user_chooses_a_backend(self, backend: str) -> None:
+        if backend in ("auto", *self.served):
+            self.cluster.policy(backend=backend)
+
     @rule()
     def user_retries(self) -> None:
         self.retries += 1
@@ -325,8 +346,23 @@ class Machine(RuleBasedStateMachine):
         assert not cluster.children
         assert not cluster.pods
         assert not cluster.services
+        assert not cluster.jobsets
+        assert cluster.runtimes <= self.deleted_by_users
         assert not cluster.reconcile().changed
 
 
+class TrainJobMachine(Machine):
+    served = ("TrainJob",)
+
+
+class BothKindsMachine(Machine):
+    """Where users go to and fro between both, and leaders find one kind after the other."""
+
+    served = ("PyTorchJob", "TrainJob")
+
+
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestTrainJobMachine = TrainJobMachine.TestCase
+TestBothKindsMachine = BothKindsMachine.TestCase
+TestMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestTrainJobMachine.settings = TestBothKindsMachine.settings = TestMachine.settings

@@ -15,7 +15,7 @@ from florence_operator.api.manifest import from_cluster, from_store
 from florence_operator.api.times import timestamp
 from florence_operator.build.pod_template import PLAN_ANNOTATION
 from florence_operator.kube.client import EVENTS, FLORENCE_JOBS, JOBS, PODS, PYTORCH_JOBS, SERVICES
-from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.progress.reports import News, Posted, ProgressBook
 from florence_operator.progress.server import StageProgress
 from florence_operator.reconcile.reconciler import Reconciler
 from florence_operator.replica import make_caches
@@ -357,10 +357,10 @@ def test_a_report_that_is_heard_again_is_looked_at() -> None:
         return Posted(namespace="ns", job="j", uid="u", stage="c", attempt=1, progress=progress)
 
     book = ProgressBook(silence=120)
-    assert book.take(posted(5), 0.0)
-    assert not book.take(posted(5), 100.0)
+    assert book.take(posted(5), 0.0) is News.NOW
+    assert book.take(posted(5), 100.0) is News.NONE
     report = book.of(KEY, "u")["c", 1]
     assert (report.received, report.heard) == (0.0, 100.0)
     # What passed while nothing was heard is no part of a stall.
-    assert book.take(posted(5), 300.0)
+    assert book.take(posted(5), 300.0) is News.NOW
     assert book.of(KEY, "u")["c", 1].received == 300.0

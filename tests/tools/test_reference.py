@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,11 +98,10 @@ def test_every_field_says_since_when_it_exists() -> None:
     shown = rows.text({"spec.image": "1.2.3"})
     assert "| `image` | string |  | none | 1.2.3 | container image" in shown
     assert "| `model.preset` | string |  | `coswin-t` | next | one of" in shown
-    page = reference.reference()
-    fields = [line for line in page.splitlines() if line.startswith("| `")]
+    fields = [line for line in page().splitlines() if line.startswith("| `")]
     assert fields
     assert all(re.search(r" \| (next|\d+\.\d+\.\d+) \| \S", line) for line in fields), fields
-    about = page.split("## spec.stages[].pretrain\n")[1].split("\n|")[0]
+    about = page().split("## spec.stages[].pretrain\n")[1].split("\n|")[0]
     assert re.search(r" Since \d+\.\d+\.\d+\.\n", about)
 
 
@@ -122,9 +122,15 @@ def paths_of(schema: dict[str, Any], path: str = "") -> Iterator[str]:
         yield from paths_of(more if isinstance(more, dict) else {}, f"{where}{{}}")
 
 
+@cache
+def page() -> str:
+    """The whole page, made once for all tests."""
+    return reference.reference()
+
+
 def section(title: str) -> set[str]:
     """The paths in a section of the page."""
-    text = f"\n{reference.reference()}".split(f"\n## {title}\n")[1].split("\n## ")[0]
+    text = f"\n{page()}".split(f"\n## {title}\n")[1].split("\n## ")[0]
     return {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
 
 
@@ -139,7 +145,7 @@ def test_no_field_of_the_crd_is_missing() -> None:
     lists = {
         f"{name}[].{path}"
         for name in Evaluate.model_json_schema()["properties"]
-        if (title := f"evaluations.{name}[]") in reference.reference()
+        if (title := f"evaluations.{name}[]") in page()
         for path in section(title)
     }
     for name, schema in kinds.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from florence_operator.api import load_job
 from florencectl.job_file import changed
-from tools.samples import SAMPLES, metrics_of, shortfalls, table, with_table
+from tools.samples import SAMPLES, metrics_of, on_model, shortfalls, table, with_table
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -20,6 +21,18 @@ def test_short_forms_and_requirements_name_stages_of_the_sample(name: str) -> No
     assert {path.partition("/")[0] for path in (*sample.required, *sample.chance)} <= stages
     assert {each.partition(".")[0] for each in sample.short} <= stages
     assert sample.required
+
+
+def test_a_short_form_may_start_from_a_model_that_is_there(tmp_path: Path) -> None:
+    document = yaml.safe_load(Path("jobs/samples/digits-detection.yaml").read_text())
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(on_model(document, "pretrain", "/models/digits")))
+    stages = {stage.name: stage for stage in load_job(path).spec.stages}
+    assert list(stages) == ["boxes", "boxes-scratch", "five-shot", "zero-shot"]
+    starts = {name: stage.initial_model for name, stage in stages.items()}
+    assert starts.pop("boxes-scratch") is None
+    assert set(starts.values()) == {"/models/digits"}
+    assert not any(stage.depends_on for stage in stages.values())
 
 
 def test_metrics_are_named_by_stage_and_judged() -> None:

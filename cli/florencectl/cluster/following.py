@@ -14,9 +14,10 @@ from florencectl.cluster.connection import Place, on_cluster
 from florencectl.cluster.errors import FAILED, TIMED_OUT, NotFoundError
 from florencectl.cluster.jobs import get_job, status_of
 from florencectl.cluster.watching import changes
+from florencectl.display_choice import run_display
 from florencectl.output import note
 from florencectl.program import program_name
-from florencectl.run_display import RunDisplay, duration, run_display
+from florencectl.run_display import RunDisplay, duration
 
 if TYPE_CHECKING:
     from florence_operator.kube.client import Client
@@ -131,7 +132,7 @@ class Teller:
 def news(before: StageStatus | None, now: StageStatus) -> str:
     """One line on a stage whose state (or attempt) changed; empty when neither did."""
     same = before is not None and before.state == now.state
-    if same and before is not None and len(before.attempts) == len(now.attempts):
+    if same and before is not None and before.last_number == now.last_number:
         return ""
     text = _NEWS.get(now.state, _another)(now)
     return f"{now.name}: {text}" if text else ""
@@ -161,7 +162,8 @@ def _failed(stage: StageStatus) -> str:
 def _succeeded(stage: StageStatus) -> str:
     if not stage.attempts:
         return "succeeded"
-    begun, ended = unix(stage.attempts[0].start_time), unix(stage.attempts[-1].completion_time)
+    first = stage.dropped or stage.attempts[0]
+    begun, ended = unix(first.start_time), unix(stage.attempts[-1].completion_time)
     return f"succeeded in {duration(ended - begun)}" if begun and ended else "succeeded"
 
 

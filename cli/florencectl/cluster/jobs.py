@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 COLUMNS = ["name", "state", "stage", "progress", "eta", "loss", "attempts", "age"]
-WIDE_COLUMNS = ["gpus", "gpu-hours", "checkpoint"]
+WIDE_COLUMNS = ["gpus", "gpu-hours", "goodput", "checkpoint"]
 RESOURCE_NAME = "florencejob.florence.dev"
 _TRIES = 5
 
@@ -210,6 +210,7 @@ def row(job: Mapping[str, Any], now: datetime) -> Document:
         "age": age(created, now),
         "gpus": summary.get("gpus"),
         "gpu-hours": summary.get("gpuHours"),
+        "goodput": summary.get("goodput"),
         "checkpoint": summary.get("checkpoint"),
     }
 

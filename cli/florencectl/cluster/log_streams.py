@@ -200,7 +200,11 @@ class LogReader:
         while True:
             try:
                 async for line in self._client.logs(
-                    pod.name, self._namespace, follow=follow, tail=tail
+                    pod.name,
+                    self._namespace,
+                    container=pod.container,
+                    follow=follow,
+                    tail=tail,
                 ):
                     failures = 0
                     if skip:

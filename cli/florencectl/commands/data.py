@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florence.data.importing.pseudo import PSEUDO_LABELS
 from florencectl.commands.data_curate import EPILOG as CURATE_HELP
 from florencectl.commands.data_curate import curate
 from florencectl.commands.data_import import app as import_app
+from florencectl.commands.data_pseudo_label import EPILOG as PSEUDO_LABEL_HELP
+from florencectl.commands.data_pseudo_label import pseudo_label
 from florencectl.data_options import Endpoint, Output, Region, Uri, note_on_terminal, s3_settings
+from florencectl.flags import with_flags
 from florencectl.output import DocumentFormat, note, print_document, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +29,9 @@ app = typer.Typer(
 )
 app.add_typer(import_app)
 app.command("curate", epilog=CURATE_HELP)(curate)
+app.command("pseudo-label", epilog=PSEUDO_LABEL_HELP)(
+    with_flags(pseudo_label, PSEUDO_LABELS.settings)
+)
 
 Workers = Annotated[
     int | None,
@@ -53,14 +60,31 @@ _NAMES = {
 def digits(
     out: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix to write to.")],
     side: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 32,
+    scenes: Annotated[
+        bool,
+        typer.Option(help="Also write OUT/scenes: pictures of several digits with boxes."),
+    ] = True,
     output: Output = DocumentFormat.TABLE,
     endpoint: Endpoint = None,
     region: Region = None,
 ) -> None:
-    """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test."""
+    """Write the built-in scanned digits as WebDataset shards: OUT/train and OUT/test.
+
+    OUT/scenes/train and OUT/scenes/test hold scenes with boxes, also as COCO would have them:
+    OUT/scenes/instances_train.json with OUT/scenes/images/train. OUT/questions has scenes with
+    captions and questions, and beside the shards the same with VQAv2's and Karpathy's json.
+    """
+    from florence.data.digit_questions import write_questions
+    from florence.data.digit_scenes import write_scenes
     from florence.data.digits import write_digits
 
-    counts = write_digits(out, s3_settings(endpoint, region), side=side)
+    s3 = s3_settings(endpoint, region)
+    counts = write_digits(out, s3, side=side)
+    if scenes:
+        made = write_scenes(f"{out.rstrip('/')}/scenes", s3, coco=True)
+        counts |= {f"scenes/{split}": count for split, count in made.items()}
+        asked = write_questions(f"{out.rstrip('/')}/questions", s3)
+        counts |= {f"questions/{split}": count for split, count in asked.items()}
     if output is not DocumentFormat.TABLE:
         print_document({"uri": out, "samples": counts}, output)
         return

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from florence.data.flod.settings import FLOD
 from florence.data.importing.registry import FORMATS, ImportFormat
+from florencectl.commands.data_flod import flod
 from florencectl.data_options import (
     Endpoint,
     Output,
@@ -90,6 +92,8 @@ def _print(done: Imported, output: DocumentFormat) -> None:
         print_document(done.wire(), output)
         return
     rows = [["rows", done.rows], ["samples", done.samples], ["broken rows", done.broken]]
+    if done.boxes or done.broken_boxes:
+        rows += [["boxes", done.boxes], ["broken boxes", done.broken_boxes]]
     if done.classes:
         rows.append(["classes", done.classes])
     print_table(["what", "count"], rows)
@@ -97,5 +101,11 @@ def _print(done: Imported, output: DocumentFormat) -> None:
         note(line)
 
 
+def _add_flod() -> None:
+    example = examples_text([f"data import {FLOD.name} {FLOD.example}"], program_name())
+    app.command(FLOD.name, epilog=example)(with_flags(flod, FLOD.settings))
+
+
 for _kind in FORMATS.values():
     _add(_kind)
+_add_flod()

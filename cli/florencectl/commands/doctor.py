@@ -35,9 +35,9 @@ def doctor(
 ) -> None:
     """Check whether a cluster is fit for jobs; exit code 1 when something fails."""
     from florence_operator.api.duration import seconds
-    from florencectl.doctor.checks import Level
     from florencectl.doctor.examination import examine
     from florencectl.job_file import read_job
+    from florencectl.levels import Level
 
     try:
         limit = float(seconds(timeout))

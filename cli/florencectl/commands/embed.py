@@ -13,6 +13,7 @@ from florence.errors import DataError
 from florencectl.embedding_files import FILES, PRINTED, check_target, write
 from florencectl.failures import BadFiles
 from florencectl.input_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_named, in_parts
+from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import note
 
@@ -96,7 +97,7 @@ def embeddings_of(
     videos = [name for name in files if is_video[name]]
     if not texts and not images and not videos:
         return []
-    model = load(model_uri, device=device, s3=s3)
+    model = load(resolved(model_uri, s3), device=device, s3=s3)
     found: dict[str, NDArray[np.float32]] = {}
     if texts:
         rows = model.embed_texts([text for _, text in texts]).numpy()

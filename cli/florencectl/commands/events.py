@@ -1,4 +1,4 @@
-"""``florencectl events``: what Kubernetes tells of a job, its PyTorchJobs and its pods."""
+"""``florencectl events``: what Kubernetes tells of a job, its children and its pods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def events(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the events of a job on a cluster, of its PyTorchJobs and its pods, oldest first."""
+    """Print the events of a job on a cluster, of its children and its pods, oldest first."""
     from florencectl.explain.snapshot import take_snapshot
 
     async def show(client: Client, where: str) -> None:

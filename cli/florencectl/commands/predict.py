@@ -1,12 +1,14 @@
-"""``florencectl predict``: what a trained model says about image files."""
+"""``florencectl predict``: what a trained model says about image or video files."""
 
 from __future__ import annotations
 
 import inspect
-import re
+import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from itertools import count, product
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +16,14 @@ import typer
 from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
-from florence.tasks.inputs import FILES, Column, Parameter, texts_in
-from florence.tasks.kind import ModelTask
+from florence.tasks.inputs import Column, Parameter
+from florencectl.drawings import Drawings
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
-from florencectl.input_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_named, in_parts
+from florencectl.input_files import files_named, in_parts
+from florencectl.input_values import check_inputs, flag_of, parsed
+from florencectl.media_files import MEDIA_SUFFIXES, contents_for, fits, medium_of, noun
+from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import DocumentFormat, print_csv, print_document, print_table
 
@@ -28,6 +33,9 @@ IMAGES_AT_ONCE = 64
 Answer = tuple[str, Mapping[str, Any]]
 """A file's name, and what the model says about it."""
 
+Results = Callable[[str, Mapping[str, Any]], list[dict[str, Any]]]
+"""See :attr:`florence.tasks.kind.ModelTask.results`."""
+
 
 class AnswerFormat(StrEnum):
     """The value of ``-o``."""
@@ -36,6 +44,11 @@ class AnswerFormat(StrEnum):
     CSV = "csv"
     JSON = "json"
     YAML = "yaml"
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is for programs."""
+        return self in (AnswerFormat.JSON, AnswerFormat.YAML)
 
 
 def _predict(
@@ -51,6 +64,21 @@ def _predict(
     output: Annotated[
         AnswerFormat, typer.Option("-o", "--output", help="table, csv, json or yaml.")
     ] = AnswerFormat.TABLE,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of the answers, such as the images with boxes drawn in; for "
+            "one image also a file's name."
+        ),
+    ] = None,
+    show_attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a picture for each answer: where each word looks in the image "
+            "(models that fuse image and text).",
+        ),
+    ] = None,
     device: Device = None,
     endpoint: ModelEndpoint = None,
     **given: Any,
@@ -59,7 +87,8 @@ def _predict(
 
     A two-tower model classifies images with words of your choice: each word is put into all
     templates, and the image goes to the word whose sentences are nearest. A model with a head
-    classifies with the labels that it was trained with.
+    classifies with the labels that it was trained with. A detector finds objects: -o json prints
+    them as COCO's results, --save draws them.
 
     Files that cannot be used are named on stderr, and the exit code is then 3.
     """
@@ -68,28 +97,50 @@ def _predict(
     values = {
         name: parsed(input_named(name), text, s3)
         for name, text in given.items()
-        if text is not None
+        if text is not None and text != []
     }
     bad = BadFiles()
-    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    files = files_named(images, suffixes, stdin=sys.stdin, refuse=bad.add)
+    files = files_named(images, MEDIA_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
+    drawings = Drawings(save, files) if save is not None else None
     answers = answers_of(
-        model, files, values, offered={"top": top}, device=device, s3=s3, refuse=bad.add
+        model,
+        files,
+        values,
+        offered={"top": top},
+        device=device,
+        s3=s3,
+        refuse=bad.add,
+        drawings=drawings,
+        attention=Path(show_attention) if show_attention is not None else None,
     )
-    show(answers, output, top)
+    results = results_of(model, s3) if answers and output.is_document else None
+    show(answers, output, top, results)
     bad.exit()
 
 
-def show(answers: Sequence[Answer], output: AnswerFormat, top: int) -> None:
-    """Print answers by file; nothing where there are none."""
+def results_of(model_uri: str, s3: S3Settings) -> Results | None:
+    """What makes the field's own results of an answer, where the model's task has some."""
+    from florence.models.opening import read_card
+
+    name = model_task_named(read_card(model_uri, s3).task).results
+    return pkgutil.resolve_name(name) if name else None
+
+
+def show(
+    answers: Sequence[Answer], output: AnswerFormat, top: int, results: Results | None = None
+) -> None:
+    """Print answers by file, as one list of results where they are such; nothing for none."""
     if not answers:
         return
     if output is AnswerFormat.TABLE:
         print_table(*table_of(answers, top))
     elif output is AnswerFormat.CSV:
         print_csv(*table_of(answers, top))
+    elif results is not None:
+        every = [_short(result) for name, answer in answers for result in results(name, answer)]
+        print_document(every, DocumentFormat(output.value))
     else:
-        document = [{_noun(name): name, **rounded(answer)} for name, answer in answers]
+        document = [{noun(name): name, **rounded(answer)} for name, answer in answers]
         print_document(document, DocumentFormat(output.value))
 
 
@@ -114,7 +165,7 @@ def input_flags() -> list[inspect.Parameter]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str | None,
+                list[str] | None if is_column(name) else str | None,
                 typer.Option(flag_of(name), help=f"{text} ({', '.join(takers[name])} models)"),
             ],
         )
@@ -122,9 +173,10 @@ def input_flags() -> list[inspect.Parameter]:
     ]
 
 
-def flag_of(name: str) -> str:
-    """The flag of an input."""
-    return f"--{name.replace('_', '-')}"
+def is_column(name: str) -> bool:
+    """Whether an input is a text of every row: its flag may be repeated, a row for each text."""
+    given = input_named(name)
+    return isinstance(given, Column) and given.type == "text"
 
 
 def command() -> Callable[..., None]:
@@ -133,82 +185,6 @@ def command() -> Callable[..., None]:
 
 
 predict = command()
-
-
-def parsed(given: Column | Parameter, text: str, s3: S3Settings) -> Any:
-    """The value of an input from the command line.
-
-    Raises:
-        ConfigurationError: it is not of the input's type; names the flag.
-    """
-    flag = flag_of(given.name)
-    if given.type == "templates":
-        return parse_templates(text, flag, s3)
-    if given.type == "texts":
-        return parse_labels(text, flag)
-    if given.type == "seconds":
-        return parse_seconds(text, flag)
-    if given.type in ("number", "integer"):
-        try:
-            return int(text) if given.type == "integer" else float(text)
-        except ValueError:
-            raise ConfigurationError(f"{flag}: '{text}' is not a number") from None
-    return text
-
-
-def parse_seconds(text: str, flag: str) -> float:
-    """A length of time: 2, 2s, 500ms or 1m. Raises :class:`ConfigurationError`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", text.strip())
-    if found is None:
-        raise ConfigurationError(f"{flag}: '{text}' is no length of time: write 2s or 500ms")
-    return float(found[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(found[2] or "s", 1.0)
-
-
-def parse_labels(labels: str, flag: str = "--labels") -> list[str]:
-    """The words between commas; see :func:`florence.tasks.inputs.texts_in`.
-
-    Raises:
-        ConfigurationError: there is none, or one comes twice.
-    """
-    names = texts_in(labels)
-    if not names:
-        raise ConfigurationError(f"{flag} names no word: write {flag} 'cat,dog'")
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"{flag} names '{name}' twice")
-    return names
-
-
-def parse_templates(name: str, flag: str, s3: S3Settings) -> tuple[str, ...]:
-    """The templates of a built-in list or a text file, or those of an evaluation's prompts."""
-    from florence.config.evaluations import PROMPT_SETS
-    from florence.text.templates import BUILTIN, load_templates
-
-    if name not in BUILTIN and (name in PROMPT_SETS or name.endswith((".yaml", ".yml"))):
-        from florence.evaluation.prompts import load_prompts
-
-        return load_prompts(name, s3).templates
-    return load_templates(name, flag, s3=s3)
-
-
-def check_inputs(task: ModelTask, given: Mapping[str, Any]) -> None:
-    """Refuse inputs that models of a task do not take, and the lack of those that they need.
-
-    Raises:
-        ConfigurationError: names the flag, and the flags that such models take.
-    """
-    known = {each.name: each for each in task.inputs.given}
-    for name in given:
-        if name not in known:
-            takes = ", ".join(flag_of(other) for other in known) or "no options of its own"
-            raise ConfigurationError(
-                f"{flag_of(name)} is not for {task.name} models, which take {takes}"
-            )
-    for name, each in known.items():
-        if each.required and name not in given:
-            raise ConfigurationError(
-                f"{flag_of(name)} is needed by {task.name} models: {each.help}"
-            )
 
 
 def answers_of(
@@ -220,95 +196,107 @@ def answers_of(
     device: str | None,
     s3: S3Settings,
     refuse: Callable[[str], None],
+    drawings: Drawings | None = None,
+    attention: Path | None = None,
 ) -> list[Answer]:
-    """The model's answer for every image; images are read and decoded some at a time.
+    """The model's answer for every file; images are read and decoded some at a time.
 
     Args:
-        given: by name: the task's parameters, and columns that are the same for every image.
+        given: by name: the task's parameters, and columns that are the same for every image; of a
+            column with a list of texts every image has a row for each.
         offered: parameters that are passed on to models whose task takes them.
         refuse: told in a line what is wrong with an image, which then has no answer.
+        drawings: takes a picture of every answer, where that is wanted.
+        attention: folder for pictures of where words look.
 
     Raises:
         DataError: there is no model.
-        ConfigurationError: the model's task takes no such input, or needs one.
+        ConfigurationError: the model's task takes no such input, or needs one; or its answers
+            cannot be drawn, or no words look.
     """
     if not files:  # nothing that would be worth loading torch
         return []
     from florence.loading import load
     from florence.models.opening import read_card
 
+    model_uri = resolved(model_uri, s3)
     task = model_task_named(read_card(model_uri, s3).task)
     check_inputs(task, given)
+    if drawings is not None:
+        drawings.begin(task)
     model = load(model_uri, device=device, s3=s3)
+    draw = getattr(model.predictor, "attention", None)
+    if attention is not None and draw is None:
+        raise ConfigurationError(f"--show-attention is not for {task.name} models: no words look")
     names = {parameter.name for parameter in task.inputs.parameters}
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
-
-    media = next((column.type for column in task.inputs.columns if column.type in FILES), "image")
-    files = [name for name in files if fits(name, media, task, refuse)]
+    every = rows_of(columns)
+    medium = medium_of(task)
 
     def answers_to(some: Sequence[str]) -> list[Answer]:
-        pictures = list(media_of(media, some, s3, refuse))
-        rows = [{media: content, **columns} for _, content in pictures]
-        answers = model.predictor.predict(rows, parameters) if rows else []
-        return [(name, answer) for (name, _), answer in zip(pictures, answers, strict=True)]
+        contents = list(contents_for(medium, some, s3, refuse))
+        asked = [(name, {medium: content, **own}) for name, content in contents for own in every]
+        answers = model.predictor.predict([row for _, row in asked], parameters) if asked else []
+        for (name, row), answer in zip(asked, answers, strict=True):
+            if drawings is not None:
+                drawings.add(name, row[medium], answer)
+            if attention is not None and draw is not None:
+                write_numbered(attention, Path(name).stem, draw(row, answer))
+        return [(name, answer) for (name, _), answer in zip(asked, answers, strict=True)]
 
-    parts = in_parts(files, IMAGES_AT_ONCE)
+    fitting = [name for name in files if fits(name, task, refuse)]
+    parts = in_parts(fitting, IMAGES_AT_ONCE if medium == "image" else 1)
     return [answer for part in parts for answer in answers_to(part)]
 
 
-def fits(name: str, media: str, task: ModelTask, refuse: Callable[[str], None]) -> bool:
-    """Whether a file is one of images or videos, as the model takes; refuses it otherwise."""
-    others = IMAGE_SUFFIXES if media == "video" else VIDEO_SUFFIXES
-    if not name.lower().endswith(others):
-        return True
-    wanted = "videos" if media == "video" else "images"
-    refuse(f"{name}: {task.name} models take {wanted}")
-    return False
+def write_numbered(folder: Path, stem: str, png: bytes) -> None:
+    """Write a picture under the first free name: ``cat.png``, ``cat-2.png``, …
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (folder / (f"{stem}-{i}.png" if i > 1 else f"{stem}.png") for i in count(1))
+        next(path for path in names if not path.exists()).write_bytes(png)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--show-attention: {folder} cannot be written: {error.strerror}"
+        ) from None
 
 
-def media_of(
-    media: str, names: Sequence[str], s3: S3Settings, refuse: Callable[[str], None]
-) -> Iterator[tuple[str, Any]]:
-    """Files by name as rows hold them: decoded images, or videos that can be opened."""
-    from florencectl.inference import contents_of, pictures_of
-
-    if media == "image":
-        yield from pictures_of(names, s3, refuse)
-        return
-    from florence.data.video.files import BrokenClipError, open_clip
-
-    for name, content in contents_of(names, s3, refuse):
-        try:
-            with open_clip(content) as clip:
-                clip.frames([len(clip.times) // 2])
-        except BrokenClipError as error:
-            refuse(f"{name}: {error}")
-        else:
-            yield name, content
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an image: one for each choice among lists of texts, else a single one."""
+    lists = [value if isinstance(value, list) else [value] for value in columns.values()]
+    return [dict(zip(columns, chosen, strict=True)) for chosen in product(*lists)]
 
 
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: the best labels where there are labels, else what each answer holds.
-
-    Of answers with a timeline, its parts.
-    """
+    """Header and rows: the best labels, the boxes or the timeline, else what each answer holds."""
+    medium = noun(answers[0][0])
     if all("timeline" in answer for _, answer in answers):
-        rows = [
+        parts = [(name, part) for name, answer in answers for part in answer["timeline"]]
+        return [medium, "start", "label", "probability"], [
             [name, f"{part['start']:g} s", part["label"], f"{part['probability']:.4f}"]
-            for name, answer in answers
-            for part in answer["timeline"]
+            for name, part in parts
         ]
-        return ["video", "start", "label", "probability"], rows
     if all("probabilities" in answer for _, answer in answers):
+        asked = ["question"] if any("question" in answer for _, answer in answers) else []
         rows = [
-            [name, label, f"{probability:.4f}"]
+            [name, *(answer.get(column, "") for column in asked), label, f"{probability:.4f}"]
             for name, answer in answers
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
-        return [_noun(answers[0][0]), "label", "probability"], rows
+        return [medium, *asked, "label", "probability"], rows
+    if all("boxes" in answer for _, answer in answers):
+        found = [(name, box) for name, answer in answers for box in answer["boxes"]]
+        return ["image", "label", "score", "box"], [
+            [name, box["label"], f"{box['score']:.4f}", " ".join(f"{v:.1f}" for v in box["box"])]
+            for name, box in found
+        ]
     columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
-    return [_noun(answers[0][0]), *columns], [
+    return [medium, *columns], [
         [name, *(answer.get(column, "") for column in columns)] for name, answer in answers
     ]
 
@@ -317,11 +305,6 @@ def rounded(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The answer with its fractions at six places, and without what its labels repeat."""
     repeated = {"probability"} if "probabilities" in answer else set()
     return {name: _short(value) for name, value in answer.items() if name not in repeated}
-
-
-def _noun(name: str) -> str:
-    """What a file holds."""
-    return "video" if name.lower().endswith(VIDEO_SUFFIXES) else "image"
 
 
 def _short(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from florence.config.storage import S3Settings
-from florence.errors import ConfigurationError, DataError, MissingExtraError
+from florence.errors import DataError, MissingExtraError
 from florencectl.local_server import HOST, require_free
+from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint
 from florencectl.output import note
 
 if TYPE_CHECKING:
     from florence.loading import LoadedModel
 
-_OF_MLFLOW = ("models:/", "runs:/")
+_OF_A_RUN = "runs:/"
 
 
 def serve(
@@ -60,25 +60,18 @@ def opened(uri: str, device: str | None, s3: S3Settings) -> LoadedModel:
     """
     from florence.loading import load
 
-    if uri.startswith(_OF_MLFLOW):
-        uri = str(folder_of(uri))
+    uri = str(folder_of(uri)) if uri.startswith(_OF_A_RUN) else resolved(uri, s3)
     return load(uri, device=device, s3=s3)
 
 
 def folder_of(uri: str) -> Path:
-    """The folder with the two files of a model that MLflow knows.
+    """The folder with the two files of a model among the artifacts of a run.
 
     It is looked for in ``MLFLOW_TRACKING_URI``, else in the store of the runs on this machine.
     """
-    from florence.home import florence_home
+    from florence_jobs.registry.store import default_store
 
-    database = florence_home() / "mlflow.db"
-    store = os.environ.get("MLFLOW_TRACKING_URI")
-    if not store and not database.is_file():
-        raise ConfigurationError(
-            f"{uri}: there is no {database}: set FLORENCE_HOME or MLFLOW_TRACKING_URI"
-        )
-    store = store or f"sqlite:///{database}"
+    store = default_store()
     import mlflow
     from mlflow.exceptions import MlflowException
 

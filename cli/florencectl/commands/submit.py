@@ -197,6 +197,9 @@ def _submit_stage(
     cpu: Annotated[str | None, typer.Option(help="CPUs of each pod, such as 8.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory of each pod, such as 64Gi.")] = None,
     queue: Annotated[str | None, typer.Option(help="Kueue LocalQueue of the job.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="PyTorchJob, TrainJob, or auto: what the cluster has.")
+    ] = None,
     local: Local = False,
     again: Again = False,
     processes: Processes = None,
@@ -226,7 +229,7 @@ def _submit_stage(
         "artifacts": _given(stored),
         "tracking": _given({"mlflowUri": mlflow}),
         "stages": [{**_given(stage), kind.name: merged(_given(fields), settings)}],
-        "runPolicy": _given({"queue": queue}),
+        "runPolicy": _given({"queue": queue, "backend": backend}),
     }
     document = {
         "apiVersion": "florence.dev/v1alpha1",

@@ -13,7 +13,7 @@ from florencectl.completing import assignments_to_job
 from florencectl.job_file import read_job
 from florencectl.options import Context, Kubeconfig, Namespace
 from florencectl.output import DocumentFormat, note, print_document, print_table
-from florencectl.sweeping import Variant, results_table, variants
+from florencectl.sweeping import Variant, results_table, spread_over_seeds, variants
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -60,7 +60,8 @@ def sweep(
 
     Each combination is a job of its own, NAME-0, NAME-1, …: on this machine one after another, on
     a cluster all at once (or as their queue lets them). MLflow shows them in one parent run. The
-    same command again goes on with those that have not succeeded, and shows the results.
+    same command again goes on with those that have not succeeded, and shows the results. Where only
+    seeds vary (seed=0..2, shotsSeed=3,30,300) their mean and standard deviation are shown too.
     """
     found = variants(read_job(file), assignments)
     if dry_run not in (None, "client"):
@@ -115,5 +116,8 @@ def _show(
     header, rows = results_table(found, jobs, metric)
     print_table(header, rows)
     name, *_, value = rows[0]
-    if value:
+    spread = spread_over_seeds(found, jobs, metric)
+    if spread is not None:
+        note(f"\n{spread}")
+    elif value:
         note(f"\nbest: {name}, {header[-1]} {value}")

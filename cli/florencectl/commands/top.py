@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,9 +96,9 @@ async def _show(look: Look, output: Format, every: float | None, *, everywhere: 
         return
     jobs = await look()
     if output in (Format.JSON, Format.YAML):
-        print_document(documents(jobs), output)
+        print_document(documents(jobs, time.time()), output)
         return
-    seen = rows(jobs)
+    seen = rows(jobs, time.time())
     if not seen:
         note("no stage is at work")
     else:
@@ -110,7 +111,7 @@ async def _live(look: Look, columns: list[str], every: float) -> None:
 
     with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
-            live.update(_table(columns, rows(await look())), refresh=True)
+            live.update(_table(columns, rows(await look(), time.time())), refresh=True)
             await asyncio.sleep(every)
 
 

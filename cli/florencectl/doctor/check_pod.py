@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from florence_operator.kube.pod_security import container_security, pod_security
 from florencectl.cluster.connection import MANAGER
 from florencectl.cluster.errors import server_words
-from florencectl.doctor.checks import Check, Level
+from florencectl.doctor.checks import Check
+from florencectl.levels import Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -67,7 +68,8 @@ def check_pod(job: FlorenceJob, namespace: str, name: str) -> dict[str, Any]:
     """The pod: the job's image, credentials and nodes, and nothing that PodSecurity refuses."""
     artifacts, pods = job.spec.artifacts, job.spec.pods
     options = {
-        "--uri": artifacts.uri,
+        # Where the job's own artifacts go: its credentials may be for no more.
+        "--uri": f"{(artifacts.uri or '').rstrip('/')}/{namespace}",
         "--endpoint": artifacts.endpoint,
         "--region": artifacts.region,
         "--mlflow": job.spec.tracking.mlflow_uri,

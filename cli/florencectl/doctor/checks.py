@@ -7,27 +7,24 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import yaml
 
+from florence_operator.api.child_kinds import PYTORCH_JOB, TRAIN_JOB
 from florencectl.cluster.node_fit import NodeFit, shortage
+from florencectl.levels import Level
 from florencectl.output import plural
 
 Document = Mapping[str, Any]
 
 OLDEST_MINOR = 29
-PYTORCH_FRAMEWORK = "kubeflow.org/pytorchjob"
+FRAMEWORKS = {
+    PYTORCH_JOB.name: "kubeflow.org/pytorchjob",
+    TRAIN_JOB.name: "trainer.kubeflow.org/trainjob",
+}
+"""Kueue's names of what it takes, by kind."""
 _INSTALL = "install it as docs/install.md says"
-
-
-class Level(StrEnum):
-    """How a check ended."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +91,11 @@ def operator(deployments: Sequence[Document] | None) -> Check:
     """Whether the operator's Deployment has a replica that is available."""
     name = "operator"
     if deployments is None:
-        return _unseen(name, "Deployments")
+        return unseen(name, "Deployments")
     found = [d for d in deployments if "florence-operator" in d["metadata"]["name"]]
     if not found:
         return Check(name, Level.FAIL, "no Deployment florence-operator", _INSTALL)
-    return _available(name, found[0])
+    return available(name, found[0])
 
 
 def leader(lease: Document | None, now: float, renewed: float | None) -> Check:
@@ -118,39 +115,15 @@ def leader(lease: Document | None, now: float, renewed: float | None) -> Check:
     return Check(name, Level.OK, holder)
 
 
-def training_operator(
-    served: Sequence[str] | None, deployments: Sequence[Document] | None
-) -> Check:
-    """Whether PyTorchJobs are known and somebody runs them."""
-    name = "Training Operator"
-    if served is None or "pytorchjobs" not in served:
-        return Check(
-            name,
-            Level.FAIL,
-            "the cluster does not know kubeflow.org/v1 PyTorchJob",
-            "install the Kubeflow Training Operator 1.9",
-        )
-    if deployments is None:
-        return _unseen(name, "Deployments")
-    found = [d for d in deployments if "training-operator" in d["metadata"]["name"]]
-    if not found:
-        return Check(
-            name,
-            Level.WARN,
-            "PyTorchJob is known, but no Deployment training-operator was found",
-            "install the Kubeflow Training Operator 1.9 if nobody runs PyTorchJobs",
-        )
-    return _available(name, found[0])
-
-
 def kueue(
     configuration: str | None,
     queue: str | None,
     queues: Sequence[str],
     *,
     installed: bool = True,
+    kinds: Sequence[str] = (PYTORCH_JOB.name,),
 ) -> Check:
-    """Whether Kueue is there, takes PyTorchJobs, and has the queue that a job names."""
+    """Whether Kueue is there, takes one of these kinds, and has the queue that a job names."""
     name = "Kueue"
     level = Level.FAIL if queue else Level.WARN
     if not installed:
@@ -159,13 +132,16 @@ def kueue(
                 name, level, "not installed", f"install Kueue, or unset runPolicy.queue={queue}"
             )
         return Check(name, Level.OK, "not installed: jobs start without a queue")
-    if configuration is not None and PYTORCH_FRAMEWORK not in frameworks(configuration):
+    enabled = frameworks(configuration) if configuration is not None else ()
+    taken = [kind for kind in kinds if FRAMEWORKS[kind] in enabled]
+    if configuration is not None and not taken:
+        wanted = " or ".join(FRAMEWORKS[kind] for kind in kinds)
         return Check(
             name,
             level,
-            f"its integration of {PYTORCH_FRAMEWORK} is off: queues do not hold jobs back",
-            f"add {PYTORCH_FRAMEWORK} to integrations.frameworks in the ConfigMap "
-            "kueue-manager-config and restart Kueue",
+            f"its integration of {wanted} is off: queues do not hold jobs back",
+            f"add {wanted} to integrations.frameworks in the ConfigMap kueue-manager-config and "
+            "restart Kueue",
         )
     if queue and queue not in queues:
         there = ", ".join(queues) or "none"
@@ -178,7 +154,7 @@ def kueue(
     if configuration is None:
         return Check(name, Level.WARN, "installed; its settings may not be read by you")
     known = f"; queues: {', '.join(queues)}" if queues else ""
-    return Check(name, Level.OK, f"takes PyTorchJobs{known}")
+    return Check(name, Level.OK, f"takes {' and '.join(f'{kind}s' for kind in taken)}{known}")
 
 
 def frameworks(configuration: str) -> list[str]:
@@ -200,7 +176,7 @@ def node_pool(
     """Whether there are nodes, and whether each stage (name, pods, GPUs of each) could ever fit."""
     name = "nodes"
     if found is None:
-        return [_unseen(name, "Nodes")]
+        return [unseen(name, "Nodes")]
     usable = [room for room in found if room.usable]
     gpus, free = sum(room.gpus for room in usable), sum(room.free for room in usable)
     if not usable:
@@ -266,7 +242,8 @@ def secret(document: Document | None, name: str, needed: Sequence[str]) -> Check
     return Check(title, Level.OK, f"has {', '.join(needed)}" if needed else "exists")
 
 
-def _available(name: str, deployment: Document) -> Check:
+def available(name: str, deployment: Document) -> Check:
+    """Whether a Deployment has a replica that is available."""
     metadata, status = deployment["metadata"], deployment.get("status") or {}
     available, wanted = status.get("availableReplicas") or 0, status.get("replicas") or 0
     where = f"{metadata['namespace']}/{metadata['name']}"
@@ -284,5 +261,6 @@ def _available(name: str, deployment: Document) -> Check:
     return Check(name, Level.OK, f"{where}: {available} of {wanted} available ({images})")
 
 
-def _unseen(name: str, what: str) -> Check:
+def unseen(name: str, what: str) -> Check:
+    """What to say of objects that the user may not read."""
     return Check(name, Level.WARN, f"{what} may not be read by you", "ask the platform's engineer")

@@ -12,8 +12,10 @@ from florence_operator.api.times import unix
 from florencectl.cluster.errors import is_refusal, lacks_kind, server_words
 from florencectl.cluster.node_fit import node_fits
 from florencectl.doctor import checks
+from florencectl.doctor.backends import backends
 from florencectl.doctor.check_pod import check_storage
-from florencectl.doctor.checks import Check, Level
+from florencectl.doctor.checks import Check
+from florencectl.levels import Level
 
 if TYPE_CHECKING:
     from florence_operator.api import FlorenceJob
@@ -67,7 +69,7 @@ async def examine(
         _custom_resource(client),
         _operator(client, deployments, clock()),
         _webhook(client, namespace),
-        _training_operator(client, deployments),
+        _backends(client, deployments, job),
         _kueue(client, namespace, deployments, job),
         _nodes(client, job),
         _rights(client, namespace),
@@ -143,8 +145,23 @@ async def _webhook(client: Client, namespace: str) -> list[Check]:
     ]
 
 
-async def _training_operator(client: Client, deployments: list[Document] | None) -> list[Check]:
-    return [checks.training_operator(await _served(client, "kubeflow.org/v1"), deployments)]
+async def _backends(
+    client: Client, deployments: list[Document] | None, job: FlorenceJob | None
+) -> list[Check]:
+    wanted = job.spec.run_policy.backend if job else "auto"
+    jobsets = "jobsets" in (await _served(client, "jobset.x-k8s.io/v1alpha2") or ())
+    return backends(await _kinds(client), deployments, wanted, jobsets=jobsets)
+
+
+async def _kinds(client: Client) -> list[str]:
+    """The kinds of children that the API server knows."""
+    from florence_operator.kube.resources import PYTORCH_JOBS, TRAIN_JOBS
+
+    return [
+        resource.kind
+        for resource in (PYTORCH_JOBS, TRAIN_JOBS)
+        if resource.plural in (await _served(client, resource.api_version) or ())
+    ]
 
 
 async def _kueue(
@@ -165,7 +182,9 @@ async def _kueue(
     settings = await _one(client, CONFIG_MAPS, "kueue-manager-config", home)
     text = "\n".join((settings.get("data") or {}).values()) if settings else None
     queues = await _listed(client, local_queues, namespace) or []
-    return [checks.kueue(text, queue, [q["metadata"]["name"] for q in queues])]
+    wanted = job.spec.run_policy.backend if job else "auto"
+    kinds = [wanted] if wanted != "auto" else await _kinds(client) or list(checks.FRAMEWORKS)
+    return [checks.kueue(text, queue, [q["metadata"]["name"] for q in queues], kinds=kinds)]
 
 
 async def _nodes(client: Client, job: FlorenceJob | None) -> list[Check]:

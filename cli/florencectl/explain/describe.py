@@ -8,7 +8,9 @@ from typing import Any
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
 from florencectl.cluster.jobs import status_of
+from florencectl.explain.node_strikes import avoided_told, strikes_of
 from florencectl.explain.snapshot import Event, Snapshot
+from florencectl.explain.time_spent import columns_and_rows
 from florencectl.explain.why import why
 from florencectl.run_display import duration, progress_line
 
@@ -33,6 +35,8 @@ def describe(
         _section("Spec", _spec(facts.job.get("spec") or {})),
         _section("Stages", _stages(facts, status)),
         _section("Attempts", _attempts(facts, status)),
+        _section("Strikes against nodes", _strikes(status)),
+        _section("Goodput", table(*columns_and_rows(status.stages, facts.now))),
         _section("Last lines of what failed first", _last_lines(status)),
         _section("Results", _results(status)),
         _section("Conditions", _conditions(status, facts.now)),
@@ -141,6 +145,11 @@ def _attempts(facts: Snapshot, status: JobStatus) -> list[str]:
     lines = table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
     if len(found) > _MOST_ATTEMPTS:
         lines.append(f"({len(found) - _MOST_ATTEMPTS} earlier ones are in -o yaml)")
+    lines += [
+        f"({stage.name}: of attempts 1 to {stage.dropped.number} only sums are kept)"
+        for stage in status.stages
+        if stage.dropped is not None
+    ]
     return lines
 
 
@@ -164,6 +173,13 @@ def _attempt(stage: StageStatus, attempt: Attempt, now: float) -> list[Any]:
         attempt.step,
         duration(took) if took is not None else None,
         attempt.logs,
+    ]
+
+
+def _strikes(status: JobStatus) -> list[str]:
+    rows = table(["node", "why", "stage", "no", "when"], strikes_of(status.stages))
+    return rows + [
+        f"{stage.name}: {told}" for stage in status.stages if (told := avoided_told(stage))
     ]
 
 

@@ -96,7 +96,7 @@ def _failed(
     facts: Snapshot, status: JobStatus, stage: StageStatus, told: dict[str, str]
 ) -> list[str]:
     failed = last_attempt(stage)
-    sentences = [f"failed in stage '{stage.name}' after {plural(len(stage.attempts), 'attempt')}."]
+    sentences = [f"failed in stage '{stage.name}' after {plural(stage.last_number, 'attempt')}."]
     if failed is None or failed.cause is None:
         sentences.append(sentence(stage.message))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from florence_operator.api.attempt_pods import Pod
+from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.status import Attempt, StageStatus
 from florence_operator.api.times import unix
 from florencectl.explain.snapshot import Snapshot
@@ -12,6 +13,18 @@ from florencectl.run_display import duration
 def last_attempt(stage: StageStatus) -> Attempt | None:
     """The newest attempt."""
     return stage.attempts[-1] if stage.attempts else None
+
+
+def child_of(attempt: Attempt) -> str:
+    """``PyTorchJob 'x'``."""
+    child = attempt.job_ref
+    return f"{child.kind} '{child.name}'" if child is not None else "its child"
+
+
+def maker_of(attempt: Attempt) -> str:
+    """Who makes the pods of an attempt's child."""
+    kind = CHILD_KINDS.get(attempt.job_ref.kind) if attempt.job_ref is not None else None
+    return kind.controller if kind is not None else "Its controller"
 
 
 def names(pods: list[Pod]) -> str:

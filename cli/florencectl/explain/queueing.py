@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from florence_operator.api.child_kinds import PYTORCH_JOB
 from florencectl.explain.snapshot import Snapshot
 from florencectl.program import program_name
 
 _POSITION = "positionInClusterQueue"
 
 
-def queue_sentences(facts: Snapshot, child: str | None, queue: str | None) -> list[str]:
+def queue_sentences(
+    facts: Snapshot, child: str | None, queue: str | None, kind: str = PYTORCH_JOB.name
+) -> list[str]:
     """Why a child is not admitted yet, as far as Kueue tells; empty when it tells nothing."""
     if facts.queues is not None and queue:
         found = [q["metadata"]["name"] for q in facts.queues]
@@ -29,8 +32,8 @@ def queue_sentences(facts: Snapshot, child: str | None, queue: str | None) -> li
         if facts.workloads is None:
             return []
         return [
-            "Kueue has made no Workload of it yet: if that lasts, its PyTorchJob integration is "
-            f"off ('{program_name()} doctor' checks it)."
+            f"Kueue has made no Workload of it yet: if that lasts, its {kind} integration is off "
+            f"('{program_name()} doctor' checks it)."
         ]
     if (workload.get("spec") or {}).get("active") is False:
         return ["Its Workload was deactivated: set spec.active of the Workload to true again."]

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from florence_operator.api.attempt_pods import Pod, pod_from
+from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.labels import JOB_LABEL
+from florence_operator.api.status import Attempt
 from florence_operator.api.times import unix
-from florencectl.cluster.jobs import get_job
+from florencectl.cluster.jobs import get_job, status_of
 from florencectl.cluster.node_fit import whole
 
 if TYPE_CHECKING:
@@ -82,12 +84,17 @@ class Snapshot:
         return sorted(mine, key=lambda pod: pod.index)
 
     def workload_of(self, child: str | None) -> Document | None:
-        """Kueue's Workload of a PyTorchJob."""
+        """Kueue's Workload of a child."""
         for workload in self.workloads or ():
             owners = workload["metadata"].get("ownerReferences") or ()
             if any(owner.get("name") == child for owner in owners):
                 return workload
         return None
+
+    def events_about_child(self, attempt: Attempt) -> list[Event]:
+        """The events of an attempt's child, and of what is made of it on the way to its pods."""
+        about = _told_of(attempt)
+        return [event for event in self.events if event.about in about]
 
     def events_about(self, kind: str, name: str | None) -> list[Event]:
         """The events of one object, oldest first."""
@@ -164,14 +171,21 @@ def _about_job(
     events: Sequence[Event], name: str, pods: Sequence[Document], job: Document
 ) -> list[Event]:
     """The events of the job, its children and its pods."""
-    stages = (job.get("status") or {}).get("stages") or ()
-    children = {a.get("child") for stage in stages for a in stage.get("attempts") or ()}
+    attempts = [a for stage in status_of(job).stages for a in stage.attempts]
     wanted = {
         f"FlorenceJob/{name}",
-        *(f"PyTorchJob/{child}" for child in children),
+        *(about for attempt in attempts for about in _told_of(attempt)),
         *(f"Pod/{pod['metadata']['name']}" for pod in pods),
     }
     return [event for event in events if event.about in wanted]
+
+
+def _told_of(attempt: Attempt) -> tuple[str, ...]:
+    child = attempt.job_ref
+    kind = CHILD_KINDS.get(child.kind) if child is not None else None
+    if child is None or kind is None:
+        return ()
+    return kind.told_of(child.name)
 
 
 async def _of_kueue(

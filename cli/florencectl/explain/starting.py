@@ -6,7 +6,7 @@ from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.status import Attempt, JobStatus, StageStatus
 from florence_operator.api.times import unix
 from florencectl.cluster.node_fit import node_fits, shortage
-from florencectl.explain.phrases import last_attempt, names, sentence
+from florencectl.explain.phrases import child_of, last_attempt, maker_of, names, sentence
 from florencectl.explain.snapshot import Snapshot
 from florencectl.output import plural
 from florencectl.run_display import duration
@@ -39,12 +39,12 @@ def starting(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
 def _no_pods(
     facts: Snapshot, attempt: Attempt, stage: StageStatus, waited: float, program: str
 ) -> list[str]:
-    warnings = [e for e in facts.events_about("PyTorchJob", attempt.child) if e.kind == "Warning"]
+    warnings = [e for e in facts.events_about_child(attempt) if e.kind == "Warning"]
     if warnings:
         return [f"There are no pods yet: {warnings[-1].message.rstrip('.')}."]
     if waited >= SLOW_OPERATOR:
         return [
-            f"The Training Operator has not made the pods of PyTorchJob '{attempt.child}': "
+            f"{maker_of(attempt)} has not made the pods of {child_of(attempt)}: "
             f"'{program} doctor' tells whether it runs.",
             sentence(stage.message),
         ]

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from florence_operator.api.child_kinds import PYTORCH_JOB
 from florence_operator.api.failure import Budget, Cause, budget_of
+from florence_operator.api.history import causes, charged
 from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.api.times import unix
 from florencectl.cause_texts import happened, remedy
 from florencectl.cluster.jobs import status_of
+from florencectl.explain.node_strikes import avoided_told
 from florencectl.explain.phrases import ago, capital, last_attempt, sentence, since, until
 from florencectl.explain.queueing import queue_sentences
 from florencectl.explain.snapshot import Snapshot
 from florencectl.explain.starting import SLOW_OPERATOR, starting
+from florencectl.explain.time_spent import time_told
 from florencectl.output import plural
 from florencectl.run_display import duration
 
@@ -94,7 +98,13 @@ def _queued(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
         f"is queued: stage '{stage.name}' has waited{waited} in the queue '{queue}' "
         f"{_request(facts, stage)}."
     ]
-    told = queue_sentences(facts, attempt.child if attempt else None, queue)
+    child = attempt.job_ref if attempt else None
+    told = queue_sentences(
+        facts,
+        child.name if child else None,
+        queue,
+        child.kind if child else PYTORCH_JOB.name,
+    )
     sentences += told or [sentence(stage.message)]
     namespace = facts.job["metadata"].get("namespace", "default")
     sentences.append(
@@ -117,7 +127,7 @@ def _running(facts: Snapshot, status: JobStatus, stage: StageStatus, program: st
     others = [s.name for s in status.stages if s.state is State.RUNNING and s.name != stage.name]
     if others:
         sentences.append(f"Beside it: {', '.join(others)}.")
-    sentences.append(past_told(stage))
+    sentences += [past_told(stage), avoided_told(stage), time_told(stage, facts.now)]
     return sentences
 
 
@@ -178,6 +188,7 @@ def _succeeded(facts: Snapshot, status: JobStatus, stage: StageStatus, program: 
     model = next((s.model for s in reversed(status.stages) if s.model), None)
     return [
         f"succeeded{took} ({status.summary.gpu_hours} GPU-hours).",
+        time_told(last, facts.now),
         f"Results of stage '{last.name}': {results}." if results else "",
         f"The model is {model}." if model else "",
     ]
@@ -187,7 +198,7 @@ def _failed(facts: Snapshot, status: JobStatus, stage: StageStatus, program: str
     failed = _last_failed(stage)
     if failed is None or failed.cause is None:
         return [f"failed in stage '{stage.name}'.", sentence(stage.message)]
-    tried = len(stage.attempts)
+    tried = stage.last_number
     sentences = [
         f"failed in stage '{stage.name}' after {plural(tried, 'attempt')}.",
         f"{capital(happened(failed))}.",
@@ -247,12 +258,8 @@ def progress_told(stage: StageStatus) -> str:
 
 def past_told(stage: StageStatus) -> str:
     """How a stage's failed attempts ended, in a sentence; empty when there are none."""
-    failed = [a for a in stage.attempts if a.cause]
-    if not failed:
-        return ""
-    causes = [a.cause.value for a in failed if a.cause]
-    counted = ", ".join(f"{causes.count(c)} {c}" for c in dict.fromkeys(causes))
-    return f"Earlier attempts ended: {counted}."
+    counted = ", ".join(f"{count} {cause}" for cause, count in causes(stage).items())
+    return f"Earlier attempts ended: {counted}." if counted else ""
 
 
 def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
@@ -265,12 +272,7 @@ def _budget(facts: Snapshot, stage: StageStatus, failed: Attempt) -> str:
     if budget not in usual:
         return ""
     allowed = retries.get(budget.value, usual[budget])
-    used = sum(
-        a.cause is not None and budget_of(a.cause) is budget
-        for a in stage.attempts
-        if a.number >= stage.first_counted_attempt
-    )
-    return f"That is retry {used} of {allowed} for {budget.value} failures."
+    return f"That is retry {charged(stage)[budget]} of {allowed} for {budget.value} failures."
 
 
 def _from(stage: StageStatus) -> str:

@@ -6,20 +6,12 @@ the ``.json``, from which retrieval is evaluated. The JSON is held in memory whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from florence.config.storage import S3Settings
-from florence.data.importing.rows import (
-    BrokenRow,
-    ImageFolder,
-    Row,
-    Source,
-    fingerprint,
-    split_uri,
-    stored_file,
-)
+from florence.data.importing.documents import objects, read_documents
+from florence.data.importing.rows import BrokenRow, ImageFolder, Row, Source, split_uri
 from florence.data.importing.settings import CocoCaptions, Karpathy
 from florence.errors import DataError
 
@@ -30,17 +22,17 @@ def open_karpathy(sources: Sequence[str], settings: Karpathy, s3: S3Settings | N
     Raises:
         DataError: a file is missing, is no such JSON, or has no image of the split.
     """
-    documents, identity = _documents(sources, s3)
+    documents, identity = read_documents(sources, s3)
     split = settings.split.value
     splits = {"train": ("train", "restval"), "all": None}.get(split, (split,))
     chosen = [
         (uri, number, image)
         for uri, document in documents
-        for number, image in enumerate(_objects(document, "images", uri))
+        for number, image in enumerate(objects(document, "images", uri))
         if splits is None or image.get("split") in splits
     ]
     if not chosen:
-        known = {str(i.get("split")) for uri, d in documents for i in _objects(d, "images", uri)}
+        known = {str(i.get("split")) for uri, d in documents for i in objects(d, "images", uri)}
         raise DataError(
             f"{sources[0]} has no image of split '{split}', but of {', '.join(sorted(known))}"
         )
@@ -69,16 +61,16 @@ def open_coco_captions(
     Raises:
         DataError: a file is missing or no such JSON.
     """
-    documents, identity = _documents(sources, s3)
+    documents, identity = read_documents(sources, s3)
     opened = []
     for uri, document in documents:
         captions: dict[Any, list[tuple[Any, str]]] = {}
-        for number, annotation in enumerate(_objects(document, "annotations", uri)):
+        for number, annotation in enumerate(objects(document, "annotations", uri)):
             if isinstance(annotation.get("caption"), str) and annotation["caption"].strip():
                 order = annotation.get("id", number)
                 listed = captions.setdefault(annotation.get("image_id"), [])
                 listed.append((order, annotation["caption"].strip()))
-        opened.append((uri, _objects(document, "images", uri), captions))
+        opened.append((uri, objects(document, "images", uri), captions))
 
     def rows() -> Iterator[Row | BrokenRow]:
         for uri, images, captions in opened:
@@ -114,25 +106,3 @@ def _row(
 def _source(sources: Sequence[str], identity: Any, rows: Any) -> Source:
     name = split_uri(sources[0])[1].rpartition(".")[0]
     return Source(name=name, identity=identity, rows=rows)
-
-
-def _documents(
-    sources: Sequence[str], s3: S3Settings | None
-) -> tuple[list[tuple[str, Mapping[str, Any]]], list[Any]]:
-    documents, identity = [], []
-    for uri in sources:
-        storage, entry = stored_file(uri, s3)
-        identity.append(fingerprint([entry]))
-        try:
-            document = json.loads(storage.read(entry.key))
-        except ValueError as error:
-            raise DataError(f"{uri} is not JSON: {error}: fetch it again") from error
-        documents.append((uri, document))
-    return documents, identity
-
-
-def _objects(document: Any, name: str, uri: str) -> list[Mapping[str, Any]]:
-    listed = document.get(name) if isinstance(document, Mapping) else None
-    if not isinstance(listed, list) or not all(isinstance(item, Mapping) for item in listed):
-        raise DataError(f"{uri} has no list '{name}' of objects: give a file of this format")
-    return listed

@@ -21,13 +21,15 @@ from florence.config.storage import S3Settings
 from florence.data.draft import Draft, digest_of
 from florence.data.importing.registry import ImportFormat
 from florence.data.importing.rows import BrokenRow, Source
-from florence.data.importing.samples import make_sample
+from florence.data.importing.samples import Made, make_sample
 from florence.data.importing.settings import ImportSettings
 from florence.data.index import SUFFIX
 from florence.data.indexing import index_data
 from florence.data.manifest import NAME as MANIFEST
 from florence.data.ordered_map import map_in_threads
 from florence.data.shard_writer import ShardWriter
+from florence.data.vocabularies import NAME as VOCABULARIES
+from florence.data.vocabularies import all_names, vocabularies_bytes
 from florence.errors import ConfigurationError, DataError
 from florence.storage import Storage, open_storage
 
@@ -52,7 +54,9 @@ class Imported:
         uri: the folder of shards.
         rows, samples, broken: counts; rows = samples + broken.
         classes: how many class names were written.
-        broken_rows: the first thousand of the broken ones, each in a line.
+        broken_rows: the first thousand of the broken rows and boxes, each in a line.
+        boxes: of all samples.
+        broken_boxes: boxes that were left out of samples.
         known: whether it had been imported before and nothing was written.
     """
 
@@ -63,15 +67,19 @@ class Imported:
     classes: int
     broken_rows: tuple[str, ...]
     known: bool = False
+    boxes: int = 0
+    broken_boxes: int = 0
 
     def wire(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
+        """The outcome as JSON values; boxes only where there are some."""
+        boxes = {"boxes": self.boxes, "brokenBoxes": self.broken_boxes}
         return {
             "uri": self.uri,
             "rows": self.rows,
             "samples": self.samples,
             "classes": self.classes,
             "broken": self.broken,
+            **(boxes if self.boxes or self.broken_boxes else {}),
             "brokenRows": list(self.broken_rows),
         }
 
@@ -84,7 +92,10 @@ class _Ledger:
         self.samples: int = state.get("samples", 0)
         self.shards: int = state.get("shards", 0)
         self.broken: int = state.get("broken", 0)
+        self.boxes: int = state.get("boxes", 0)
+        self.broken_boxes: int = state.get("brokenBoxes", 0)
         self.named: list[str] = list(state.get("brokenRows", ()))
+        self.classes = 0
         self._settings = settings
 
     def wire(self) -> dict[str, Any]:
@@ -93,27 +104,48 @@ class _Ledger:
             "samples": self.samples,
             "shards": self.shards,
             "broken": self.broken,
+            "boxes": self.boxes,
+            "brokenBoxes": self.broken_boxes,
             "brokenRows": self.named,
         }
 
     def note(self, row: BrokenRow) -> None:
         """Count a broken row; raises :class:`DataError` when there are too many."""
-        if self._settings.strict:
-            raise DataError(f"{row} (strict stops at the first broken row)")
+        self._name(row)
         self.broken += 1
-        if len(self.named) < _NAMED:
-            self.named.append(str(row))
         if self.rows >= _JUDGE_AFTER:
             self.judge()
 
+    def add(self, made: Made) -> None:
+        """Count a sample and its boxes; raises :class:`DataError` when too many are broken."""
+        self.rows += 1
+        self.samples += 1
+        self.boxes += made.boxes
+        self.broken_boxes += len(made.broken_boxes)
+        for box in made.broken_boxes:
+            self._name(box)
+        if made.broken_boxes and self.boxes + self.broken_boxes >= _JUDGE_AFTER:
+            self.judge()
+
+    def _name(self, row: BrokenRow) -> None:
+        if self._settings.strict:
+            raise DataError(f"{row} (strict stops at the first broken row)")
+        if len(self.named) < _NAMED:
+            self.named.append(str(row))
+
     def judge(self) -> None:
-        """Raises :class:`DataError` when more rows are broken than may be."""
+        """Raises :class:`DataError` when more rows or boxes are broken than may be."""
         allowed = self._settings.max_broken_fraction
-        if self.broken > allowed * self.rows:
-            raise DataError(
-                f"{self.broken} of {self.rows} rows are broken, more than maxBrokenFraction="
-                f"{allowed:g} allows; the first: {self.named[0]}"
-            )
+        boxes = self.boxes + self.broken_boxes
+        for what, broken, count in (
+            ("rows", self.broken, self.rows),
+            ("boxes", self.broken_boxes, boxes),
+        ):
+            if broken > allowed * count:
+                raise DataError(
+                    f"{broken} of {count} {what} are broken, more than maxBrokenFraction="
+                    f"{allowed:g} allows; the first: {self.named[0]}"
+                )
 
 
 def import_data(
@@ -150,7 +182,7 @@ def import_data(
         storage,
         digest=import_digest(kind, source, settings),
         record=RECORD,
-        made=(".tar", SUFFIX, CLASSES, MANIFEST, RECORD),
+        made=(".tar", SUFFIX, CLASSES, MANIFEST, RECORD, VOCABULARIES),
     )
     if draft.finished is None:
         try:
@@ -158,7 +190,7 @@ def import_data(
         except DataError:
             draft.start_over()  # by then the rows may have been mended
             raise
-        content = _record(kind, sources, settings, source, ledger)
+        content = _record(kind, sources, settings, ledger)
         draft.finish(RECORD, content)
     else:
         content = draft.finished
@@ -171,6 +203,8 @@ def import_data(
         classes=content["classes"],
         broken_rows=tuple(content["brokenRows"]),
         known=draft.finished is not None,
+        boxes=content.get("boxes", 0),
+        broken_boxes=content.get("brokenBoxes", 0),
     )
 
 
@@ -188,9 +222,15 @@ def _write(draft: Draft, source: Source, settings: ImportSettings, on_shard: OnS
         draft.save(ledger.wire())
         on_shard(name, ledger.rows, ledger.samples)
 
-    if source.class_names is not None:
-        names = json.dumps(source.class_names, ensure_ascii=False, indent=1) + "\n"
+    class_names = source.class_names
+    if source.vocabularies is not None:
+        vocabularies = source.vocabularies()
+        draft.storage.write(VOCABULARIES, vocabularies_bytes(vocabularies))
+        class_names = all_names(vocabularies)
+    if class_names is not None:
+        names = json.dumps(class_names, ensure_ascii=False, indent=1) + "\n"
         draft.storage.write(CLASSES, names.encode("utf-8", "backslashreplace"))
+    ledger.classes = len(class_names or ())
     with ShardWriter(
         draft.storage,
         PREFIX,
@@ -208,8 +248,7 @@ def _write(draft: Draft, source: Source, settings: ImportSettings, on_shard: OnS
                 continue
             # First, so that a shard stored to make room is journalled without this row.
             writer.add(f"{ledger.rows:09d}", made.members)
-            ledger.rows += 1
-            ledger.samples += 1
+            ledger.add(made)
     ledger.judge()
     if not ledger.samples:
         raise DataError(f"{draft.storage.uri}: the sources hold no row: check the path")
@@ -220,14 +259,13 @@ def _record(
     kind: ImportFormat,
     sources: Sequence[str],
     settings: ImportSettings,
-    source: Source,
     ledger: _Ledger,
 ) -> dict[str, Any]:
     return {
         "format": kind.name,
         "sources": list(sources),
         "settings": settings.wire(),
-        "classes": len(source.class_names or ()),
+        "classes": ledger.classes,
         **ledger.wire(),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from florence.config.storage import S3Settings
 from florence.data.builtin import SCHEME
 from florence.data.importing.class_folders import images_in_folders
 from florence.data.importing.importer import OnShard, import_data, import_digest
+from florence.data.importing.json_stream import outline
 from florence.data.importing.registry import FORMATS, ImportFormat, import_format
 from florence.data.importing.rows import Source, split_uri, stored_file
 from florence.data.importing.settings import ImportSettings
@@ -111,15 +111,11 @@ def shards_of(
 
 def _json_format(uri: str, s3: S3Settings | None) -> ImportFormat:
     storage, entry = stored_file(uri, s3)
-    try:
-        document = json.loads(storage.read(entry.key))
-    except ValueError as error:
-        raise DataError(f"{uri} is not JSON: {error}: fetch it again") from error
+    document = outline(storage, entry)
     readers = [known for known in FORMATS.values() if known.fits is not None]
-    if isinstance(document, dict):
-        for known in readers:
-            if known.fits is not None and known.fits(document):
-                return known
+    for known in readers:
+        if known.fits is not None and known.fits(document):
+            return known
     raise DataError(
         f"{uri} is a JSON of no known format ({', '.join(known.name for known in readers)}): "
         f"check {split_uri(uri)[1]}"

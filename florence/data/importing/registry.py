@@ -12,15 +12,23 @@ from importlib import import_module
 from typing import Any
 
 from florence.data.importing.settings import (
+    BoxSettings,
     ClassFolders,
     CocoCaptions,
     ImportSettings,
     Karpathy,
+    OpenImages,
+    Questions,
+    Regions,
+    Roboflow,
     SegmentCaptions,
     Table,
     VideoCaptions,
     VideoClasses,
+    VisualGenome,
+    Voc,
     WebDataset,
+    Yolo,
 )
 from florence.errors import ConfigurationError
 
@@ -38,7 +46,8 @@ class ImportFormat:
         opener: ``module:function``, called as ``(sources, settings, s3)``; gives a
             :class:`~florence.data.importing.rows.Source`.
         suffixes: names of files that are of this format.
-        fits: for a ``.json`` file: whether a document is of this format.
+        fits: for a ``.json`` file: whether a document is of this format, of which it is given the
+            first object of each list.
     """
 
     name: str
@@ -70,6 +79,28 @@ def _is_karpathy(document: Mapping[str, Any]) -> bool:
 
 def _is_coco_captions(document: Mapping[str, Any]) -> bool:
     return {"caption", "image_id"} <= _first(document, "annotations").keys()
+
+
+def _is_boxes(document: Mapping[str, Any]) -> bool:
+    first = _first(document, "annotations")
+    named = "categories" in document and "annotations" not in document
+    return {"category_id", "image_id"} <= first.keys() or named
+
+
+def _is_lvis(document: Mapping[str, Any]) -> bool:
+    return _is_boxes(document) and "neg_category_ids" in _first(document, "images")
+
+
+def _is_visual_genome(document: Mapping[str, Any]) -> bool:
+    return "objects" in _first(document, "")
+
+
+def _is_regions(document: Mapping[str, Any]) -> bool:
+    return "regions" in _first(document, "")
+
+
+def _is_questions(document: Mapping[str, Any]) -> bool:
+    return {"question", "question_id"} <= _first(document, "questions").keys()
 
 
 def _is_msrvtt(document: Mapping[str, Any]) -> bool:
@@ -130,6 +161,92 @@ _ALL = (
         settings=CocoCaptions,
         opener=f"{_HERE}.captions:open_coco_captions",
         fits=_is_coco_captions,
+    ),
+    ImportFormat(
+        name="lvis",
+        help="LVIS v1, boxes in COCO's images with federated negatives.",
+        sources="lvis_v1_*.json files",
+        example="lvis_v1_train.json shards/lvis --images coco",
+        settings=BoxSettings,
+        opener=f"{_HERE}.coco_boxes:open_lvis",
+        fits=_is_lvis,
+    ),
+    ImportFormat(
+        name="coco",
+        help="Boxes in COCO's JSON, whoever wrote it.",
+        sources="instances_*.json files",
+        example="annotations/instances_train2017.json shards/coco --images train2017",
+        settings=BoxSettings,
+        opener=f"{_HERE}.coco_boxes:open_coco",
+        fits=_is_boxes,
+    ),
+    ImportFormat(
+        name="objects365",
+        help="Objects365, boxes in COCO's JSON and images in patches.",
+        sources="zhiyuan_objv2_*.json files",
+        example="zhiyuan_objv2_train.json shards/objects365 --images objects365/train",
+        settings=BoxSettings,
+        opener=f"{_HERE}.coco_boxes:open_objects365",
+    ),
+    ImportFormat(
+        name="openimages",
+        help="Open Images' boxes with group-of boxes and verified negatives.",
+        sources="…-annotations-bbox.csv files",
+        example="oidv6-train-annotations-bbox.csv shards/openimages --images openimages/train",
+        settings=OpenImages,
+        opener=f"{_HERE}.open_images:open_open_images",
+    ),
+    ImportFormat(
+        name="visual-genome",
+        help="Visual Genome's objects and their attributes.",
+        sources="objects.json",
+        example="visual-genome/objects.json shards/visual-genome",
+        settings=VisualGenome,
+        opener=f"{_HERE}.visual_genome:open_visual_genome",
+        fits=_is_visual_genome,
+    ),
+    ImportFormat(
+        name="visual-genome-regions",
+        help="Visual Genome's sentences about regions, as captions of their images.",
+        sources="region_descriptions.json",
+        example="visual-genome/region_descriptions.json shards/visual-genome-captions",
+        settings=Regions,
+        opener=f"{_HERE}.regions:open_regions",
+        fits=_is_regions,
+    ),
+    ImportFormat(
+        name="voc",
+        help="Pascal VOC's XML files.",
+        sources="folders such as VOCdevkit/VOC2007",
+        example="VOCdevkit/VOC2007 shards/voc07 --split trainval",
+        settings=Voc,
+        opener=f"{_HERE}.voc:open_voc",
+    ),
+    ImportFormat(
+        name="yolo",
+        help="YOLO's text files, by their data.yaml.",
+        sources="data.yaml files",
+        example="helmets/data.yaml shards/helmets --split train",
+        settings=Yolo,
+        opener=f"{_HERE}.yolo:open_yolo",
+    ),
+    ImportFormat(
+        name="roboflow",
+        help="A Roboflow export as COCO, YOLO or VOC.",
+        sources="folders of exports",
+        example="aquarium shards/aquarium-train --split train",
+        settings=Roboflow,
+        opener=f"{_HERE}.roboflow:open_roboflow",
+    ),
+    ImportFormat(
+        name="vqa",
+        help="Questions about images with answers: VQAv2, OK-VQA and others of their shape.",
+        sources="files of questions and of annotations, in any order",
+        example="v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json "
+        "shards/vqa-val --images val2014",
+        settings=Questions,
+        opener=f"{_HERE}.questions:open_questions",
+        fits=_is_questions,
     ),
     ImportFormat(
         name="kinetics",

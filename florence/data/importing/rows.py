@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from florence.config.storage import S3Settings
+from florence.data.importing.objects import ImageObjects
+from florence.data.vocabularies import Vocabularies
 from florence.errors import ConfigurationError, DataError, FlorenceError
 from florence.storage import Entry, MissingKeyError, Storage, checked_key, open_storage
 
@@ -23,7 +25,30 @@ class StoredBytes:
         return self.storage.read(self.key)
 
 
-Bytes = bytes | StoredBytes
+@dataclass(frozen=True)
+class FirstOf:
+    """The same object under several names, of which one is right."""
+
+    places: tuple[StoredBytes, ...]
+
+    def read(self) -> bytes:
+        """The bytes of the first that exists. Raises as :class:`StoredBytes`, of the first."""
+        for place in self.places:
+            try:
+                return place.read()
+            except MissingKeyError:
+                continue
+        return self.places[0].read()
+
+
+class Readable(Protocol):
+    """Bytes that are read, or made, when they are needed; in any thread."""
+
+    def read(self) -> bytes:
+        """The bytes. May raise ``MissingKeyError``, ``BrokenImageError`` and storage's errors."""
+
+
+Bytes = bytes | Readable
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,7 @@ class Row:
         class_index: what becomes the ``.cls`` member.
         meta: fields of the ``.json`` member, beside caption, width, height, sha256 and source; None
             when ``files`` has one already.
+        objects: the boxes in the image, which become the ``.json`` member.
     """
 
     where: str
@@ -52,6 +78,7 @@ class Row:
     text: str | None = None
     class_index: int | None = None
     meta: Mapping[str, Any] | None = field(default_factory=dict)
+    objects: ImageObjects | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +101,14 @@ class Source:
         identity: JSON values that are different when the source is; digested, never printed.
         rows: the rows in an order that depends on the source alone; may be iterated anew.
         class_names: by class number; None when there are no classes or no names.
+        vocabularies: of images with boxes, the names that were looked for; called after all else.
     """
 
     name: str
     identity: Any
     rows: Callable[[], Iterator[Row | BrokenRow]]
     class_names: tuple[str, ...] | None = None
+    vocabularies: Callable[[], Vocabularies] | None = None
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from pydantic import field_validator
+
 from florence.config.base import Settings, setting
 
 SPEED_ONLY = ("workers", "strict", "max_broken_fraction")
@@ -118,6 +120,34 @@ class CocoCaptions(ImportSettings):
     )
 
 
+class Regions(ImportSettings):
+    """Visual Genome's region_descriptions.json."""
+
+    images: str | None = setting(
+        None, description="folder of the images, or of VG_100K and VG_100K_2; default: the file's"
+    )
+
+
+class Questions(ImportSettings):
+    """VQAv2's questions and annotations, and data sets of their shape."""
+
+    images: str | None = setting(
+        None, description="folder of the images; default: that of the questions"
+    )
+    image_name: str = setting(
+        "COCO_{subtype}_{id:012d}.jpg",
+        description="an image's file in that folder, of the question's image_id as {id} and the "
+        "file's data_subtype as {subtype}; an 'image' of the question, or an id that is a file "
+        "name, wins over it",
+    )
+    annotators: int = setting(
+        10,
+        description="answers that each question must have; 0 takes any number",
+        unit="answers",
+        ge=0,
+    )
+
+
 class VideoImport(ImportSettings):
     """What importers of videos have in common."""
 
@@ -170,3 +200,112 @@ class SegmentCaptions(VideoCaptions):
 
 class WebDataset(ImportSettings):
     """Shards that are packed anew."""
+
+
+class BoxSettings(ImportSettings):
+    """Images with boxes."""
+
+    images: str | None = setting(
+        None, description="folder that the images' names are relative to; default: the file's own"
+    )
+    name: str | None = setting(
+        None,
+        description="what the data set's vocabulary is called among others; default: the format",
+        min_length=1,
+    )
+    keep_blank: bool = setting(
+        False, description="keep a category without a name, which some exports have, and its boxes"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _one_name(cls, name: str | None) -> str | None:
+        if name is not None and "+" in name:
+            raise ValueError("a '+' joins the names of data sets: give one without")
+        return name
+
+
+class OpenImages(BoxSettings):
+    """Open Images' box files."""
+
+    classes: str | None = setting(
+        None,
+        description="class-descriptions-boxable.csv, which says what the labels are called; "
+        "default: the file of that name (or oidv7-…) beside the boxes",
+    )
+    image_labels: str | None = setting(
+        None,
+        description="…-annotations-human-imagelabels-boxable.csv: which labels were looked for in "
+        "an image and not found. Without it only those with a box count as looked for",
+    )
+
+
+class VisualGenome(BoxSettings):
+    """Visual Genome's objects.json."""
+
+    attributes: str | None = setting(
+        None, description="attributes.json; default: the file of that name beside it, if any"
+    )
+    image_data: str | None = setting(
+        None, description="image_data.json; default: the file of that name beside it, if any"
+    )
+    classes: str | None = setting(
+        None,
+        description="file with the names to keep (VinVL keeps 1,594), as a JSON list or one per "
+        "line; default: all that occur",
+    )
+    attribute_names: str | None = setting(
+        None,
+        description="file with the attributes to keep (VinVL keeps 524); default: all that occur",
+    )
+
+
+class Voc(BoxSettings):
+    """Pascal VOC's XML files."""
+
+    split: str | None = setting(
+        None,
+        description="list of images under ImageSets/Main, such as trainval; default: every XML "
+        "file",
+    )
+    classes: str | None = setting(
+        None, description="file with the names of the classes; default: those that occur, sorted"
+    )
+    first_pixel: int = setting(
+        1,
+        description="number of the first pixel: 1 as VOC counts, whose corners are the first and "
+        "last pixel; 0 for tools that write x and y from 0 and corners as lines",
+        ge=0,
+        le=1,
+    )
+
+
+class YoloSplit(StrEnum):
+    """A part of a YOLO data set."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+class Yolo(BoxSettings):
+    """YOLO's text files."""
+
+    split: YoloSplit = setting(YoloSplit.TRAIN, description="train, val or test of data.yaml")
+    classes: str | None = setting(
+        None, description="file with the names of the classes; default: those of data.yaml"
+    )
+
+
+class RoboflowSplit(StrEnum):
+    """A folder of a Roboflow export."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+
+class Roboflow(BoxSettings):
+    """An export of Roboflow, as COCO, YOLO or VOC."""
+
+    split: RoboflowSplit = setting(RoboflowSplit.TRAIN, description="train, valid or test")

@@ -8,7 +8,7 @@ from florence.tasks.video.settings import Video
 _VIDEO = Column(name="video", type="video", help="an mp4, webm, mkv, avi or mov file")
 
 ACTION_RECOGNITION = ModelTask(
-    name="action-recognition",
+    name="actionRecognition",
     help="name the action of videos, among those that the model was trained on",
     inputs=Inputs(
         columns=(_VIDEO,),
@@ -31,7 +31,7 @@ ACTION_RECOGNITION = ModelTask(
 )
 
 VIDEO_TEXT = ModelTask(
-    name="video-text",
+    name="videoText",
     help="name videos with words of your choice, or embed videos and texts",
     inputs=Inputs(
         columns=(_VIDEO,),

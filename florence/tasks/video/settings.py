@@ -142,14 +142,14 @@ class Video(Training):
     @property
     def leaves(self) -> str:
         """The task of the model that the stage leaves."""
-        return "action-recognition" if self.mode is VideoMode.ACTIONS else "video-text"
+        return "actionRecognition" if self.mode is VideoMode.ACTIONS else "videoText"
 
     @property
     def starts_from(self) -> tuple[str, ...]:
         """The tasks of the models that the stage may start from: those with its towers."""
         if self.mode is VideoMode.RETRIEVAL:
-            return ("contrastive", "video-text")
-        return ("contrastive", "classification", "video-text", "action-recognition")
+            return ("contrastive", "videoText")
+        return ("contrastive", "classification", "videoText", "actionRecognition")
 
     def evaluations(self) -> Evaluate | None:
         """What is measured on held-out data."""

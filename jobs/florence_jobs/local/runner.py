@@ -181,7 +181,7 @@ class LocalRunner:
             if self._stop.requested:
                 self._observer.note(f"{stage.name}: stopped; the same command goes on there")
                 raise StoppedByUserError(self._stop.first)
-            code = self._attempt(stage, len(self._status(stage).attempts) + 1)
+            code = self._attempt(stage, self._status(stage).last_number + 1)
             if code == 0:
                 self._succeed(stage)
             elif code == StoppedError.exit_code or self._stop.requested:
@@ -197,7 +197,7 @@ class LocalRunner:
         """Wait until a failed stage's next attempt is due; False when there is none."""
         status = self._status(stage)
         retries = self._job.spec.run_policy.retries
-        after = sequel(status.attempts, status.first_counted_attempt, retries, self._delays)
+        after = sequel(status, retries, self._delays)
         last = status.attempts[-1]
         # On a cluster another node may have more memory to spare; here the same would follow.
         if after.delay is None or last.cause is Cause.OUT_OF_MEMORY:
@@ -294,12 +294,14 @@ class LocalRunner:
         with self._changing:
             stage = self._job.spec.stage(name)
             status = self._status(stage)
-            if len(status.attempts) != attempt or status.attempts[-1].completion_time:
+            if status.last_number != attempt or status.attempts[-1].completion_time:
                 return
             state = State.STARTING if progress.phase == "start" else State.RUNNING
             update: dict[str, object] = {
                 "restored_step": progress.restored_step,
                 "step": progress.step,
+                "seconds": progress.seconds,
+                "last_progress_time": self._now(),
             }
             if progress.checkpoint_step not in (None, progress.restored_step):
                 update["last_checkpoint_time"] = self._now()
@@ -391,6 +393,6 @@ def _with_fresh_budgets(status: StageStatus) -> StageStatus:
             "reason": None,
             "message": None,
             "next_attempt_time": None,
-            "first_counted_attempt": len(status.attempts) + 1,
+            "first_counted_attempt": status.last_number + 1,
         }
     )

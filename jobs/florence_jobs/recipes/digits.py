@@ -27,13 +27,13 @@ from florence.tasks.finetune.settings import (
 )
 from florence.tasks.pretrain.settings import Pretrain
 from florence_operator.api import FlorenceJob, JobSpec, Stage
+from florence_operator.api.run_policy import RunPolicy
 from florence_operator.api.v1alpha1 import (
     API_VERSION,
     KIND,
     Artifacts,
     Metadata,
     Resources,
-    RunPolicy,
     Tracking,
 )
 

@@ -16,14 +16,13 @@ from florence.config import (
 from florence.tasks.pretrain.settings import Pretrain
 from florence_operator.api import FlorenceJob, JobSpec, Stage
 from florence_operator.api.pods import NodePool
+from florence_operator.api.run_policy import Retries, RunPolicy
 from florence_operator.api.v1alpha1 import (
     API_VERSION,
     KIND,
     Artifacts,
     Metadata,
     Resources,
-    Retries,
-    RunPolicy,
     Tracking,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from florence_jobs.recipes import digits, florence
+from florence_jobs.recipes import digits, digits_detection, florence, vision_language
 from florence_operator.api import FlorenceJob, to_yaml
 from florence_operator.api.generated import write_or_check
 
@@ -26,6 +26,12 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(digits.digits, digits.DIGITS_HEADER),
     "digits-finetune": Recipe(digits.digits_finetune, digits.DIGITS_FINETUNE_HEADER),
+    "digits-detection": Recipe(
+        digits_detection.digits_detection, digits_detection.DIGITS_DETECTION_HEADER
+    ),
+    "digits-vision-language": Recipe(
+        vision_language.digits_vision_language, vision_language.DIGITS_VISION_LANGUAGE_HEADER
+    ),
     "digits-cluster": Recipe(digits.digits_cluster, digits.DIGITS_CLUSTER_HEADER),
     "florence-h": Recipe(florence.florence_h, florence.FLORENCE_H_HEADER),
 }

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from florence_jobs.registry.references import parse_reference
+from florence_jobs.registry.registering import register
+from florence_jobs.registry.tags import MODEL_ID
 from florence_jobs.tracking.events import Event
 
 MOST_METRICS = 1000
@@ -33,7 +36,8 @@ class LoggedModels:
         """Record a model whose files are too large to copy: MLflow knows where they lie."""
         import mlflow
 
-        if self._has_model(data):
+        if (known := self._known(data)) is not None:
+            self._register(known, data)
             return
         mlflow.set_tracking_uri(self._tracking_uri)
         model = mlflow.create_external_model(
@@ -44,6 +48,7 @@ class LoggedModels:
             experiment_id=self._experiment,
         )
         self._describe(model.model_id, data)
+        self._register(model.model_id, data)
 
     def copy(self, event: Event) -> None:
         """Record a model with its files, as one that ``mlflow models serve`` answers with."""
@@ -51,7 +56,8 @@ class LoggedModels:
 
         from florence_jobs.served_model import write_served_model
 
-        if self._has_model(event.data):
+        if (known := self._known(event.data)) is not None:
+            self._register(known, event.data)
             return
         model = self._client.create_logged_model(
             self._experiment,
@@ -77,31 +83,53 @@ class LoggedModels:
             raise
         self._client.finalize_logged_model(model.model_id, "READY")
         self._describe(model.model_id, event.data)
+        self._register(model.model_id, event.data)
 
     def measured(self, data: Mapping[str, Any]) -> None:
         """Add what this run measured of a model that another run left, if it is known here."""
         from mlflow.entities import LoggedModelInput
 
-        uri = data["uri"].replace("'", "")
-        found = self._client.search_logged_models(
-            [self._experiment],
-            f"tags.`florence.uri` = '{uri}'",
-            order_by=[{"field_name": "creation_time", "ascending": False}],
-        )
-        ready = [model for model in found if model.status == "READY"]
-        if ready:
-            model_id = ready[0].model_id
+        model_id = self._named(data.get("reference")) or self._left_at(data["uri"])
+        if model_id is not None:
             self._client.log_inputs(self._run, models=[LoggedModelInput(model_id)])
             self._log_metrics(model_id, data)
 
-    def _has_model(self, data: Mapping[str, Any]) -> bool:
-        """Whether this attempt recorded that model before: a replay must not make a second one."""
+    def _named(self, reference: str | None) -> str | None:
+        """The logged model behind a reference to the registry that names one version for good."""
+        if reference is None:
+            return None
+        named = parse_reference(reference)
+        if named.model_id is not None:
+            return named.model_id
+        version = self._client.get_model_version(named.name, named.version)
+        return version.tags.get(MODEL_ID) or version.model_id or None
+
+    def _left_at(self, uri: str) -> str | None:
+        """The newest model of this experiment that a stage left at a URI."""
+        quoted = uri.replace("'", "")
+        found = self._client.search_logged_models(
+            [self._experiment],
+            f"tags.`florence.uri` = '{quoted}'",
+            order_by=[{"field_name": "creation_time", "ascending": False}],
+        )
+        return next((str(model.model_id) for model in found if model.status == "READY"), None)
+
+    def _register(self, model_id: str, data: Mapping[str, Any]) -> None:
+        """Make it a version of the registered model; not what an older version kept in a file."""
+        if registration := data.get("registration"):
+            register(self._client, model_id, self._run, registration)
+
+    def _known(self, data: Mapping[str, Any]) -> str | None:
+        """What this attempt recorded of that model before: a replay must not make a second one."""
         name = data["name"].replace("'", "")
         found = self._client.search_logged_models(
             [self._experiment], f"source_run_id = '{self._run}' and name = '{name}'"
         )
         attempt = data["tags"].get("florence.attempt")
-        return any(m.status == "READY" and m.tags.get("florence.attempt") == attempt for m in found)
+        same = (
+            m for m in found if m.status == "READY" and m.tags.get("florence.attempt") == attempt
+        )
+        return next((str(model.model_id) for model in same), None)
 
     def _describe(self, model_id: str, data: Mapping[str, Any]) -> None:
         """Link a model to the run, and say how good it is."""

@@ -8,13 +8,14 @@ import re
 from florence.distributed.world import World
 from florence.home import florence_home
 from florence.storage import Storage
+from florence_jobs.registry.references import is_reference
 from florence_jobs.system_metrics import SystemSampler
 from florence_jobs.tracking.events import Spill
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
 from florence_jobs.tracking.recorder import Tracker
 from florence_jobs.tracking.server import redacted
 from florence_jobs.tracking.several import ClosableRecorder, SeveralRecorders
-from florence_jobs.tracking.target import run_target
+from florence_jobs.tracking.target import origin_of, run_target
 from florence_jobs.tracking.tensorboard import TensorBoardRecorder
 from florence_operator.api.stage import StagePlan
 
@@ -50,6 +51,9 @@ def _tracker(plan: StagePlan, target: RunTarget) -> Tracker:
         where=redacted(target.uri),
         model_name=f"{plan.job}-{plan.stage}",
         planned={"model": plan.model.architecture().wire(), "stage": plan.config.wire()},
+        experiment=target.experiment,
+        origin=origin_of(plan, target),
+        measured=plan.inputs.model if is_reference(plan.inputs.model or "") else None,
         close_timeout_s=min(60.0, max(2.0, plan.grace_seconds / 3)),
         sampler=SystemSampler(),
     )

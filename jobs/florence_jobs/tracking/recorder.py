@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from florence_jobs.registry.registering import registration
+from florence_jobs.registry.tags import WEIGHTS_DIGEST, place_of
 from florence_jobs.tracking.delivery import Delivery, RunSink, one_line
 from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, split_finite
 from florence_jobs.tracking.logged_models import DESCRIPTION
@@ -37,6 +39,9 @@ class Tracker:
         where: what messages call the server.
         model_name: of the final model in MLflow's pages.
         planned: the settings of a stage that fails before it says which ones it uses.
+        experiment: final models are registered as ``<experiment>-<task>``; none: they are not.
+        origin: where it is from: tags of the registered version.
+        measured: the registered model that the stage measures, where it has one by name.
     """
 
     def __init__(
@@ -48,6 +53,9 @@ class Tracker:
         where: str,
         model_name: str = "model",
         planned: Mapping[str, Any] | None = None,
+        experiment: str | None = None,
+        origin: Mapping[str, str] | None = None,
+        measured: str | None = None,
         interval_s: float = 5.0,
         close_timeout_s: float = 60.0,
         capacity: int = QUEUE_CAPACITY,
@@ -59,6 +67,8 @@ class Tracker:
         self._attempt = attempt
         self._model_name = model_name
         self._planned = planned or {}
+        self._experiment, self._origin = experiment, origin or {}
+        self._measured = measured
         self._dataset: dict[str, str] | None = None
         self._close_timeout = close_timeout_s
         self._clock = clock_ms
@@ -93,7 +103,11 @@ class Tracker:
     def dataset(self, uri: str, fingerprint: str, samples: int, context: str) -> None:
         """Record which data was read, by digest."""
         name = redacted(uri).rstrip("/").rsplit("/", 1)[-1] or uri
-        self._dataset = {"name": name[:500], "digest": fingerprint[:36]}
+        self._dataset = {
+            "name": name[:500],
+            "digest": fingerprint[:36],
+            "uri": redacted(uri),
+        }
         self._put(
             "dataset", uri=uri, name=name, fingerprint=fingerprint, samples=samples, context=context
         )
@@ -136,16 +150,24 @@ class Tracker:
     def model(self, files: Mapping[str, bytes], uri: str) -> None:
         """Record the final model as one that MLflow can serve; a very large one as a link.
 
-        It carries the run's parameters and the newest value of each of its metrics.
+        It is registered by the name of its experiment and task, and carries the run's parameters
+        and the newest value of each of its metrics.
         """
+        registration = self._registration(files, uri)
+        digest = registration["tags"].get(WEIGHTS_DIGEST) if registration else None
         data = {
             "name": self._model_name,
             "step": self._step,
             "time": self._clock(),
-            "tags": {"florence.uri": redacted(uri), "florence.attempt": str(self._attempt)},
+            "tags": {
+                "florence.uri": redacted(uri),
+                "florence.attempt": str(self._attempt),
+                **({WEIGHTS_DIGEST: digest} if digest else {}),
+            },
             "parameters": dict(self._parameters),
             "metrics": dict(self._newest),
             "dataset": self._dataset,
+            "registration": registration,
         }
         size = sum(map(len, files.values()))
         if size > MOST_MODEL_BYTES:
@@ -158,7 +180,12 @@ class Tracker:
         """Add what was measured of a model to it, where MLflow knows it."""
         finite, _ = split_finite(metrics)
         self._put(
-            "model_metrics", uri=redacted(uri), step=self._step, time=self._clock(), metrics=finite
+            "model_metrics",
+            uri=redacted(uri),
+            reference=self._measured,
+            step=self._step,
+            time=self._clock(),
+            metrics=finite,
         )
 
     def close(
@@ -175,6 +202,18 @@ class Tracker:
         limit = self._close_timeout if timeout_s is None else timeout_s
         # A stage that ended well has no one waiting to kill it, and its model is being uploaded.
         self._delivery.close(max(limit, 120.0) if status == "FINISHED" and not timeout_s else limit)
+
+    def _registration(self, files: Mapping[str, bytes], uri: str) -> dict[str, Any] | None:
+        if self._experiment is None:
+            return None
+        data = self._dataset or {}
+        about = {
+            "florence.uri": place_of(uri),
+            "florence.attempt": str(self._attempt),
+            **({"florence.data": data["uri"]} if "uri" in data else {}),
+            **({"florence.dataFingerprint": data["digest"]} if "digest" in data else {}),
+        }
+        return registration(self._experiment, files, {**self._origin, **about})
 
     def _put(self, kind: str, **data: Any) -> None:
         self._queue.put(Event(kind, data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 
+from florence_jobs.registry.tags import COMMIT, ENDPOINT, STARTED_FROM, code_tags
 from florence_jobs.tracking.mlflow_run import RunTarget, milliseconds
 from florence_jobs.tracking.server import redacted
 from florence_operator.api.stage import StagePlan
@@ -21,7 +22,10 @@ def run_target(plan: StagePlan) -> RunTarget | None:
         "mlflow.source.name": f"florencejob/{plan.namespace}/{plan.job}",
         "mlflow.source.type": "JOB" if "KUBERNETES_SERVICE_HOST" in os.environ else "LOCAL",
         "mlflow.user": _user(),
+        **code_tags(),
     }
+    started_from = plan.inputs.checkpoint or plan.inputs.model
+    of_stage = {STARTED_FROM: redacted(started_from)} if started_from else {}
     return RunTarget(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
@@ -34,9 +38,28 @@ def run_target(plan: StagePlan) -> RunTarget | None:
         sweep=f"{plan.namespace}/{tracking.sweep.name}" if tracking.sweep else None,
         varied=tracking.sweep.values if tracking.sweep else {},
         started=milliseconds(),
-        tags={**about, "florence.kind": plan.kind, "florence.output": redacted(plan.output)},
+        tags={
+            **about,
+            **of_stage,
+            "florence.kind": plan.kind,
+            "florence.output": redacted(plan.output),
+        },
         job_tags=about,
     )
+
+
+def origin_of(plan: StagePlan, target: RunTarget) -> dict[str, str]:
+    """Where the final model of a plan's stage is from: tags of the registered version."""
+    kept = {k: v for k, v in (target.tags or {}).items() if not k.startswith("mlflow.")}
+    kept |= {k: v for k, v in (target.tags or {}).items() if k == COMMIT}
+    del kept["florence.output"]
+    endpoint = plan.storage.endpoint
+    return {
+        **kept,
+        "florence.job": target.job,
+        "florence.stage": target.stage,
+        **({ENDPOINT: redacted(endpoint)} if endpoint else {}),
+    }
 
 
 def _user() -> str:

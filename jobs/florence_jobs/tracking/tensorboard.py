@@ -39,6 +39,7 @@ class TensorBoardRecorder:
             folder = Path(self._temporary.name)
         self._folder = folder
         self._writer: Any = SummaryWriter(str(folder), flush_secs=30)
+        self._working = True
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
         """Settings as a text."""
@@ -66,7 +67,12 @@ class TensorBoardRecorder:
 
     def picture(self, name: str, png: bytes) -> None:
         """A picture."""
-        self._write(lambda w: w.add_image(name, _pixels(png), self._step, dataformats="HWC"))
+        try:
+            pixels = _pixels(png)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+            log.warning("%s is not among the TensorBoard logs: %s", name, error)
+            return
+        self._write(lambda writer: writer.add_image(name, pixels, self._step, dataformats="HWC"))
 
     def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
         """What was measured for a commit."""
@@ -80,8 +86,8 @@ class TensorBoardRecorder:
 
     def close(self, status: str, problem: str | None = None) -> None:
         """Write what is left; copy it to S3 where the artifacts are there."""
-        self._write(lambda writer: writer.close())
-        self._writer = None
+        # Also after a problem: what was written before it is still in the writer's queue.
+        self._try(lambda writer: writer.close())
         if self._temporary is None:
             return
         try:
@@ -93,13 +99,15 @@ class TensorBoardRecorder:
 
     def _write(self, write: Callable[[Any], object]) -> None:
         """A stage never fails because of its curves: the first problem ends them."""
-        if self._writer is None:
-            return
+        if self._working:
+            self._try(write)
+
+    def _try(self, write: Callable[[Any], object]) -> None:
         try:
             write(self._writer)
         except Exception as error:
             log.warning("TensorBoard logs stopped: %s", error)
-            self._writer = None
+            self._working = False
 
 
 def _pixels(png: bytes) -> Any:

@@ -28,7 +28,10 @@ _LABEL_KEY = re.compile(
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BUCKET = re.compile(r"s3://[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9](/.*)?", re.DOTALL)
 
-_OWN_LABELS = ("florence.dev/", "training.kubeflow.org/", "kueue.x-k8s.io/")
+_OWN_LABELS = (
+    *("florence.dev/", "training.kubeflow.org/", "trainer.kubeflow.org/", "kueue.x-k8s.io/"),
+    *("jobset.sigs.k8s.io/", "batch.kubernetes.io/"),
+)
 # By these Services, network policies and schedulers choose pods, the operator's own Service too.
 _SELECTED_BY = re.compile(r"app|k8s-app|([^/]*\.)?(kubernetes\.io|k8s\.io|x-k8s\.io)/.*")
 _OWN_VARIABLES = re.compile(
@@ -49,6 +52,7 @@ def policy_problems(job: FlorenceJob, settings: OperatorConfiguration) -> list[s
         *_node_pool(job.spec.node_pool),
         *_pods(job.spec.pods, settings.allowed),
         *_queue(job),
+        *_backend(job, settings),
         *(
             problem
             for index, stage in enumerate(job.spec.stages)
@@ -187,6 +191,21 @@ def _queue(job: FlorenceJob) -> Iterator[str]:
     for field, value in (("queue", policy.queue), ("priorityClass", policy.priority_class)):
         if value is not None and (not value or not _LABEL_VALUE.fullmatch(value)):
             yield f"spec.runPolicy.{field}: '{value[:80]}' is not the name of an object"
+
+
+def _backend(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:
+    wanted, fixed = job.spec.run_policy.backend, settings.backend
+    if "auto" not in (wanted, fixed) and wanted != fixed:
+        yield (
+            f"spec.runPolicy.backend: the operator's settings make all children {fixed}s: choose "
+            "that or auto"
+        )
+    needed = job.spec.run_policy.backend_needed
+    if needed and fixed not in ("auto", needed):
+        yield (
+            f"spec.runPolicy.topology: Volcano's needs {needed}s, and the operator's settings make "
+            f"all children {fixed}s"
+        )
 
 
 def _stage(field: str, stage: Stage, volumes: tuple[Volume, ...]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from florence_operator.admission.memory_check import memory_findings
 from florence_operator.admission.policy import policy_problems
 from florence_operator.api.changes import refused_changes
+from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.crd import MOST_ITEMS
 from florence_operator.api.manifest import from_cluster
 from florence_operator.api.problems import problems, with_name
@@ -54,13 +55,14 @@ def validate(
     request: Mapping[str, Any],
     settings: OperatorConfiguration,
     *,
+    served: Sequence[str] = tuple(CHILD_KINDS),
     clock: Callable[[], float] = time.monotonic,
 ) -> Validation:
     """Whether the object of an AdmissionReview's request may be stored.
 
     Deletions, status writes and changes that leave the spec alone are never refused. Of a change,
     only what it brings is held against it: a job that was taken under other settings of the
-    operator can still be suspended.
+    operator can still be suspended. ``served`` are the kinds of children that the cluster takes.
     """
     until = clock() + _PLANNING_SECONDS
     if request.get("operation") not in ("CREATE", "UPDATE") or request.get("subResource"):
@@ -76,19 +78,30 @@ def validate(
     if isinstance(job, list):
         return Validation(False, tuple(job))
     memory = memory_findings(job, lambda: clock() >= until)
-    found = [*policy_problems(job, settings), *memory.problems]
+    found = [*policy_problems(job, settings), *_backend(job, served), *memory.problems]
     if request["operation"] == "UPDATE" and isinstance(old, dict):
         before = [] if _impossible_in(old) else _parsed(old)
         if isinstance(before, FlorenceJob):
             known = memory_findings(before, lambda: clock() >= until)
             # What there was no time to find before is not held against the change.
             excused = {*policy_problems(before, settings), *known.problems}
+            excused |= {*_backend(before, served)}
             excused |= set() if known.complete else set(memory.problems)
             found = [problem for problem in found if problem not in excused]
             found = [*refused_changes(before, job), *found]
     if found:
         return Validation(False, tuple(found))
     return Validation(True, warnings=(*memory.warnings, *_untracked(job, settings)))
+
+
+def _backend(job: FlorenceJob, served: Sequence[str]) -> Iterator[str]:
+    wanted = job.spec.run_policy.backend
+    if wanted not in ("auto", *served):
+        there = " and ".join(served) or "neither kind"
+        yield (
+            f"spec.runPolicy.backend: the cluster does not serve {wanted}s; it serves {there}: "
+            "choose auto, or have it installed"
+        )
 
 
 def _untracked(job: FlorenceJob, settings: OperatorConfiguration) -> Iterator[str]:

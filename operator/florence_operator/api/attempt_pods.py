@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from florence_operator.api.child_kinds import PYTORCH_JOB, kind_of_pod
+from florence_operator.api.child_kinds import PYTORCH_JOB, kind_of_pod, train_job_of
 from florence_operator.api.labels import ATTEMPT_LABEL, STAGE_LABEL
 from florence_operator.api.times import unix
 
@@ -37,6 +37,10 @@ class Pod:
     """The one that runs the stage."""
     owner: str = ""
     """uid of its controller; nothing when it has none, such as an orphan."""
+    train_job: str = ""
+    """The TrainJob that its controller, a batch Job, is named after; nothing for other pods."""
+    created: float = 0.0
+    """When it was made (Unix seconds), or 0."""
     node: str | None = None
     started: float = 0.0
     """When the node's kubelet took it (Unix seconds), or 0."""
@@ -63,8 +67,12 @@ class Pod:
 
 def owner(document: Document) -> str:
     """The uid of an object's controller, or nothing."""
+    return str(_controller(document).get("uid", ""))
+
+
+def _controller(document: Document) -> Document:
     references = document["metadata"].get("ownerReferences") or ()
-    return next((ref["uid"] for ref in references if ref.get("controller")), "")
+    return next((ref for ref in references if ref.get("controller")), {})
 
 
 def pod_from(document: Document) -> Pod | None:
@@ -93,6 +101,8 @@ def pod_from(document: Document) -> Pod | None:
         container=kind.container,
         phase=status.get("phase", "Pending"),
         owner=owner(document),
+        train_job=train_job_of(labels, _controller(document)),
+        created=unix(document["metadata"].get("creationTimestamp")) or 0.0,
         node=document.get("spec", {}).get("nodeName"),
         started=unix(status.get("startTime")) or 0.0,
         deleting="deletionTimestamp" in document["metadata"],

@@ -112,9 +112,9 @@ CAUSE_TEXTS: Mapping[Cause, CauseText] = {
         todo="ask who; the audit log knows",
     ),
     Cause.CHILD_DELETED: CauseText(
-        happened="lost its PyTorchJob, which somebody deleted",
+        happened="lost its PyTorchJob or TrainJob, which somebody deleted",
         remedy=_RETRY,
-        found="somebody deleted the PyTorchJob",
+        found="somebody deleted the child",
         todo="the same",
     ),
     Cause.STALLED: CauseText(
@@ -138,15 +138,20 @@ CAUSE_TEXTS: Mapping[Cause, CauseText] = {
         happened="gave way to a job of higher priority",
         remedy="it queues again by itself",
         found=(
-            "Kueue took the quota back, the PyTorchJob was suspended, or the scheduler "
-            "preempted a pod"
+            "Kueue took the quota back, the child was suspended, or the scheduler preempted a pod"
         ),
         todo="nothing: it queues again",
     ),
     Cause.PODS_READY_TIMEOUT: CauseText(
-        happened="did not have all its pods running within Kueue's waitForPodsReady",
+        happened=(
+            "did not have all its pods running within Kueue's waitForPodsReady, or held nodes for "
+            "only some of them"
+        ),
         remedy="find out why the pods did not start; " + _RETRY + " after that",
-        found=("Kueue took the quota back because not all pods ran in time (`waitForPodsReady`)"),
+        found=(
+            "Kueue took the quota back because not all pods ran in time (`waitForPodsReady`), or "
+            "only some pods had nodes for `failures.gangDeadline`"
+        ),
         todo="why do they not start: [below](#a-job-stays-starting)",
     ),
     Cause.MAXIMUM_EXECUTION_TIME: CauseText(
@@ -199,7 +204,7 @@ CAUSE_TEXTS: Mapping[Cause, CauseText] = {
             + _RETRY
             + " after that"
         ),
-        found="the API server refused the PyTorchJob for good (400, 422)",
+        found="the API server refused the child for good (400, 422)",
         todo="the message has its words: mostly a policy or webhook of the cluster",
     ),
 }

@@ -21,6 +21,8 @@ def refused_changes(before: FlorenceJob, after: FlorenceJob) -> Iterator[str]:
     """
     if after.spec.run_policy.retry < before.spec.run_policy.retry:
         yield "spec.runPolicy.retry: may only grow: each raise is one request"
+    if after.spec.managed_by != before.spec.managed_by:
+        yield "spec.managedBy: cannot be changed: make a job under another name"
     status = before.status or JobStatus()
     started = [stage for stage in before.spec.stages if status.stage(stage.name).attempts]
     if not started:

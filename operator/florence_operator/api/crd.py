@@ -178,6 +178,10 @@ class _Converter:
             if self._bounded:
                 converted["maxProperties"] = MOST_ITEMS
             return
+        if plain.get("additionalProperties") is True:
+            # The API server would drop from stored objects what this schema does not describe:
+            # the names of the release before, and what the one after writes.
+            converted["x-kubernetes-preserve-unknown-fields"] = True
         required = plain.get("required", [])
         if required:
             converted["required"] = required

@@ -62,6 +62,12 @@ _SUCCEEDED = (
 
 ROOT_RULES: list[Rule] = [
     {
+        "rule": "has(self.spec.managedBy) == has(oldSelf.spec.managedBy) && "
+        "(!has(self.spec.managedBy) || self.spec.managedBy == oldSelf.spec.managedBy)",
+        "message": "managedBy cannot be changed: make a job under another name",
+        "fieldPath": ".spec.managedBy",
+    },
+    {
         "rule": f"!({_SUCCEEDED}) || "
         "self.spec.stages.all(n, oldSelf.spec.stages.exists(o, o.name == n.name))",
         "message": "a job that has succeeded takes no more stages: make another job, whose stages "
@@ -162,6 +168,31 @@ RULES: dict[str, list[Rule]] = {
             "message": "a volume needs exactly one of persistentVolumeClaim and hostPath",
         }
     ],
+    "spec.runPolicy": [
+        {
+            "rule": "!has(self.gang) || self.gang != 'kueue' || has(self.queue)",
+            "message": "gang kueue needs a queue: name one in queue, or another gang",
+            "fieldPath": ".gang",
+        },
+        {
+            "rule": "!has(self.topology) || (has(self.gang) ? "
+            "self.gang in ['kueue', 'volcano'] : has(self.queue))",
+            "message": "topology needs gang kueue, with a queue, or gang volcano",
+            "fieldPath": ".topology",
+        },
+        {
+            "rule": "!has(self.topology) || !has(self.gang) || self.gang != 'volcano' || "
+            "self.backend != 'PyTorchJob'",
+            "message": "topology of Volcano needs backend TrainJob",
+            "fieldPath": ".topology",
+        },
+    ],
+    "spec.runPolicy.topology": [
+        {
+            "rule": "has(self.required) != has(self.preferred)",
+            "message": "a topology needs exactly one of required and preferred",
+        }
+    ],
     "spec.runPolicy.retry": [
         {"rule": "self >= oldSelf", "message": "retry may only grow: each raise is one request"}
     ],
@@ -194,6 +225,7 @@ COLUMNS: list[dict[str, Any]] = [
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.summary.gpus", "priority": 1},
     {"name": "GPU-hours", "type": "string", "jsonPath": ".status.summary.gpuHours", "priority": 1},
+    {"name": "Goodput", "type": "string", "jsonPath": ".status.summary.goodput", "priority": 1},
     {
         "name": "Checkpoint",
         "type": "string",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator, WithJsonSchema
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _PART = re.compile(r"([0-9]+)([smhd])")
@@ -22,3 +25,10 @@ def check_duration(duration: str) -> str:
     """The duration unchanged; ``ValueError`` when it is not one."""
     seconds(duration)
     return duration
+
+
+Duration = Annotated[
+    str,
+    AfterValidator(check_duration),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 64}),
+]

@@ -5,14 +5,15 @@ The operator and the runs of one machine follow the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Budget, Cause, budget_of
-from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
+from florence_operator.api.history import charged
+from florence_operator.api.run_policy import Retries
+from florence_operator.api.status import Attempt, StageStatus
 
 
 class Delays(Protocol):
@@ -39,19 +40,9 @@ class Sequel:
     """Number of the last attempt that the budget of this failure allows; None where none pays."""
 
 
-def charged(attempts: Iterable[Attempt], first_counted_attempt: int) -> dict[Budget, int]:
-    """How many attempts each budget has paid for."""
-    spent = dict.fromkeys(Budget, 0)
-    for attempt in attempts:
-        if attempt.cause is not None and attempt.number >= first_counted_attempt:
-            spent[budget_of(attempt.cause)] += 1
-    return spent
-
-
-def sequel(
-    attempts: Sequence[Attempt], first_counted_attempt: int, retries: Retries, delays: Delays
-) -> Sequel:
-    """What follows the last of the attempts, which has just failed."""
+def sequel(stage: StageStatus, retries: Retries, delays: Delays) -> Sequel:
+    """What follows the last attempt of a stage, which has just failed."""
+    attempts = stage.attempts
     last = attempts[-1]
     assert last.cause is not None
     budget = budget_of(last.cause)
@@ -63,7 +54,7 @@ def sequel(
             reason=last.cause,
             message=f"attempt {last.number + 1} follows at no cost to the budgets",
         )
-    spent = charged(attempts, first_counted_attempt)[budget]
+    spent = charged(stage)[budget]
     granted = retries.application if budget is Budget.APPLICATION else retries.infrastructure
     if spent > granted:
         return Sequel(
@@ -71,7 +62,7 @@ def sequel(
             reason="BudgetExhausted",
             message=f"the budget of {granted} {budget} retries is used up ({last.cause})",
         )
-    wait = delay(attempts, first_counted_attempt, delays)
+    wait = delay(attempts, stage.first_counted_attempt, delays)
     return Sequel(
         delay=wait,
         reason=last.cause,

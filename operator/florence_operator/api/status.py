@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import (
-    ConfigDict,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from florence.config.base import Settings, setting
-from florence.config.progress import StageProgress
+from florence.config.base import setting
+from florence.config.progress import PhaseSeconds, StageProgress
 from florence_operator.api import old_names
 from florence_operator.api.failure import Cause
+from florence_operator.api.goodput import Goodput
+from florence_operator.api.observed import Observed
 from florence_operator.api.open_enum import OpenEnum
 from florence_operator.api.ranks import RankGroup
 
 PROGRESS_REPORTED = "ProgressReported"
 """Condition of a stage at work: False while its pods run and nothing is heard of them."""
-
-
-class Observed(Settings):
-    """A part of the status: written by one version of the operator and read by another.
-
-    Fields that only the other one knows are kept, and written back as they were.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Names on the wire of today, and what they were in the release before."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _under_the_names_of_today(cls, document: Any) -> Any:
-        return old_names.read(document, cls.renamed)
 
 
 class State(OpenEnum):
@@ -105,12 +84,28 @@ class Attempt(Observed):
     cause: Cause | None = setting(None, description="why it ended without success")
     pod: str | None = setting(None, description="the pod that failed first")
     node: str | None = setting(None, description="the node of that pod")
+    strike: str | None = setting(
+        None,
+        description="why its end counts against that node: NodeLost, NodePressure, Device or "
+        "PodStuck",
+    )
+    avoided_nodes: tuple[str, ...] = setting(
+        (), description="nodes that its pods keep away from for their strikes"
+    )
     message: str | None = setting(None, description="the line that said so")
     last_lines: tuple[str, ...] = setting((), description="the last lines of that pod's log")
     restored_step: int | None = setting(
         None, description="step of the checkpoint that it started from", unit="steps"
     )
     step: int | None = setting(None, description="last step that it told of", unit="steps")
+    seconds: PhaseSeconds | None = setting(
+        None, description="what its first rank's time went into, as it told"
+    )
+    suspended_seconds: float = setting(
+        0.0,
+        description="time before it in which nobody wanted the stage to run",
+        unit="seconds",
+    )
     queued_seconds: float = setting(
         0.0, description="time that it waited in a queue", unit="seconds"
     )
@@ -131,6 +126,23 @@ class Attempt(Observed):
         return self.job_ref.name if self.job_ref else None
 
 
+class DroppedAttempts(Observed):
+    """What is left of a stage's oldest attempts, which its record no longer has."""
+
+    number: int = setting(description="number of the last of them", ge=0)
+    start_time: str | None = setting(None, description="when the first of them was started")
+    completion_time: str | None = setting(None, description="when the last of them ended")
+    causes: dict[str, int] = setting({}, description="how many ended for each cause")
+    charged: dict[str, int] = setting({}, description="how many each budget has paid for")
+    goodput: Goodput = setting(Goodput(), description="what their time went into")
+    gpu_seconds: float = setting(
+        0.0, description="GPUs times time that they ran", unit="GPU seconds"
+    )
+    lost_gpu_seconds: float = setting(
+        0.0, description="the part of it after their last checkpoints", unit="GPU seconds"
+    )
+
+
 class StageStatus(Observed):
     """What happened to one stage."""
 
@@ -142,7 +154,19 @@ class StageStatus(Observed):
     conditions: tuple[Condition, ...] = setting(
         (), description="observations of the attempt at work, one a type"
     )
-    attempts: tuple[Attempt, ...] = setting((), description="every try, oldest first")
+    attempts: tuple[Attempt, ...] = setting((), description="the newest 50 tries, oldest first")
+    dropped: DroppedAttempts | None = setting(None, description="sums of the tries before them")
+    goodput: Goodput | None = setting(
+        None, description="what the time since the first attempt's start went into"
+    )
+    suspended_time: str | None = setting(
+        None, description="since when nobody wants the stage to run"
+    )
+    suspended_seconds: float = setting(
+        0.0,
+        description="such time before that, since the last attempt ended",
+        unit="seconds",
+    )
     first_counted_attempt: int = setting(
         1, description="number of the first attempt that counts against the budgets", ge=1
     )
@@ -151,6 +175,11 @@ class StageStatus(Observed):
     model: str | None = setting(None, description="URI of the final model")
     mlflow_run: str | None = setting(None, description="id of the stage's MLflow run")
     metrics: dict[str, float] = setting({}, description="results")
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest attempt, 0 before the first: how many there have been."""
+        return self.attempts[-1].number if self.attempts else 0
 
     @field_validator("progress", mode="wrap")
     @classmethod
@@ -176,6 +205,9 @@ class Summary(Observed):
     gpus: int = setting(0, description="GPUs held now", unit="GPUs")
     gpu_hours: str = setting("0", description="GPU-hours used so far", unit="GPU hours")
     checkpoint: str | None = setting(None, description="newest commit")
+    goodput: str | None = setting(
+        None, description="productive part of the time for which resources were held, in percent"
+    )
 
 
 class JobStatus(Observed):
@@ -198,6 +230,9 @@ class JobStatus(Observed):
         description="time since the start that the whole job was queued or suspended, which its "
         "deadline does not count",
         unit="seconds",
+    )
+    goodput: Goodput | None = setting(
+        None, description="what the stages' time went into, summed over them"
     )
     retry: int = setting(0, description="the request to retry that was honoured last", ge=0)
 

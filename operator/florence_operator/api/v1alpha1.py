@@ -4,41 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    create_model,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, create_model, model_validator
 
 from florence.config import ModelConfig, StageSettings
 from florence.config.base import Holds, Settings, location, setting
 from florence.config.storage import S3Settings
 from florence.kinds import KINDS
 from florence.tasks.kind import Kind
-from florence_operator.api.duration import DURATION_PATTERN, check_duration
 from florence_operator.api.pods import NodePool, Pods
+from florence_operator.api.refusals import refusal
+from florence_operator.api.run_policy import RunPolicy
 from florence_operator.api.status import JobStatus
 
 GROUP = "florence.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FlorenceJob"
+CONTROLLER = f"{GROUP}/florence-operator"
+"""This operator, in ``spec.managedBy``."""
 ARTIFACTS_FINALIZER = "florence.dev/artifacts"
 """Holds a job with ``deleteWithJob`` until the operator has removed its artifacts."""
 
-MOST_RETRIES = 1_000
-"""Every attempt has a place in the status, which has room for a megabyte or so."""
-
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-Duration = Annotated[
-    str,
-    AfterValidator(check_duration),
-    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 64}),
-]
 
 
 class Artifacts(Settings):
@@ -120,7 +107,8 @@ class StageBase(Settings):
     initial_model: str | None = location(
         None,
         holds=Holds.MODEL,
-        description="URI of a model, of any job or imported, that the stage starts from. "
+        description="URI of a model, of any job or imported, that the stage starts from, or its "
+        "name in MLflow's registry: models:/NAME@champion. "
         "Default: that of the stages it depends on",
     )
     resources: Resources = setting(Resources(), description="pods and what each gets")
@@ -134,7 +122,7 @@ class StageBase(Settings):
                 f"a stage needs exactly one of {', '.join(KINDS)}; '{self.name}' {has}"
             )
         if KINDS[kinds[0]].needs_model and not self.depends_on and self.initial_model is None:
-            raise _refusal(
+            raise refusal(
                 f"'{self.name}' ({kinds[0]}) needs a model: name the stage that trains it, or "
                 "give initialModel",
                 "dependsOn",
@@ -179,67 +167,6 @@ else:
     )
 
 
-class Retries(Settings):
-    """How often a stage is tried again, by cause."""
-
-    infrastructure: int = setting(
-        20,
-        description="attempts lost to nodes, evictions, network or storage that are repeated",
-        ge=0,
-        le=MOST_RETRIES,
-    )
-    application: int = setting(
-        2, description="attempts lost to the program that are repeated", ge=0, le=MOST_RETRIES
-    )
-
-
-class RunPolicy(Settings):
-    """How the job is run: pauses, retries and time limits."""
-
-    suspend: bool = setting(False, description="checkpoint, free the pods and wait")
-    retries: Retries = setting(Retries(), description="budgets of attempts by cause")
-    deadline: Duration | None = setting(
-        None,
-        description="longest time from start to end, time in queues excluded, such as 12d or 90m",
-    )
-    start_deadline: Duration | None = setting(
-        None, description="longest time until all pods of an attempt run, queueing excluded"
-    )
-    stall_timeout: Duration = setting(
-        "10m",
-        description="longest time that a running attempt may report and get no further before it "
-        "is replaced",
-    )
-    silence_timeout: Duration | None = setting(
-        None,
-        description="longest time that a running attempt may report nothing before it is "
-        "replaced. Default: it is never replaced for that, since what is not heard may train well",
-    )
-    ttl_after_finished: Duration | None = setting(
-        None, description="the job is deleted this long after it ended"
-    )
-    ttl_after_failed: Duration | None = setting(
-        None, description="the same for a job that failed; default: as ttlAfterFinished"
-    )
-    keep_failed_pods: Duration | None = setting(
-        None,
-        description="how long the pods of an attempt that failed are kept, without their GPUs, for "
-        "whoever wants to look at them. Default: not at all",
-    )
-    grace_period: Duration = setting(
-        "60s", description="time from asking a pod to stop to killing it: for the last checkpoint"
-    )
-    queue: str | None = setting(None, description="Kueue LocalQueue that admits the job's pods")
-    priority_class: str | None = setting(
-        None, description="Kueue WorkloadPriorityClass of the job in its queue"
-    )
-    retry: int = setting(
-        0,
-        description="raise it to run the failed stages of a job again, with fresh budgets",
-        ge=0,
-    )
-
-
 class JobSpec(Settings):
     """What a FlorenceJob asks for."""
 
@@ -253,6 +180,13 @@ class JobSpec(Settings):
     pods: Pods = setting(Pods(), description="how the stages' pods are made")
     stages: tuple[Stage, ...] = setting(description="the stages", min_length=1, max_length=32)
     run_policy: RunPolicy = setting(RunPolicy(), description="pauses, retries and time limits")
+    managed_by: str | None = setting(
+        None,
+        description="the controller that runs the job, such as kueue.x-k8s.io/multikueue; an "
+        f"operator leaves a job alone that names another than {CONTROLLER}. It never changes",
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$",
+        max_length=63,
+    )
 
     @model_validator(mode="after")
     def _stages_form_a_dag(self) -> Self:
@@ -260,17 +194,17 @@ class JobSpec(Settings):
         for index, name in enumerate(names):
             if name in names[:index]:
                 found = f"the name '{name}' is used {names.count(name)} times"
-                raise _refusal(found, "stages", index, "name")
+                raise refusal(found, "stages", index, "name")
         for index, stage in enumerate(self.stages):
             for wanted in stage.depends_on:
                 if wanted not in names:
                     found = f"'{stage.name}' depends on '{wanted}', which is not a stage"
-                    raise _refusal(found, "stages", index, "dependsOn")
+                    raise refusal(found, "stages", index, "dependsOn")
         self.in_order()
         for index, stage in enumerate(self.stages):
             source = self.model_source(stage)
             if source is not None and (unfit := _unfit_start(stage, source)):
-                raise _refusal(unfit, "stages", index, "dependsOn")
+                raise refusal(unfit, "stages", index, "dependsOn")
         return self
 
     def in_order(self) -> list[Stage]:
@@ -284,7 +218,7 @@ class JobSpec(Settings):
             ready = next((s for s in waiting if done.issuperset(s.depends_on)), None)
             if ready is None:
                 found = f"{', '.join(s.name for s in waiting)} depend on each other in a cycle"
-                raise _refusal(found, "stages")
+                raise refusal(found, "stages")
             waiting.remove(ready)
             done.add(ready.name)
             order.append(ready)
@@ -327,14 +261,6 @@ def _unfit_start(stage: Stage, source: Stage) -> str | None:
     return (
         f"'{stage.name}' ({stage.kind.name}) cannot start from the {task} model of "
         f"'{source.name}': it takes {' or '.join(usable) or 'no'} models"
-    )
-
-
-def _refusal(found: str, *path: str | int) -> ValidationError:
-    """What a validator raises to blame a field below its own; pydantic puts its own path before."""
-    problem = PydanticCustomError("refused", "{found}", {"found": found, "error": found})
-    return ValidationError.from_exception_data(
-        KIND, [InitErrorDetails(type=problem, loc=path, input=None)]
     )
 
 

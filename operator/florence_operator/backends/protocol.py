@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from florence_operator.api.attempt_pods import Pod
+from florence_operator.api.child_kinds import ChildKind
 from florence_operator.api.labels import ATTEMPT_LABEL, QUEUE_LABEL, SPEC_HASH, STAGE_LABEL
+from florence_operator.api.run_policy import Gang, Topology
+from florence_operator.api.times import unix
 from florence_operator.kube.resources import Resource
 
 Document = dict[str, Any]
@@ -23,6 +27,16 @@ class ChildState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remnant:
+    """An object that is left when a child is gone."""
+
+    kind: str
+    name: str
+    child: str
+    """The name of the child that it was made for; another one of the name is not meant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSpec:
     """What an attempt is, whatever kind its child is of."""
 
@@ -33,6 +47,10 @@ class AttemptSpec:
     """In every worker: one a GPU, or one."""
     template: Mapping[str, Any]
     """Of its pods; its container has the backend's name, and no rendezvous yet."""
+    gang: Gang = Gang.NONE
+    """Who sees to it that all of its pods start, or none."""
+    topology: Topology | None = None
+    """How close together they have to be."""
 
     @property
     def name(self) -> str:
@@ -58,6 +76,8 @@ class Child:
     """Whether Kueue admits it: it names a queue."""
     spec_hash: str = ""
     """Of the spec that it was made from (:func:`florence_operator.build.children.spec_hash`)."""
+    created: float = 0.0
+    """When it was made (Unix seconds), or 0."""
     deleting: bool = False
 
     @property
@@ -70,8 +90,15 @@ class Backend(Protocol):
     """A kind of child: everything that knows it is behind this."""
 
     kind: str
+    """Of its children."""
     resource: Resource
-    container: str
+    """Of its children."""
+    pods: ChildKind
+    """How their pods look."""
+    needed: Sequence[Resource]
+    """What the API server has to serve for it."""
+    resources: Mapping[str, Resource]
+    """Of all objects that it makes or that are left of them, by kind."""
 
     def build(self, attempt: AttemptSpec) -> list[Document]:
         """All objects of one attempt, in the order in which they are made, the child last."""
@@ -79,8 +106,14 @@ class Backend(Protocol):
     def child(self, document: Mapping[str, Any]) -> Child | None:
         """What an object of the kind says; None when it is of no attempt of ours."""
 
-    def pod_index(self, pod: Mapping[str, Any]) -> int:
-        """A pod's number in its gang, 0 for the first."""
+    def made(self, child: Child, pod: Pod) -> bool:
+        """Whether a pod of an attempt is one that the child of it brought about."""
+
+    def companions(self, child: str) -> Sequence[Remnant]:
+        """What was made beside a child of that name, and goes when it does."""
+
+    def remnants(self, pod: Pod) -> Sequence[Remnant]:
+        """What may be left beside a pod whose child is gone, and belongs to nobody any more."""
 
     def slim(self, document: Document) -> Document:
         """What a cache keeps of an object of the kind."""
@@ -101,6 +134,7 @@ def child_fields(document: Mapping[str, Any]) -> dict[str, Any] | None:
         "queued": QUEUE_LABEL in labels,
         "spec_hash": (metadata.get("annotations") or {}).get(SPEC_HASH, ""),
         "deleting": "deletionTimestamp" in metadata,
+        "created": unix(metadata.get("creationTimestamp")) or 0.0,
     }
 
 

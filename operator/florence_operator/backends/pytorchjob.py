@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.child_kinds import PYTORCH_JOB
+from florence_operator.api.labels import QUEUE_LABEL
 from florence_operator.api.times import unix
+from florence_operator.backends.gangs import placed
 from florence_operator.backends.protocol import (
     AttemptSpec,
     Child,
     ChildState,
     Document,
+    Remnant,
     child_fields,
     true_conditions,
     with_variables,
 )
-from florence_operator.kube.resources import PYTORCH_JOBS
+from florence_operator.kube.resources import PYTORCH_JOBS, SERVICES, Resource
 
 PORT = 23456
 _PORT_NAME = "pytorchjob-port"
@@ -31,8 +35,10 @@ class PyTorchJobs:
     """
 
     kind = PYTORCH_JOB.name
+    pods = PYTORCH_JOB
     resource = PYTORCH_JOBS
-    container = PYTORCH_JOB.container
+    needed: Sequence[Resource] = (PYTORCH_JOBS,)
+    resources: Mapping[str, Resource] = {PYTORCH_JOB.name: PYTORCH_JOBS, "Service": SERVICES}
 
     def build(self, attempt: AttemptSpec) -> list[Document]:
         """The PyTorchJob of an attempt."""
@@ -41,13 +47,17 @@ class PyTorchJobs:
             "restartPolicy": "Never",
             "template": self._template(attempt),
         }
+        policy: Document = {"cleanPodPolicy": "Running"}
+        if attempt.gang.has_pod_groups:
+            # The PodGroup is the Training Operator's, where its flags name the same scheduler.
+            policy["schedulingPolicy"] = {"minAvailable": attempt.workers}
         job = {
             "apiVersion": PYTORCH_JOBS.api_version,
             "kind": PYTORCH_JOBS.kind,
             "metadata": dict(attempt.metadata),
             "spec": {
                 "nprocPerNode": str(attempt.processes),
-                "runPolicy": {"cleanPodPolicy": "Running"},
+                "runPolicy": policy,
                 "pytorchReplicaSpecs": {"Worker": worker},
             },
         }
@@ -55,7 +65,8 @@ class PyTorchJobs:
 
     def _template(self, attempt: AttemptSpec) -> Document:
         """The pods' template with a static rendezvous: rank 0 is in worker 0."""
-        template, spec = attempt.template, attempt.template["spec"]
+        template = placed(attempt.template, attempt.gang, attempt.topology)
+        spec = template["spec"]
         rank = f"metadata.labels['{PYTORCH_JOB.index_label}']"
         rendezvous: list[Document] = [
             {"name": "PET_MASTER_ADDR", "value": f"{attempt.name}-worker-0"},
@@ -67,7 +78,7 @@ class PyTorchJobs:
         port = {"name": _PORT_NAME, "containerPort": PORT, "protocol": "TCP"}
         containers = [
             {**c, "ports": [port], "env": with_variables(c["env"], rendezvous)}
-            if c["name"] == self.container
+            if c["name"] == self.pods.container
             else c
             for c in spec["containers"]
         ]
@@ -80,8 +91,7 @@ class PyTorchJobs:
             return None
         true = true_conditions(document)
         failed = true.get("Failed", {})
-        policy = (document.get("spec") or {}).get("runPolicy") or {}
-        state = ChildState.SUSPENDED if policy.get("suspend") else ChildState.ACTIVE
+        state = ChildState.SUSPENDED if held_back(document) else ChildState.ACTIVE
         state = next((s for s in (ChildState.SUCCEEDED, ChildState.FAILED) if s in true), state)
         return Child(
             kind=self.kind,
@@ -91,12 +101,38 @@ class PyTorchJobs:
             **fields,
         )
 
-    def pod_index(self, pod: Mapping[str, Any]) -> int:
-        """The number that the Training Operator gave a pod."""
-        labels = pod["metadata"].get("labels") or {}
-        return int(labels.get(PYTORCH_JOB.index_label, "0"))
+    def made(self, child: Child, pod: Pod) -> bool:
+        """Whether the PyTorchJob itself controls the pod."""
+        return pod.owner == child.uid
+
+    def companions(self, child: str) -> Sequence[Remnant]:
+        """Nothing: all that a PyTorchJob needs is in it."""
+        return ()
+
+    def remnants(self, pod: Pod) -> Sequence[Remnant]:
+        """The Service of an orphan's name, which only the pod leads to."""
+        if pod.owner:
+            return ()
+        return (Remnant(kind="Service", name=pod.name, child=pod.name.rpartition("-worker-")[0]),)
 
     def slim(self, document: Document) -> Document:
         """A PyTorchJob without its templates: only whether it is suspended matters."""
-        policy = (document.get("spec") or {}).get("runPolicy") or {}
-        return {**document, "spec": {"runPolicy": {"suspend": policy.get("suspend", False)}}}
+        return {**document, "spec": {"runPolicy": {"suspend": held_back(document)}}}
+
+
+def probe(namespace: str) -> Document:
+    """A PyTorchJob that is only tried: where Kueue takes such, it comes back suspended."""
+    pod = {"containers": [{"name": PYTORCH_JOB.container, "image": "none"}]}
+    worker = {"replicas": 1, "restartPolicy": "Never", "template": {"spec": pod}}
+    name = "florence-queue-probe"
+    return {
+        "apiVersion": PYTORCH_JOBS.api_version,
+        "kind": PYTORCH_JOBS.kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {QUEUE_LABEL: name}},
+        "spec": {"pytorchReplicaSpecs": {"Worker": worker}},
+    }
+
+
+def held_back(document: Mapping[str, Any]) -> bool:
+    """Whether a PyTorchJob is suspended."""
+    return bool(((document.get("spec") or {}).get("runPolicy") or {}).get("suspend"))

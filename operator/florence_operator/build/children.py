@@ -45,14 +45,25 @@ def attempt_objects(
     *,
     ca: str = "",
     avoid_nodes: Sequence[str] = (),
+    forbid_nodes: Sequence[str] = (),
 ) -> list[Document]:
     """The objects of an attempt, in the order in which they are made; the child is the last.
 
     Args:
         ca: who signs the progress server's certificate, in PEM.
         avoid_nodes: where its pods had better not run.
+        forbid_nodes: where they must not.
     """
-    spec = _attempt_spec(job, stage, attempt, settings, backend, ca=ca, avoid_nodes=avoid_nodes)
+    spec = _attempt_spec(
+        job,
+        stage,
+        attempt,
+        settings,
+        backend,
+        ca=ca,
+        avoid_nodes=avoid_nodes,
+        forbid_nodes=forbid_nodes,
+    )
     *others, child = backend.build(spec)
     stamp = {SPEC_HASH: spec_hash(job, stage, attempt, settings, backend)}
     return [*others, {**child, "metadata": {**child["metadata"], "annotations": stamp}}]
@@ -67,8 +78,9 @@ def _attempt_spec(
     *,
     ca: str,
     avoid_nodes: Sequence[str],
+    forbid_nodes: Sequence[str] = (),
 ) -> AttemptSpec:
-    name = child_name(job.metadata.name, stage.name, attempt)
+    name = child_name(job.metadata.name, stage.name, attempt, backend.pods)
     labels = attempt_labels(job, stage, attempt)
     policy = job.spec.run_policy
     queue = {QUEUE_LABEL: policy.queue, PRIORITY_LABEL: policy.priority_class}
@@ -77,17 +89,20 @@ def _attempt_spec(
         stage,
         attempt,
         settings,
-        container=backend.container,
+        container=backend.pods.container,
         labels=labels,
         annotations={
             PLAN_ANNOTATION: plan_text(job, stage, attempt, settings),
             CA_ANNOTATION: ca,
         },
         avoid_nodes=avoid_nodes,
+        forbid_nodes=forbid_nodes,
     )
     return AttemptSpec(
         metadata=child_metadata(job, name, {**labels, **{k: v for k, v in queue.items() if v}}),
         workers=stage.resources.workers,
         processes=max(stage.resources.gpus_per_worker, 1),
         template=template,
+        gang=policy.gang_scheduler,
+        topology=policy.topology,
     )

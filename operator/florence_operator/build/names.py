@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import hashlib
 
-LONGEST_NAME = 51
-"""Training Operator appends ``-worker-<index>`` and makes Services of these names: 63 in all."""
+from florence_operator.api.child_kinds import PYTORCH_JOB, ChildKind
+
+_LONGEST_NAME = PYTORCH_JOB.longest_name
 
 
-def child_name(job: str, stage: str, attempt: int) -> str:
+def child_name(job: str, stage: str, attempt: int, kind: ChildKind = PYTORCH_JOB) -> str:
     """``<job>-<stage>-<hash>-a<attempt>``: a DNS-1035 label, shortened where it is too long.
 
-    The hash is of both names: stage ``c`` of job ``a-b`` is not stage ``b-c`` of job ``a``.
+    The hash is of both names: stage ``c`` of job ``a-b`` is not stage ``b-c`` of job ``a``; of
+    another kind than PyTorchJob it is of the kind too, so that no two children have one name.
     """
-    return _name(f"{job}-{stage}", f"-{_digest(f'{job}/{stage}')}-a{attempt}")
+    whole = f"{job}/{stage}" if kind is PYTORCH_JOB else f"{kind.name}/{job}/{stage}"
+    return _name(f"{job}-{stage}", f"-{_digest(whole)}-a{attempt}", kind.longest_name)
 
 
 def removal_name(job: str) -> str:
     """Name of the Job that deletes a job's artifacts."""
-    return _name(job, "-removal")
+    return _name(job, "-removal", _LONGEST_NAME)
 
 
-def _name(body: str, suffix: str) -> str:
+def _name(body: str, suffix: str, longest: int) -> str:
     whole = body if body[0].isalpha() else f"fj-{body}"
-    if len(whole) + len(suffix) > LONGEST_NAME:
+    if len(whole) + len(suffix) > longest:
         digest = _digest(whole)
-        kept = whole[: LONGEST_NAME - len(suffix) - len(digest) - 1].rstrip("-")
+        kept = whole[: longest - len(suffix) - len(digest) - 1].rstrip("-")
         whole = f"{kept}-{digest}"
     return whole + suffix
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from florence_operator.api.duration import seconds
-from florence_operator.api.v1alpha1 import FlorenceJob, Resources, Stage
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
 from florence_operator.kube.pod_security import container_security, pod_security
 from florence_operator.kube.quantities import quantity
 from florence_operator.settings import OperatorConfiguration
@@ -43,6 +43,7 @@ def pod_template(
     labels: dict[str, str],
     annotations: dict[str, str],
     avoid_nodes: Sequence[str],
+    forbid_nodes: Sequence[str] = (),
 ) -> Document:
     """The template of an attempt's pods; ``annotations`` become the files that they read first."""
     pods, pool = job.spec.pods, job.spec.node_pool
@@ -51,7 +52,7 @@ def pod_template(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": seconds(job.spec.run_policy.grace_period),
         "securityContext": pod_security(),
-        "affinity": _affinity(labels, avoid_nodes),
+        "affinity": _affinity(labels, avoid_nodes, forbid_nodes),
         "containers": [_container(job, stage, attempt, settings, container)],
         "volumes": _volumes(job, stage, settings),
     }
@@ -110,7 +111,7 @@ def _container(
         "image": job.spec.image or settings.defaults.image,
         "command": ["python", "-m", "florence_jobs.pod", f"{CONFIG_FOLDER}/{PLAN_FILE}"],
         "env": _environment(job, stage, attempt, settings),
-        "resources": _resources(stage.resources, settings),
+        "resources": _resources(stage, settings),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -161,17 +162,20 @@ def _environment(
     ]
 
 
-def _resources(resources: Resources, settings: OperatorConfiguration) -> Document:
-    memory = resources.memory or settings.defaults.memory
+def requests(stage: Stage, settings: OperatorConfiguration) -> dict[str, str]:
+    """What one pod of a stage asks for, as Kubernetes quantities."""
+    resources = stage.resources
     gpus = {GPU: str(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
     return {
-        "requests": {
-            "cpu": str(resources.cpu or settings.defaults.cpu),
-            "memory": memory,
-            **gpus,
-        },
-        "limits": {"memory": memory, **gpus},
+        "cpu": str(resources.cpu or settings.defaults.cpu),
+        "memory": resources.memory or settings.defaults.memory,
+        **gpus,
     }
+
+
+def _resources(stage: Stage, settings: OperatorConfiguration) -> Document:
+    wanted = requests(stage, settings)
+    return {"requests": wanted, "limits": {k: v for k, v in wanted.items() if k != "cpu"}}
 
 
 def annotation_files(files: dict[str, str]) -> Document:
@@ -213,10 +217,13 @@ def _volumes(job: FlorenceJob, stage: Stage, settings: OperatorConfiguration) ->
     ]
 
 
-def _affinity(labels: dict[str, str], avoid_nodes: Sequence[str]) -> Document:
+def _affinity(
+    labels: dict[str, str], avoid_nodes: Sequence[str], forbid_nodes: Sequence[str]
+) -> Document:
     """Spread the pods over nodes, and stay away from those that the last attempt lost or blames.
 
     Both are wishes: on a pool without another node the job waits for that one instead of for ever.
+    Where enough others remain, nodes may be forbidden.
     """
     affinity: Document = {
         "podAntiAffinity": {
@@ -231,14 +238,18 @@ def _affinity(labels: dict[str, str], avoid_nodes: Sequence[str]) -> Document:
             ]
         }
     }
+    nodes: Document = {}
     if avoid_nodes:
-        # Each of these takes one value; all of them have to hold.
-        fields = [
-            {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid_nodes
+        nodes["preferredDuringSchedulingIgnoredDuringExecution"] = [
+            {"weight": 100, "preference": {"matchFields": _none_of(avoid_nodes)}}
         ]
-        affinity["nodeAffinity"] = {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 100, "preference": {"matchFields": fields}}
-            ]
+    if forbid_nodes:
+        nodes["requiredDuringSchedulingIgnoredDuringExecution"] = {
+            "nodeSelectorTerms": [{"matchFields": _none_of(forbid_nodes)}]
         }
-    return affinity
+    return {**affinity, "nodeAffinity": nodes} if nodes else affinity
+
+
+def _none_of(nodes: Sequence[str]) -> list[Document]:
+    """Each of these takes one value; all of them have to hold."""
+    return [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]

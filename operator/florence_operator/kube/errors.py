@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SILENT = "Silent"
+"""Reason of an error, with status 0: a watch that had begun said nothing for too long."""
+
 
 class ApiError(Exception):
     """A refusal by the API server, or, with status 0, no answer from it."""
@@ -29,6 +32,11 @@ class ApiError(Exception):
     def unreachable(self) -> bool:
         """Whether there was no answer at all; what was asked may have been done all the same."""
         return self.status == 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is a watch that nobody said anything in: its connection may be dead."""
+        return self.status == 0 and self.reason == SILENT
 
     @property
     def not_found(self) -> bool:

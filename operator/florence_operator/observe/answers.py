@@ -7,6 +7,7 @@ from typing import Any
 
 from florence_operator.api.labels import JOB_LABEL, UID_LABEL
 from florence_operator.kube.client import Client
+from florence_operator.kube.errors import ApiError
 from florence_operator.observe.caches import Caches
 from florence_operator.observe.observation import Question
 from florence_operator.runtime.informer import Informer
@@ -61,7 +62,8 @@ class Answers:
             if caches.nodes is None or not await self._read(caches.nodes, fields=named):
                 self._gone.add(question.name)
         elif question.kind == "Child":
-            await self._read(caches.children, labels=labels)
+            for informer in caches.children.informers:
+                await self._read(informer, labels=labels)
         elif question.kind == "Pod":
             await self._read(caches.pods, labels=labels)
         elif question.kind == "FlorenceJob":
@@ -77,7 +79,12 @@ class Answers:
     async def _read(self, cache: Informer, *, labels: str = "", fields: str = "") -> list[Document]:
         resource = cache.resource
         namespace = self._key.namespace if resource.namespaced else None
-        found, _ = await self._client.list(resource, namespace, labels=labels, fields=fields)
+        try:
+            found, _ = await self._client.list(resource, namespace, labels=labels, fields=fields)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            return []  # the CRD is gone; what was of it is kept in mind rather than forgotten
         for document in found:
             cache.put(document)
         return found

@@ -9,7 +9,8 @@ from typing import Any
 from florence_operator.api.attempt_pods import Pod, owner, pod_from
 from florence_operator.api.labels import JOB_LABEL, UID_LABEL
 from florence_operator.backends.protocol import Child
-from florence_operator.backends.registry import child_from
+from florence_operator.backends.registry import child_from, made
+from florence_operator.observe.children import Children
 from florence_operator.observe.nodes import Node, node_from
 from florence_operator.observe.queue import QueuePlace, queue_place_from
 from florence_operator.runtime.informer import Informer
@@ -20,6 +21,8 @@ BY_NODE = "node"
 BY_OWNER = "owner"
 BY_QUEUE = "queue"
 
+_SIZES = ("cpu", "memory", "nvidia.com/gpu")
+
 Document = dict[str, Any]
 
 
@@ -28,14 +31,14 @@ class Caches:
     """The informers; nodes and Workloads only where they may be read."""
 
     jobs: Informer
-    children: Informer
+    children: Children
     pods: Informer
     nodes: Informer | None = None
     workloads: Informer | None = None
 
     def all(self) -> list[Informer]:
         """Every informer there is."""
-        known = (self.jobs, self.children, self.pods, self.nodes, self.workloads)
+        known = (self.jobs, *self.children.informers, self.pods, self.nodes, self.workloads)
         return [informer for informer in known if informer is not None]
 
     def children_of(self, key: Key, uid: str) -> dict[str, Child]:
@@ -84,7 +87,7 @@ class Caches:
     def foreign(self, document: Mapping[str, Any], uid: str) -> str | None:
         """Why an object cannot be made now: its name is taken. None when it is free, or ours."""
         metadata = document["metadata"]
-        known = self.children.get(metadata["namespace"], metadata["name"])
+        known = self.children.get(document["kind"], metadata["namespace"], metadata["name"])
         if known is None or (owner(known) == uid and "deletionTimestamp" not in known["metadata"]):
             return None
         return f"another {document['kind']} {metadata['name']} has to be gone first"
@@ -98,13 +101,14 @@ class Caches:
             "pods": pods,
             "nodes": self.nodes_of(pods),
             "queue": self.queue_of(children),
+            "installed": self.children.installed,
         }
 
 
-def makers(pod: Pod, children: Mapping[str, Child]) -> set[str]:
-    """The uids of the children of a pod's attempt."""
+def made_for_its_attempt(pod: Pod, children: Mapping[str, Child]) -> bool:
+    """Whether a child of a pod's attempt brought it about: labels alone can be copied."""
     attempt = pod.stage, pod.attempt
-    return {c.uid for c in children.values() if (c.stage, c.attempt) == attempt}
+    return any(made(c, pod) for c in children.values() if (c.stage, c.attempt) == attempt)
 
 
 def by_job(document: Document) -> list[str]:
@@ -160,14 +164,19 @@ def slim_pod(document: Document) -> Document:
 
 
 def slim_node(document: Document) -> Document:
-    """A node without its images, addresses and sizes: only whether it is ready matters."""
+    """A node without its images and addresses: whether it is ready, and what fits there."""
     metadata, status = document["metadata"], document.get("status") or {}
+    spec, sizes = document.get("spec") or {}, status.get("allocatable") or {}
     kept = ("name", "uid", "resourceVersion", "labels", "creationTimestamp")
     ready = [c for c in status.get("conditions") or () if c["type"] == "Ready"]
     return {
-        **{key: value for key, value in document.items() if key != "spec"},
+        **document,
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "status": {"conditions": ready},
+        "spec": {key: spec[key] for key in ("taints", "unschedulable") if key in spec},
+        "status": {
+            "conditions": ready,
+            "allocatable": {key: sizes[key] for key in _SIZES if key in sizes},
+        },
     }
 
 
@@ -185,7 +194,8 @@ def follow_changes(caches: Caches, enqueue: Callable[[Key], None]) -> None:
     def workload_changed(old: Document | None, new: Document | None) -> None:
         metadata = (new or old or {})["metadata"]
         for reference in metadata.get("ownerReferences") or ():
-            child = caches.children.get(metadata["namespace"], reference["name"])
+            kind, name = reference.get("kind", ""), reference["name"]
+            child = caches.children.get(kind, metadata["namespace"], name)
             if child is not None and (key := job_of(child)) is not None:
                 enqueue(key)
 
@@ -196,8 +206,8 @@ def follow_changes(caches: Caches, enqueue: Callable[[Key], None]) -> None:
             labelled_changed(None, pod)
 
     caches.jobs.add_handler(job_changed)
-    for informer in (caches.children, caches.pods):
-        informer.add_handler(labelled_changed)
+    caches.children.add_handler(labelled_changed)
+    caches.pods.add_handler(labelled_changed)
     if caches.workloads is not None:
         caches.workloads.add_handler(workload_changed)
     if caches.nodes is not None:

@@ -9,6 +9,7 @@ from typing import Literal
 from florence.config.progress import StageProgress
 from florence_operator.api.attempt_pods import Pod
 from florence_operator.api.v1alpha1 import FlorenceJob
+from florence_operator.backends.choice import Installed
 from florence_operator.backends.protocol import Child
 from florence_operator.observe.nodes import Node
 from florence_operator.observe.queue import QueuePlace
@@ -67,6 +68,8 @@ class Observation:
     pods: Sequence[Pod] = ()
     nodes: Mapping[str, Node | None] | None = None
     """By name, None for one that the API server does not have; None where they may not be read."""
+    installed: Installed = field(default_factory=Installed)
+    """Which kinds of children the cluster takes, and this operator follows."""
     queue: Mapping[str, QueuePlace] = field(default_factory=dict)
     """By child."""
     progress: Mapping[tuple[str, int], Report] = field(default_factory=dict)
@@ -76,6 +79,10 @@ class Observation:
     removal: Removal | None = None
     """None while there is no Job that deletes the artifacts."""
     namespace_terminating: bool = False
+    strikes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """When attempts of any job ended through a node's fault (Unix seconds), by node."""
+    pool: Mapping[str, Node] = field(default_factory=dict)
+    """Every node, where they may be read."""
     hears_since: float = 0.0
     """Since when this operator leads, and pods can reach it (Unix seconds)."""
     answered: frozenset[Question] = frozenset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from florence.config.base import Settings, setting
 from florence.config.progress import StageProgress
 from florence_operator.observe.observation import Report
@@ -19,6 +21,16 @@ class Posted(Settings):
     progress: StageProgress = setting(description="how far it is")
 
 
+class News(StrEnum):
+    """How soon a report makes its job worth a look."""
+
+    NOW = "now"
+    """It is the first, or the first after a silence."""
+    IN_TURN = "in turn"
+    """It only got further: that is looked at when it may be written."""
+    NONE = "none"
+
+
 class ProgressBook:
     """The newest report of every attempt that goes on; lost with the process, and soon told again.
 
@@ -32,8 +44,8 @@ class ProgressBook:
         self._silence = silence
         self._reports: dict[Key, dict[tuple[str, str, int], Report]] = {}
 
-    def take(self, posted: Posted, now: float) -> bool:
-        """Keep a report; whether the job has to be looked at because of it.
+    def take(self, posted: Posted, now: float) -> News:
+        """Keep a report; how soon the job has to be looked at because of it.
 
         That an attempt did not get further counts from one report to the next: after a silence it
         begins anew.
@@ -48,7 +60,9 @@ class ProgressBook:
             # A stage has one attempt at a time, and a name one job.
             del reports[other]
         reports[place] = Report(progress=posted.progress, received=received, heard=now)
-        return known is None or again or known.progress != posted.progress
+        if known is None or again:
+            return News.NOW
+        return News.IN_TURN if known.progress != posted.progress else News.NONE
 
     def of(self, key: Key, uid: str) -> dict[tuple[str, int], Report]:
         """The reports of a job, by stage and attempt."""

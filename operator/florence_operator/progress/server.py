@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from florence.config.base import first_problem
 from florence.config.progress import StageProgress
-from florence_operator.api.attempt_pods import owner, pod_from
+from florence_operator.api.attempt_pods import pod_from
 from florence_operator.api.labels import JOB_LABEL, UID_LABEL
 from florence_operator.api.status import JobStatus
 from florence_operator.kube.client import ApiError
-from florence_operator.observe.caches import Caches, makers
-from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.observe.caches import Caches, made_for_its_attempt
+from florence_operator.progress.reports import News, Posted, ProgressBook
 from florence_operator.progress.tokens import PodIdentity, RefusedError, TokenChecker, claimed
 from florence_operator.runtime.store import Key
 
@@ -34,6 +34,7 @@ class ProgressServer:
 
     Args:
         enqueue: has the job looked at.
+        in_turn: has the job looked at once its progress may be written.
         leading: whether this replica is the leader; reports belong to the leader alone.
         forward: passes a body and its Authorization on to the leader, and gives its answer.
     """
@@ -46,6 +47,7 @@ class ProgressServer:
         *,
         clock: Callable[[], float],
         enqueue: Callable[[Key], None],
+        in_turn: Callable[[Key], None],
         leading: Callable[[], bool],
         forward: Forward,
     ) -> None:
@@ -53,7 +55,7 @@ class ProgressServer:
         self._tokens = tokens
         self._book = book
         self._clock = clock
-        self._enqueue = enqueue
+        self._look = {News.NOW: enqueue, News.IN_TURN: in_turn}
         self._leading = leading
         self._forward = forward
 
@@ -75,8 +77,9 @@ class ProgressServer:
             return web.json_response({"error": str(error)}, status=error.status)
         except (ApiError, OSError) as error:
             return web.json_response({"error": f"try again: {error}"}, status=503)
-        if self._book.take(posted, self._clock()):
-            self._enqueue(Key(posted.namespace, posted.job))
+        look = self._look.get(self._book.take(posted, self._clock()))
+        if look is not None:
+            look(Key(posted.namespace, posted.job))
         return web.json_response({})
 
     def _check_pod(self, posted: Posted, identity: PodIdentity) -> None:
@@ -91,9 +94,8 @@ class ProgressServer:
         of = labels.get(JOB_LABEL), labels.get(UID_LABEL)
         if pod is None or (*of, pod.stage, pod.attempt) != told_of:
             raise RefusedError(403, f"pod {identity.name} is of another attempt")
-        # Labels can be copied; a pod of the attempt is controlled by its child.
         children = self._caches.children_of(Key(posted.namespace, posted.job), posted.uid)
-        if owner(document) not in makers(pod, children):
+        if not made_for_its_attempt(pod, children):
             raise RefusedError(403, f"pod {identity.name} was not made for the attempt")
         if pod.index != 0:
             raise RefusedError(403, f"pod {identity.name} is not worker 0, which reports for all")

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from florence_operator.admission.policy import unfit
 from florence_operator.api.attempt_pods import Pod
+from florence_operator.api.child_kinds import CHILD_KINDS
 from florence_operator.api.duration import seconds
 from florence_operator.api.status import JobStatus, StageStatus, State
 from florence_operator.api.times import unix
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER
 from florence_operator.backends.protocol import Child
+from florence_operator.backends.registry import backend_of, made
 from florence_operator.build.names import child_name
 from florence_operator.build.removal import removal_job
 from florence_operator.observe.observation import Observation, Question
@@ -29,8 +31,9 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
     going = [attempt for stage in status.stages if (attempt := live(stage)) is not None]
     # An attempt that the API server has not taken yet keeps what there is of it.
     wanted = {
-        child_name(seen.job.metadata.name, stage.name, len(stage.attempts) + 1)
+        child_name(seen.job.metadata.name, stage.name, stage.last_number + 1, kind)
         for stage in status.stages
+        for kind in CHILD_KINDS.values()
         if stage.reason == "Refused"
     }
     parked = {child.name for child in seen.children.values() if _parked(seen, status, child, work)}
@@ -47,7 +50,7 @@ def leftovers(seen: Observation, status: JobStatus, work: Work) -> tuple[Deletio
         work.ask(seen, _JOB)
     return (
         *(Deletion(kind=c.kind, name=c.name, uid=c.uid or None) for c in unwanted),
-        *(deletion for pod in orphans for deletion in _with_service(pod)),
+        *dict.fromkeys(deletion for pod in orphans for deletion in _with_remnants(pod)),
     )
 
 
@@ -57,8 +60,8 @@ def kept_until(seen: Observation, record: StageStatus, child: Child) -> float:
     attempt = next((a for a in record.attempts if a.child == child.name), None)
     if lasts is None or attempt is None or attempt.stopping is not None:
         return -math.inf
-    # The Training Operator ends the other pods of such a child, and makes it no new ones.
-    failed = any(pod.phase == "Failed" and pod.owner == child.uid for pod in seen.pods)
+    # Its controller ends the other pods of such a child, and makes it no new ones.
+    failed = any(pod.phase == "Failed" and made(child, pod) for pod in seen.pods)
     ended = unix(attempt.completion_time)
     return -math.inf if ended is None or not failed else ended + seconds(lasts)
 
@@ -69,7 +72,7 @@ def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> b
     Without it nobody could switch that on again, and what follows would overrule whoever did it.
     """
     record = status.stage(child.stage)
-    last = len(record.attempts) == child.attempt and live(record) is None
+    last = record.last_number == child.attempt and live(record) is None
     if record.state.terminal or not last or not child.suspended:
         return False
     if child.queued and child.name not in seen.queue:
@@ -78,7 +81,10 @@ def _parked(seen: Observation, status: JobStatus, child: Child, work: Work) -> b
 
 
 def _orphans(seen: Observation, status: JobStatus) -> list[Pod]:
-    """The pods of no attempt that goes on, and of nobody: no garbage collection has them."""
+    """The pods of no attempt that goes on, and of nobody: no garbage collection has them.
+
+    A TrainJob's pods have an owner all the same: whether that has one is seen before it is deleted.
+    """
     going = {
         (stage.name, attempt.number)
         for stage in status.stages
@@ -86,21 +92,23 @@ def _orphans(seen: Observation, status: JobStatus) -> list[Pod]:
     }
     there = {(child.stage, child.attempt) for child in seen.children.values()}
     return [
-        pod for pod in seen.pods if not pod.owner and (pod.stage, pod.attempt) not in going | there
+        pod
+        for pod in seen.pods
+        if (not pod.owner or pod.train_job) and (pod.stage, pod.attempt) not in going | there
     ]
 
 
-def _with_service(pod: Pod) -> Iterator[Deletion]:
-    """The deletions of an orphan and of the Service of its name, which only the pod leads to."""
-    child = pod.name.rpartition("-worker-")[0]
-    yield Deletion(kind="Service", name=pod.name, child=child)
-    if not pod.deleting:
+def _with_remnants(pod: Pod) -> Iterator[Deletion]:
+    """The deletions of an orphan, and of what else of its child only the pod leads to."""
+    for left in backend_of(pod).remnants(pod):
+        yield Deletion(kind=left.kind, name=left.name, child=left.child)
+    if not (pod.owner or pod.deleting):
         yield Deletion(kind="Pod", name=pod.name, uid=pod.uid or None)
 
 
 def _recorded(status: JobStatus, thing: Child | Pod) -> bool:
     """Whether the status knows the attempt of a child or a pod."""
-    return thing.attempt <= len(status.stage(thing.stage).attempts)
+    return thing.attempt <= status.stage(thing.stage).last_number
 
 
 def terminal(

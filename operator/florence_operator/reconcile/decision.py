@@ -15,11 +15,11 @@ class Deletion:
     """An object to delete; with a uid only that very one."""
 
     kind: str
-    """FlorenceJob, Pod, Service, or the kind of a child."""
+    """FlorenceJob, Pod, the kind of a child, or of what its pods may leave."""
     name: str
     uid: str | None = None
     child: str | None = None
-    """Of a Service: the child that it was made for; another one of the name is not meant."""
+    """Of what is left of one: the child that it was made for; what has an owner is not meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

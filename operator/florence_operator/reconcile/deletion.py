@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping
 
 from florence_operator.api.attempt_pods import owner
 from florence_operator.backends.registry import BACKENDS
-from florence_operator.kube.client import FLORENCE_JOBS, PODS, SERVICES, ApiError, Client, Resource
+from florence_operator.kube.client import FLORENCE_JOBS, PODS, ApiError, Client, Resource
 from florence_operator.reconcile.decision import Deletion
 
 _RESOURCES: Mapping[str, Resource] = {
-    **{kind: backend.resource for kind, backend in BACKENDS.items()},
+    **{kind: each for backend in BACKENDS.values() for kind, each in backend.resources.items()},
     "FlorenceJob": FLORENCE_JOBS,
     "Pod": PODS,
-    "Service": SERVICES,
 }
-_CHILD_LABEL = "training.kubeflow.org/job-name"
-"""Of the Services that the Training Operator makes."""
+_CHILD_LABELS = {"Service": "training.kubeflow.org/job-name"}
+"""By kind, the label that names the child; what is of no such kind has the child's own name."""
 _ASKED_FOR = 30.0
 _REMEMBERED = 10_000
 
@@ -47,18 +46,27 @@ class Deleter:
     async def _delete(self, namespace: str, deletion: Deletion) -> None:
         uid = deletion.uid
         if deletion.child is not None:
-            uid = await self._orphaned_service(namespace, deletion)
+            uid = await self._orphaned(namespace, deletion)
             if uid is None:
                 return
-        await self._client.delete(_RESOURCES[deletion.kind], deletion.name, namespace, uid=uid)
+        resource = _RESOURCES[deletion.kind]
+        try:
+            await self._client.delete(resource, deletion.name, namespace, uid=uid)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+        backend = BACKENDS.get(deletion.kind)
+        for beside in backend.companions(deletion.name) if backend is not None else ():
+            await self._client.delete(_RESOURCES[beside.kind], beside.name, namespace)
 
-    async def _orphaned_service(self, namespace: str, deletion: Deletion) -> str | None:
-        """The uid of a Service that was made for a child and belongs to nobody any more.
+    async def _orphaned(self, namespace: str, deletion: Deletion) -> str | None:
+        """The uid of an object that was made for a child and belongs to nobody any more.
 
-        They are rare, and the operator keeps no cache of Services.
+        They are rare, and the operator keeps no cache of their kinds.
         """
-        service = await self._client.get(SERVICES, deletion.name, namespace)
-        labels = service["metadata"].get("labels") or {}
-        if labels.get(_CHILD_LABEL) != deletion.child or owner(service):
+        found = await self._client.get(_RESOURCES[deletion.kind], deletion.name, namespace)
+        labels, label = found["metadata"].get("labels") or {}, _CHILD_LABELS.get(deletion.kind)
+        child = labels.get(label) if label is not None else deletion.name
+        if child != deletion.child or owner(found):
             return None
-        return str(service["metadata"]["uid"])
+        return str(found["metadata"]["uid"])

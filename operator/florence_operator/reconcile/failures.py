@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from florence_operator.api.attempt_pods import Pod, Terminated
+from florence_operator.api.blame import Strike
 from florence_operator.api.failure import Cause, cause_of_exit
 from florence_operator.api.termination import last_words
 from florence_operator.backends.protocol import Child, ChildState
@@ -16,6 +18,15 @@ _EVICTIONS = ("Evicted", "NodeShutdown", "Terminated", "Preempting", "Shutdown")
 _OVER_ITS_VOLUME = "Usage of EmptyDir volume"
 """In the kubelet's words when it evicts a pod for what the pod wrote itself."""
 _TORN_DOWN = (137, 143)
+_NODE_PRESSURE = ("The node was low on resource", "The node had condition")
+"""In the kubelet's words when it evicts pods because the node is short of something."""
+_BROKEN_DEVICE = re.compile(
+    r"Xid \([^)]*\): (48|62|63|64|74|79|92|94|95|119|120)\b|"
+    r"uncorrectable (ECC|NVLink) error|fallen off the bus|"
+    r"no CUDA-capable device is detected|Unable to determine the device handle",
+    re.IGNORECASE,
+)
+"""In the words of drivers and libraries whose device is gone or damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +40,8 @@ class Ending:
     exit_code: int | None = None
     last_lines: tuple[str, ...] = ()
     logs: str | None = None
+    strike: Strike | None = None
+    """Why it counts against the node, where it does."""
 
 
 def stuck_from(pod: Pod, grace: float) -> float:
@@ -200,4 +213,17 @@ def _told_by(pod: Pod, cause: Cause) -> Ending:
         exit_code=end.exit_code if end else None,
         last_lines=words.lines,
         logs=words.logs,
+        strike=_strike(pod, cause, (said, *words.lines)),
     )
+
+
+def _strike(pod: Pod, cause: Cause, said: Iterable[str]) -> Strike | None:
+    """Whether the end of a pod counts against its node: a drain, or the program's own, does not."""
+    if cause is Cause.NODE_LOST or pod.disruption == "DeletionByTaintManager":
+        return Strike.NODE_LOST
+    if cause is Cause.EVICTED and any(words in pod.message for words in _NODE_PRESSURE):
+        return Strike.NODE_PRESSURE
+    broken = any(_BROKEN_DEVICE.search(line) for line in said)
+    if broken or (pod.terminated is None and pod.reason == "UnexpectedAdmissionError"):
+        return Strike.DEVICE
+    return None

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from florence_operator.api.goodput import attempt_goodput
 from florence_operator.api.status import PROGRESS_REPORTED, Attempt, JobStatus
 from florence_operator.api.times import unix
+from florence_operator.reconcile.stage_view import live
 from florence_operator.reconcile.status import urgent
 from florence_operator.runtime.metrics import Metrics
 from florence_operator.runtime.store import Key
@@ -16,7 +18,10 @@ from florence_operator.runtime.store import Key
 def account(metrics: Metrics, key: Key, old: JobStatus, new: JobStatus) -> None:
     """Count what happened between two statuses of one job."""
     metrics.status_writes.labels(kind="state" if urgent(old, new) else "progress").inc()
-    for attempt in _ended(old, new):
+    for attempt, before in _ended(old, new):
+        spent = attempt_goodput(attempt, before, unix(attempt.completion_time) or 0.0)
+        for category, seconds in spent.seconds.items():
+            metrics.stage_seconds.labels(category=category).inc(seconds)
         metrics.attempts.labels(cause=attempt.cause or "Succeeded").inc()
         metrics.gpu_seconds_used.inc(attempt.gpu_seconds)
         metrics.gpu_seconds_lost.inc(attempt.lost_gpu_seconds)
@@ -35,16 +40,16 @@ def account(metrics: Metrics, key: Key, old: JobStatus, new: JobStatus) -> None:
         metrics.ended(key.namespace, key.name)
 
 
-def _ended(old: JobStatus, new: JobStatus) -> Iterator[Attempt]:
-    """The attempts that end with the newer status."""
+def _ended(old: JobStatus, new: JobStatus) -> Iterator[tuple[Attempt, float | None]]:
+    """The attempts that end with the newer status, and when the ones before them had ended."""
     for stage in new.stages:
-        before = old.stage(stage.name).attempts
+        before = old.stage(stage.name)
+        last = before.last_number - (live(before) is not None)
+        end = unix(stage.dropped.completion_time) if stage.dropped is not None else None
         for attempt in stage.attempts:
-            known = before[attempt.number - 1] if attempt.number <= len(before) else None
-            if attempt.completion_time is not None and (
-                known is None or known.completion_time is None
-            ):
-                yield attempt
+            if attempt.completion_time is not None and attempt.number > last:
+                yield attempt, end
+            end = unix(attempt.completion_time)
 
 
 def stages_by_state(jobs: Iterable[Mapping[str, Any]]) -> Counter[str]:

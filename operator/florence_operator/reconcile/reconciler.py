@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from florence.config.base import first_problem
 from florence_operator.api.attempt_pods import owner
 from florence_operator.api.duration import seconds
+from florence_operator.api.managed_by import ours
 from florence_operator.api.manifest import from_store
 from florence_operator.api.status import JobStatus, State
 from florence_operator.api.v1alpha1 import ARTIFACTS_FINALIZER, KIND, FlorenceJob
@@ -19,11 +20,14 @@ from florence_operator.build.names import removal_name
 from florence_operator.kube.client import FLORENCE_JOBS, JOBS, ApiError, Client
 from florence_operator.observe.answers import Answers
 from florence_operator.observe.caches import Caches
-from florence_operator.observe.observation import Observation, Question, Refusal, Removal
+from florence_operator.observe.nodes import NodeRecords
+from florence_operator.observe.observation import Observation, Question, Removal
+from florence_operator.observe.strikes import Strikes
 from florence_operator.progress.reports import ProgressBook
 from florence_operator.reconcile.decide import decide
 from florence_operator.reconcile.decision import Decision, Notice
 from florence_operator.reconcile.deletion import Deleter
+from florence_operator.reconcile.starting import Starter
 from florence_operator.reconcile.status import invalid
 from florence_operator.reconcile.write_budget import WriteBudget
 from florence_operator.runtime.controller import Result
@@ -50,6 +54,8 @@ class Reconciler:
         told: called with a job's key, its old and its new status after every write.
         ca: the certificates that pods check the progress server's against, in PEM.
         clock: Unix seconds.
+        strikes: what counts against nodes; it follows the jobs.
+        nodes: every node; it follows the cache of nodes.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class Reconciler:
         ca: Callable[[], str],
         hears_since: Callable[[], float],
         told: Callable[[Key, JobStatus, JobStatus], None] = lambda key, old, new: None,
+        strikes: Strikes | None = None,
+        nodes: NodeRecords | None = None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -74,9 +82,15 @@ class Reconciler:
         self._ca = ca
         self._told = told
         self._hears_since = hears_since
+        half_life = seconds(settings.failures.strike_half_life)
+        self._strikes = strikes or Strikes(half_life)
+        self._nodes = nodes or NodeRecords()
         writes = settings.status_writes
         self._budget = WriteBudget(seconds(writes.interval), writes.per_second)
         self._deleter = Deleter(client, clock)
+        self._starter = Starter(client, caches)
+        self._quiet: Key | None = None
+        """The job whose progress has just been written, while the caches are told."""
         self._known: dict[Key, str] = {}
         """The jobs, by uid, whose status this leader has read from the API server, or written: the
         cache's is no older, for nobody else writes it."""
@@ -86,6 +100,8 @@ class Reconciler:
         document = self._caches.jobs.get(key.namespace, key.name)
         if document is None:
             self._forget(key)
+            return Result()
+        if not ours(document):
             return Result()
         settled = self._settled(key, document)
         if settled is not None:
@@ -106,6 +122,14 @@ class Reconciler:
         return await self._act(
             key, document, await self._look(key, document, job, answers), answers
         )
+
+    def turn(self, key: Key) -> float:
+        """Seconds until the progress of a job may be written, and so is worth a look."""
+        return self._budget.turn(key, self._clock())
+
+    def writes_progress(self, key: Key) -> bool:
+        """Whether a change of a job in its cache is this one's own and of nothing but progress."""
+        return key == self._quiet
 
     def _forget(self, key: Key) -> None:
         self._book.forget(key)
@@ -145,6 +169,8 @@ class Reconciler:
             finalizers=finalizers,
             progress=self._book.of(key, uid),
             hears_since=self._hears_since(),
+            strikes=self._strikes.by_node,
+            pool=self._nodes.by_name,
             removal=await self._removal(key, uid)
             if deleting and ARTIFACTS_FINALIZER in finalizers
             else None,
@@ -203,7 +229,9 @@ class Reconciler:
             }
             document = await self._client.patch(FLORENCE_JOBS, key.name, key.namespace, patch)
             self._caches.jobs.put(dict(document))
-        refusals, error = await self._start(decision, document["metadata"]["uid"], answers)
+        refusals, error = await self._starter.start(
+            decision.starts, document["metadata"]["uid"], answers
+        )
         if refusals:
             # What was made is in the caches now; what was refused becomes part of the picture.
             seen = replace(seen, refusals=refusals, **answers.observed())
@@ -225,38 +253,6 @@ class Reconciler:
         if seen.deleting and ARTIFACTS_FINALIZER in seen.finalizers:
             waits.append(_REMOVAL_POLL)
         return Result(requeue_after=min((w for w in waits if w is not None), default=None))
-
-    async def _start(
-        self, decision: Decision, uid: str, answers: Answers
-    ) -> tuple[dict[str, Refusal], ApiError | None]:
-        """Make the objects of new attempts; what the server refuses, by stage, and its error.
-
-        They are created, never applied: one that is there already is another job's, or one of ours
-        that the cache does not have yet, and neither is to be changed.
-        """
-        refusals: dict[str, Refusal] = {}
-        last: ApiError | None = None
-        for start in decision.starts:
-            for document in start.documents:
-                taken = self._caches.foreign(document, uid)
-                if taken is not None:
-                    refusals[start.stage] = Refusal(message=taken, final=False)
-                    break
-                try:
-                    self._caches.children.put(await self._client.create(dict(document)))
-                except ApiError as error:
-                    if error.already_exists:
-                        await answers.ask({Question("Child")})
-                        said = f"{document['kind']} {document['metadata']['name']} exists already"
-                        refusals[start.stage] = Refusal(message=said, final=False)
-                        break
-                    if error.unreachable or error.conflict or error.unauthorized:
-                        raise
-                    final = error.status in (400, 422)
-                    refusals[start.stage] = Refusal(message=error.message, final=final)
-                    last = last if final else error
-                    break
-        return refusals, last
 
     async def _apply(self, seen: Observation, decision: Decision) -> Decision:
         """Make what belongs to no attempt; a namespace that is going takes nothing any more."""
@@ -289,14 +285,19 @@ class Reconciler:
         later = self._budget.wait(key, seen.now, urgent=decision.urgent)
         if later is not None:
             return later
-        if not await self._put_status(document, decision.status):
+        if not await self._put_status(document, decision.status, quiet=not decision.urgent):
             return 0.0
         self._known[key] = document["metadata"]["uid"]
         self._told(key, seen.job.status or JobStatus(), decision.status)
         return None
 
-    async def _put_status(self, document: Document, status: JobStatus) -> bool:
-        """Write a status over the one that was read; whether that was still the newest."""
+    async def _put_status(
+        self, document: Document, status: JobStatus, *, quiet: bool = False
+    ) -> bool:
+        """Write a status over the one that was read; whether that was still the newest.
+
+        What is ``quiet`` leads to nothing else: no look has to follow.
+        """
         body = {**document, "status": status.stored()}
         try:
             answer = await self._client.replace_status(FLORENCE_JOBS, body)
@@ -304,7 +305,10 @@ class Reconciler:
             if error.conflict or error.not_found:
                 return False
             raise
+        metadata = answer["metadata"]
+        self._quiet = Key(metadata["namespace"], metadata["name"]) if quiet else None
         self._caches.jobs.put(answer)
+        self._quiet = None
         return True
 
     async def _record(self, document: Document, event: Notice) -> None:

@@ -7,25 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from florence.config.progress import StageProgress
+from florence.config.progress import PhaseSeconds, StageProgress
 from florence_operator.api.attempt_pods import Pod
-from florence_operator.api.child_kinds import PYTORCH_JOB
 from florence_operator.api.duration import seconds
+from florence_operator.api.history import shortened
 from florence_operator.api.retrying import sequel
+from florence_operator.api.run_policy import RunPolicy
 from florence_operator.api.status import Attempt, StageStatus, State
 from florence_operator.api.termination import Termination, last_words
 from florence_operator.api.times import timestamp, unix
-from florence_operator.api.v1alpha1 import FlorenceJob, RunPolicy, Stage
+from florence_operator.api.v1alpha1 import FlorenceJob, Stage
+from florence_operator.backends.choice import chosen
 from florence_operator.backends.protocol import Backend, Child
-from florence_operator.backends.registry import BACKENDS
+from florence_operator.backends.registry import BACKENDS, made
 from florence_operator.observe.observation import Observation, Question
 from florence_operator.observe.queue import QueuePlace
 from florence_operator.reconcile.decision import Work
 from florence_operator.reconcile.failures import Ending, away_from, stuck_from
 from florence_operator.settings import OperatorConfiguration
-
-_KEPT_LOG_LINES = 3
-"""Of how many attempts the last lines stay in the status: it must not grow without bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ class View:
     @property
     def backend(self) -> Backend:
         """Of which kind the stage's next child is."""
-        return BACKENDS[PYTORCH_JOB.name]
+        return BACKENDS[chosen(self.policy, self.settings.backend, self.seen.installed)]
 
     @property
     def job(self) -> FlorenceJob:
@@ -86,12 +85,8 @@ class View:
 
         A pod that belongs to nobody is an orphan, or somebody gave it the labels by hand.
         """
-        child = self.child(attempt)
-        return [
-            pod
-            for pod in self.pods(attempt.number)
-            if pod.owner and (child is None or pod.owner == child.uid)
-        ]
+        child, pods = self.child(attempt), self.pods(attempt.number)
+        return [pod for pod in pods if (made(child, pod) if child is not None else pod.owner)]
 
     def child(self, attempt: Attempt) -> Child | None:
         """The child of an attempt."""
@@ -99,6 +94,14 @@ class View:
         known = attempt.job_ref.uid if attempt.job_ref else None
         # Somebody may have deleted it, and made another of its name.
         return child if child is None or known in (None, child.uid) else None
+
+    def follows(self, attempt: Attempt) -> bool:
+        """Whether the operator sees the children of the attempt's kind.
+
+        A replica that has not found their CRD yet must not take their absence for a fact.
+        """
+        kind = attempt.job_ref.kind if attempt.job_ref else None
+        return kind is None or kind in self.seen.installed.served
 
     def place(self, child: Child) -> QueuePlace:
         """What Kueue says about a child."""
@@ -162,6 +165,9 @@ def _told(status: StageStatus, progress: StageProgress, received: float) -> Stag
     fields: dict[str, Any] = {"step": progress.step, "last_progress_time": timestamp(received)}
     if restored is not None:
         fields["restored_step"] = restored
+    if progress.seconds is not None:
+        fields["seconds"] = _rounded(progress.seconds)
+        progress = progress.model_copy(update={"seconds": None})
     if _newer(progress.checkpoint_step, known, restored):
         fields["last_checkpoint_time"] = timestamp(received)
     if progress == known and attempt.last_progress_time is not None:
@@ -171,6 +177,11 @@ def _told(status: StageStatus, progress: StageProgress, received: float) -> Stag
             update={"checkpoint": known.checkpoint, "checkpoint_step": known.checkpoint_step}
         )
     return changed(with_attempt(status, **fields), progress=progress)
+
+
+def _rounded(seconds: PhaseSeconds) -> PhaseSeconds:
+    """To a tenth: it is written again and again."""
+    return PhaseSeconds(**{name: round(value, 1) for name, value in seconds})
 
 
 def _newer(step: int | None, known: StageProgress | None, restored: int | None) -> bool:
@@ -186,6 +197,10 @@ def _last_words(status: StageStatus, words: Termination, finished: float) -> Sta
         fields["restored_step"] = words.restored_step
     if words.step is not None:
         fields["step"] = words.step
+    counted = status.attempts[-1].seconds
+    if counted is not None and words.step is not None and words.checkpoint_step == words.step:
+        # The last report may be of before its last commit.
+        fields["seconds"] = counted.model_copy(update={"kept": counted.train})
     if words.logs is not None:
         fields["logs"] = words.logs
     progress = status.progress
@@ -226,6 +241,7 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
         "message": ending.message,
         "pod": ending.pod or attempt.pod,
         "node": ending.node or attempt.node,
+        "strike": ending.strike.value if ending.strike else None,
         "exit_code": ending.exit_code,
         "last_lines": ending.last_lines,
         "logs": ending.logs or attempt.logs,
@@ -234,13 +250,8 @@ def finish(view: View, status: StageStatus, ending: Ending) -> StageStatus:
     if attempt.admission_time is None and attempt.start_time is not None:
         fields["queued_seconds"] = max(0.0, view.now - (unix(attempt.start_time) or view.now))
     status = count_gpus(view, with_attempt(status, **fields))
-    old = status.attempts[:-_KEPT_LOG_LINES]
-    kept = status.attempts[-_KEPT_LOG_LINES:]
-    short = tuple(a.model_copy(update={"last_lines": ()}) if a.last_lines else a for a in old)
-    status = changed(status, attempts=(*short, *kept))
-    after = sequel(
-        status.attempts, status.first_counted_attempt, view.policy.retries, view.settings.failures
-    )
+    status = shortened(status)
+    after = sequel(status, view.policy.retries, view.settings.failures)
     story = f"{told(status.attempts[-1])}; {after.message}"
     if after.delay is None:
         return changed(

@@ -19,7 +19,8 @@ from florence_operator.observe.observation import Observation
 from florence_operator.reconcile.decision import Work
 from florence_operator.reconcile.stage_view import live
 
-_BLOCKED = "DependencyFailed"
+BLOCKED = "DependencyFailed"
+"""The reason of a stage that needs one that failed."""
 _IDLE = (State.QUEUED, State.SUSPENDED)
 _PRECEDENCE = (
     State.STALLED,
@@ -51,7 +52,7 @@ def phase(stages: Sequence[StageStatus], *, suspended: bool) -> State:
         return State.SUCCEEDED
     if any(live(stage) for stage in stages):
         return _first(states)
-    unfinished = [s for s in stages if not s.state.terminal and s.reason != _BLOCKED]
+    unfinished = [s for s in stages if not s.state.terminal and s.reason != BLOCKED]
     if not unfinished and State.FAILED in states:
         return State.FAILED
     if suspended:
@@ -73,7 +74,7 @@ def job_status(seen: Observation, old: JobStatus, stages: tuple[StageStatus, ...
         "observed_generation": seen.job.metadata.generation,
         "phase": where,
         "stages": stages,
-        "summary": summary(seen.job, stages),
+        "summary": summary(seen.job, stages, old.summary.goodput),
         "start_time": old.start_time or (now if begun and any(map(live, stages)) else None),
         "completion_time": (old.completion_time or now) if where.terminal else None,
         "idle_seconds": old.idle_seconds,
@@ -158,7 +159,7 @@ def _conditions(
     return (*result, *(c for c in old.conditions if c.type not in words))
 
 
-def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
+def summary(job: FlorenceJob, stages: Iterable[StageStatus], goodput: str | None = None) -> Summary:
     """The columns of ``kubectl get florencejobs``."""
     stages = tuple(stages)
     at_work = [stage for stage in stages if live(stage)]
@@ -172,16 +173,18 @@ def summary(job: FlorenceJob, stages: Iterable[StageStatus]) -> Summary:
     known = [stage.progress for stage in stages if stage.progress]
     losses = [p.loss for p in known if p.loss is not None]
     commits = [p.checkpoint for p in known if p.checkpoint is not None]
-    hours = sum(a.gpu_seconds for stage in stages for a in stage.attempts) / 3600
+    kept = sum(a.gpu_seconds for stage in stages for a in stage.attempts)
+    hours = (kept + sum(s.dropped.gpu_seconds for s in stages if s.dropped)) / 3600
     return Summary(
         stage=",".join(stage.name for stage in at_work) or None,
         progress=percent_done(job.spec, stages),
         eta=length(max(etas)) if etas else None,
         loss=f"{losses[-1]:.4f}" if losses else None,
-        attempts=sum(len(stage.attempts) for stage in stages),
+        attempts=sum(stage.last_number for stage in stages),
         gpus=gpus,
         gpu_hours=f"{hours:.2f}" if 0 < hours < 10 else f"{hours:.1f}" if hours else "0",
         checkpoint=commits[-1] if commits else None,
+        goodput=goodput,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from florence_operator.api.artifacts import artifacts_uri
 from florence_operator.api.attempt_pods import Pod
+from florence_operator.api.blame import Strike
 from florence_operator.api.duration import seconds
 from florence_operator.api.failure import Cause
+from florence_operator.api.run_policy import Gang
 from florence_operator.api.status import StageStatus, State
 from florence_operator.api.termination import last_words
 from florence_operator.api.times import timestamp, unix
@@ -43,10 +45,15 @@ _STOPPING = {
     Cause.NODE_LOST: (State.RECOVERING, "node {node} does not answer"),
 }
 _CHILDREN, _PODS = Question("Child"), Question("Pod")
+_UNTIL_FOLLOWED = 10.0
+"""Seconds after which a child is looked for again whose kind this replica does not follow yet."""
 
 
 def follow(view: View, status: StageStatus, work: Work) -> StageStatus:
     """The record of a stage whose last attempt has not ended, after what was observed of it."""
+    if not view.follows(status.attempts[-1]):
+        work.wake(view.now + _UNTIL_FOLLOWED)
+        return status
     status = take_progress(view, _with_uid(view, status))
     attempt = status.attempts[-1]
     after = _succeeded(view, status)
@@ -160,10 +167,11 @@ def _stopping(view: View, status: StageStatus, work: Work) -> StageStatus:
         return status
     message, node = message_of(status.attempts[-1]), attempt.node
     left = next((pod for pod in pods if not pod.over), None)
+    strike = Strike.NODE_LOST if attempt.stopping is Cause.NODE_LOST else None
     if left is not None and attempt.stopping is not Cause.NODE_LOST:
         message = f"{message}; {left.name} did not end on node {left.node}"
-        node = left.node
-    ending = Ending(cause=attempt.stopping, message=message, node=node)
+        node, strike = left.node, Strike.POD_STUCK
+    ending = Ending(cause=attempt.stopping, message=message, node=node, strike=strike)
     return _end(view, with_attempt(status, ranks=()), ending, work)
 
 
@@ -180,9 +188,8 @@ def _child(view: View, status: StageStatus, work: Work) -> StageStatus:
             return status
         if child is None and not view.sure(_CHILDREN, _PODS):
             return status
-        gone = Ending(
-            cause=Cause.CHILD_DELETED, message=f"somebody deleted the {view.backend.kind}"
-        )
+        kind = attempt.job_ref.kind if attempt.job_ref else "child"
+        gone = Ending(cause=Cause.CHILD_DELETED, message=f"somebody deleted the {kind}")
         return _end(view, status, first_failure(pods) or gone, work)
     if child.suspended:
         waits = suspended(view, status, child, work)
@@ -260,12 +267,33 @@ def _starting(
     else:
         cause, reason = Cause.START_DEADLINE, "PodsStarting"
         message = f"the pods of attempt {attempt.number} are being started"
+    if (half := _half_a_gang(view, pods)) <= view.now:
+        lasts = view.settings.failures.gang_deadline
+        said = f"its pods did not all find a node within {lasts} of the first: {message}"
+        ending = Ending(cause=Cause.PODS_READY_TIMEOUT, message=said)
+        return _end(view, status, ending, work)
     if view.now >= deadline:
         short = f"{up} of {view.stage.resources.workers} pods ran after {longest}; "
         said = message if pulling is not None else short + message
         blamed = pulling or homeless
         ending = Ending(cause=cause, message=said, pod=blamed.name if blamed else None)
         return _end(view, status, ending, work)
-    if deadline < math.inf:
-        work.wake(deadline)
+    if (next_look := min(deadline, half)) < math.inf:
+        work.wake(next_look)
     return changed(status, state=State.STARTING, reason=reason, message=message)
+
+
+def _half_a_gang(view: View, pods: Sequence[Pod]) -> float:
+    """Until when some pods may hold nodes while others find none; infinity where that is no matter.
+
+    Two such halves would wait for each other for ever. One gives back what it holds, and is tried
+    again after a while that doubles, so that the other one gets it.
+    """
+    policy, workers = view.policy, view.stage.resources.workers
+    if policy.gang_scheduler is not Gang.NONE or policy.start_deadline is not None:
+        return math.inf
+    placed = [pod for pod in pods if pod.node]
+    if not placed or len(placed) >= workers:
+        return math.inf
+    held_since = min(pod.started or view.now for pod in placed)
+    return held_since + seconds(view.settings.failures.gang_deadline)

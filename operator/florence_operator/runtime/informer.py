@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from florence_operator.kube.client import Client
+from florence_operator.kube.client import Client, Page
 from florence_operator.kube.errors import ApiError
 from florence_operator.kube.rate_limits import Backoff
 from florence_operator.kube.resources import Resource
@@ -140,6 +140,8 @@ class Informer:
             except Exception as error:
                 self._failures[namespace] += 1
                 self._after(error, namespace)
+                if isinstance(error, ApiError) and error.silent:
+                    continue  # most likely nothing happened, and nothing may be missed now
             await self._sleep(self._backoff.delay(self._failures[namespace]))
 
     def _after(self, error: Exception, namespace: str) -> None:
@@ -147,11 +149,13 @@ class Informer:
         failures = self._failures[namespace]
         expected = isinstance(error, ApiError)
         gone = isinstance(error, ApiError) and error.gone
+        silent = isinstance(error, ApiError) and error.silent
         relist = gone or not expected or failures % FAILURES_BEFORE_LIST == 0
         if relist:
             self._versions[namespace] = ""
+        level = logging.INFO if expected and failures < 3 else logging.WARNING
         log.log(
-            logging.INFO if expected and failures < 3 else logging.WARNING,
+            logging.DEBUG if silent else level,
             "lost the watch of %s%s, %s: %s",
             self.resource.plural,
             f" in {namespace}" if namespace else "",
@@ -162,16 +166,9 @@ class Informer:
 
     async def _list(self, namespace: str) -> None:
         listed: set[Key] = set()
-        token, before = "", self._store.newest(namespace)
-        while True:
-            page = await self._client.page(
-                self.resource,
-                namespace or None,
-                labels=self._labels,
-                fields=self._fields,
-                limit=self._page_size,
-                token=token,
-            )
+        before = self._store.newest(namespace)
+        page = Page([], "", "")
+        async for page in self._pages(namespace):
             self._active[namespace] = self._clock()
             version = version_number(page.resource_version)
             if 0 < version < before:
@@ -186,15 +183,33 @@ class Informer:
             for document in page.items:
                 listed.add(key_of(document))
                 self.put(document)
-            token = page.token
-            if not token:
-                break
+        version = version_number(page.resource_version)
         for change in self._store.retain(listed, namespace, version):
             self._tell(change)
         self._versions[namespace] = page.resource_version
         self._listed.add(namespace)
         if len(self._listed) == len(self._namespaces):
             self.synced.set()
+
+    async def _pages(self, namespace: str) -> AsyncGenerator[Page, None]:
+        """The list in parts: the first one as the API server remembers it, later ones from etcd."""
+        where = {"labels": self._labels, "fields": self._fields}
+        if namespace not in self._listed and not self._failures[namespace]:
+            async with aclosing(
+                self._client.stream(self.resource, namespace or None, **where)
+            ) as parts:
+                async for page in parts:
+                    yield page
+            return
+        token = ""
+        while True:
+            page = await self._client.page(
+                self.resource, namespace or None, **where, limit=self._page_size, token=token
+            )
+            yield page
+            token = page.token
+            if not token:
+                return
 
     async def _watch(self, namespace: str) -> None:
         started = self._clock()

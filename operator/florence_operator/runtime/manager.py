@@ -23,8 +23,9 @@ class Manager:
 
     ``tasks`` and ``servers`` run on every replica, ``controllers`` and ``leading`` on the leader.
     ``early`` servers start at once: they tell what is wrong; the others when the caches are filled.
-    ``ready`` is asked for more reasons not to be ready. A replica seeks the lease only when
-    ``fit_to_lead`` has ended: until then it serves, and another one may lead.
+    ``ready`` is asked for more reasons not to be ready; ``filled`` is called when the caches are
+    filled. A replica seeks the lease only when ``fit_to_lead`` has ended: until then it serves, and
+    another one may lead.
 
     A replica that is asked to stop says at once that it is not ready, gives up the lease, and goes
     on serving for ``shutdown_delay`` seconds, until nobody is sent to it any more.
@@ -41,6 +42,7 @@ class Manager:
         leading: Sequence[Task] = (),
         leader: Leader | None = None,
         ready: Callable[[], Sequence[str]] = tuple,
+        filled: Callable[[], object] = lambda: None,
         fit_to_lead: Callable[[], Awaitable[object]] | None = None,
         grace: float = 20.0,
         shutdown_delay: float = 0.0,
@@ -54,6 +56,7 @@ class Manager:
         self._leading = tuple(leading)
         self._leader = leader
         self._ready = ready
+        self._filled = filled
         self._fit_to_lead = fit_to_lead
         self._grace = grace
         self._shutdown_delay = shutdown_delay
@@ -125,6 +128,7 @@ class Manager:
     async def _synced(self) -> None:
         for informer in self._informers:
             await informer.synced.wait()
+        self._filled()
         log.info("filled the caches", extra={"objects": sum(map(len, self._informers))})
 
     async def _elected(self) -> None:

@@ -202,10 +202,22 @@ class Metrics:
             "The part of it after the last checkpoints of failed attempts.",
             registry=registry,
         )
+        self.stage_seconds = Counter(
+            "florence_stage_seconds_total",
+            "Wall time of stages up to the ends of their attempts, by what it went into.",
+            ["category"],
+            registry=registry,
+        )
         self.queued_seconds = Histogram(
             "florence_queued_seconds",
             "Time that attempts waited in their queue.",
             buckets=QUEUED_BUCKETS,
+            registry=registry,
+        )
+        self.node_strikes = Gauge(
+            "florence_node_strikes",
+            "What the strikes against a node weigh; it is avoided above 1.",
+            ["node"],
             registry=registry,
         )
         self.checkpoint_age = Gauge(
@@ -250,6 +262,14 @@ class Metrics:
                 self.stages.labels(state=state).set(0)
         for state, count in counts.items():
             self.stages.labels(state=state).set(count)
+
+    def count_strikes(self, weights: Mapping[str, float]) -> None:
+        """So much do the strikes of nodes weigh; nodes that are not named have none."""
+        for (node,) in list(self.node_strikes._metrics):
+            if node not in weights:
+                self.node_strikes.remove(node)
+        for node, weight in weights.items():
+            self.node_strikes.labels(node=node).set(weight)
 
     def committed(self, namespace: str, job: str, at: float) -> None:
         """The newest checkpoint of a running job was committed at ``at``, in seconds since 1970."""

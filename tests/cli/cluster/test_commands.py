@@ -71,12 +71,14 @@ def test_submit_pretrain_makes_a_job_of_a_cluster(cluster: ServedCluster) -> Non
             "--artifacts=s3://bucket/runs",
             "--credentials-secret=minio",
         ),
-        *("--workers=2", "--gpus=8", "--queue=a100", "-n", "other", "-o", "json"),
+        *("--workers=2", "--gpus=8", "--queue=a100", "--backend=TrainJob"),
+        *("-n", "other", "-o", "json"),
     )
     document = json.loads(result.stdout)
     assert document["metadata"]["namespace"] == "other"
     spec = document["spec"]
-    assert (spec["image"], spec["runPolicy"]) == ("i:1", {"queue": "a100"})
+    policy = {"queue": "a100", "backend": "TrainJob"}
+    assert (spec["image"], spec["runPolicy"]) == ("i:1", policy)
     assert spec["artifacts"] == {"uri": "s3://bucket/runs", "credentialsSecret": "minio"}
     assert spec["stages"][0]["resources"] == {"workers": 2, "gpusPerWorker": 8}
 
@@ -173,7 +175,7 @@ def test_get_lists_as_kubectl_does(cluster: ServedCluster) -> None:
     assert len(table) == 2
     everywhere = cluster.run("get", "-A", "-o", "wide").stdout.splitlines()
     assert [line.split()[0] for line in everywhere] == ["NAMESPACE", "else", "team"]
-    assert everywhere[0].split()[-3:] == ["GPUS", "GPU-HOURS", "CHECKPOINT"]
+    assert everywhere[0].split()[-3:] == ["GPU-HOURS", "GOODPUT", "CHECKPOINT"]
     assert cluster.run("get", "-A", "-l", "team=text", "-o", "name").stdout == (
         "florencejob.florence.dev/small\n"
     )

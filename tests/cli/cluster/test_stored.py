@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
+import subprocess
+import sys
+import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,8 @@ from florencectl.cluster.storage_access import artifacts_uri, prepare_credential
 from tests.cli.cluster_objects import attempt, job, stage
 from tests.cli.cluster_server import ServedCluster, served_cluster
 from tests.operator.fake_apiserver import FakeApiServer
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -133,3 +139,52 @@ def test_credentials_are_the_users_own_or_the_jobs(own: dict[str, str]) -> None:
         assert environment == own
     else:
         assert environment == {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
+
+
+WITHOUT_TRAINING = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRA}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Refuse())
+from florencectl.main import main
+sys.argv = ["florencectl", *sys.argv[1:]]
+main()
+"""
+
+
+def only_in_other_extras() -> set[str]:
+    """The modules that the extra ``train`` brings, and ``cluster`` does not."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    brought = {re.split(r"[><=[]", each)[0] for each in extras["cluster"]}
+    others = {re.split(r"[><=[]", each)[0] for each in (*extras["train"], "minio", "kfp")}
+    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    return {modules.get(each, each.replace("-", "_")) for each in others - brought}
+
+
+def test_the_extra_cluster_lists_fetches_and_prints_without_torch(
+    stored: ServedCluster, s3_settings: S3Settings, tmp_path: Path
+) -> None:
+    refused = only_in_other_extras()
+    assert {"torch", "numpy", "mlflow", "minio"} <= refused
+    assert not {"boto3", "kubernetes_asyncio"} & refused
+    code = WITHOUT_TRAINING.replace("{EXTRA}", repr(refused))
+    reach = ("--endpoint", str(s3_settings.endpoint))
+    for words, shown in (
+        (("logs", "big"), "c"),
+        (("artifacts", "ls", "big", "mixed"), "mixed/model/"),
+        (("artifacts", "get", "big", "mixed/model", "-o", str(tmp_path / "out")), "config.json"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, *reach],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=stored.environment(),
+        )
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+    assert (tmp_path / "out/model/config.json").read_text() == "{}"

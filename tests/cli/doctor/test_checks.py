@@ -15,11 +15,13 @@ from florence_operator.api.manifest import from_cluster
 from florencectl.cluster.node_fit import node_fits
 from florencectl.doctor import checks
 from florencectl.doctor.check_pod import check_pod, findings
-from florencectl.doctor.checks import Level
+from florencectl.levels import Level
 from tests.cli.cluster_objects import job, node
 from tests.cli.cluster_server import ServedCluster, served_cluster
 
 SETTINGS = "integrations:\n  frameworks: [batch/job, kubeflow.org/pytorchjob]\n"
+NEW = "integrations:\n  frameworks: [batch/job, trainer.kubeflow.org/trainjob]\n"
+BOTH = ["PyTorchJob", "TrainJob"]
 OFF = "integrations:\n  frameworks: [batch/job]\n"
 
 
@@ -60,8 +62,6 @@ def installed(**changes: Any) -> dict[str, Any]:
         (checks.leader(None, 9.0, None), Level.WARN, "no replica leads"),
         (checks.leader({"spec": {"holderIdentity": "x"}}, 9.0, 8.0), Level.OK, "x"),
         (checks.leader({"spec": {"holderIdentity": "x"}}, 99.0, 8.0), Level.FAIL, "for 91 s"),
-        (checks.training_operator(None, []), Level.FAIL, "PyTorchJob"),
-        (checks.training_operator(["pytorchjobs"], []), Level.WARN, "no Deployment"),
         (checks.kueue(None, None, (), installed=False), Level.OK, "not installed"),
         (checks.kueue(None, "q", (), installed=False), Level.FAIL, "not installed"),
         (checks.kueue(OFF, None, ()), Level.WARN, "is off"),
@@ -69,6 +69,9 @@ def installed(**changes: Any) -> dict[str, Any]:
         (checks.kueue(SETTINGS, "q", ["p"]), Level.FAIL, "no LocalQueue 'q'"),
         (checks.kueue(SETTINGS, "q", ["q"]), Level.OK, "queues: q"),
         (checks.kueue("[", None, ()), Level.WARN, "is off"),
+        (checks.kueue(SETTINGS, "q", ["q"], kinds=["TrainJob"]), Level.FAIL, "trainer.kubeflow"),
+        (checks.kueue(NEW, "q", ["q"], kinds=["PyTorchJob"]), Level.FAIL, "kubeflow.org/pytorch"),
+        (checks.kueue(NEW, "q", ["q"], kinds=BOTH), Level.OK, "takes TrainJobs; queues: q"),
         (checks.rights([], []), Level.OK, "everything"),
         (checks.rights(["create florencejobs"], []), Level.FAIL, "create florencejobs"),
         (checks.namespace(None, "team"), Level.FAIL, "'team' does not exist"),
@@ -97,7 +100,7 @@ def test_the_check_pod_fits_the_restricted_level_and_names_the_secret() -> None:
     artifacts = {"uri": "s3://b/runs", "endpoint": "http://minio:9000", "credentialsSecret": "m"}
     spec = check_pod(from_cluster(job(artifacts=artifacts)), "team", "x")["spec"]
     container = spec["containers"][0]
-    assert container["args"] == ["--uri=s3://b/runs", "--endpoint=http://minio:9000"]
+    assert container["args"] == ["--uri=s3://b/runs/team", "--endpoint=http://minio:9000"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     names = {e["name"] for e in container["env"] if "valueFrom" in e}
@@ -126,6 +129,7 @@ async def version(request: web.Request) -> web.Response | None:
 
 def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> None:
     cluster.do(lambda server: server.before.append(version))
+    cluster.do(lambda server: server.groups.clear())
     cluster.put(node("n1"))
     result = cluster.run("doctor")
     assert result.returncode == 1, result.stderr
@@ -135,7 +139,7 @@ def test_doctor_fails_on_a_cluster_without_florence(cluster: ServedCluster) -> N
     assert rows["API server"] == "OK"
     assert rows["FlorenceJob CRD"] == "FAIL"
     assert rows["operator"] == "FAIL"
-    assert rows["Training Operator"] == "FAIL"
+    assert rows["backend"] == "FAIL"
     assert rows["Kueue"] == "OK"
     assert rows["nodes"] == "OK"
 

@@ -65,6 +65,7 @@ NOT_HEARD = {
     "message": "nothing has been heard of it",
     "lastTransitionTime": FIVE_MINUTES_AGO,
 }
+TRAIN_JOB = {"kind": "TrainJob", "name": "big-mixed-a1"}
 QUEUE = {"runPolicy": {"queue": "a100"}}
 KUEUE_SAYS = {
     "metadata": {"ownerReferences": [{"name": "big-mixed-a1"}]},
@@ -105,6 +106,47 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
             "Kueue says: 8 more GPUs needed.",
         ],
     ),
+    "much time lost": (
+        facts(
+            job(
+                "Running",
+                stage(
+                    "mixed",
+                    "Running",
+                    attempts=[
+                        attempt(
+                            1,
+                            startTime="2027-01-15T05:00:00Z",
+                            admissionTime="2027-01-15T05:00:00Z",
+                            podsReadyTime="2027-01-15T05:01:00Z",
+                            lastProgressTime="2027-01-15T06:01:00Z",
+                            completionTime="2027-01-15T06:11:00Z",
+                            cause="Stalled",
+                            step=40,
+                            seconds={"train": 3600, "kept": 1800},
+                        ),
+                        attempt(2, step=41, lastProgressTime=FIVE_MINUTES_AGO),
+                    ],
+                    progress=PROGRESS,
+                ),
+            )
+        ),
+        ["with its pods,", "% were productive:", "30m00s steps that no checkpoint kept", "stalls"],
+    ),
+    "bad nodes": (
+        facts(
+            job(
+                "Running",
+                stage(
+                    "mixed",
+                    "Running",
+                    attempts=[LOST, attempt(2, avoidedNodes=["node1", "node7"])],
+                    progress=PROGRESS,
+                ),
+            )
+        ),
+        ["Its pods keep away from node1, node7, where attempts ended again and again."],
+    ),
     "no such queue": (
         facts(
             job("Queued", stage("mixed", "Queued", attempts=[attempt()]), **QUEUE),
@@ -124,6 +166,17 @@ CASES: dict[str, tuple[Snapshot, list[str]]] = {
     "no pods": (
         facts(job("Starting", stage("mixed", "Starting", attempts=[attempt()]))),
         ["0 of 2 pods of stage 'mixed' (attempt 1) run after 5m00s", "Training Operator has not"],
+    ),
+    "no pods of a TrainJob": (
+        facts(job("Starting", stage("mixed", "Starting", attempts=[attempt(jobRef=TRAIN_JOB)]))),
+        ["Kubeflow Trainer has not made the pods of TrainJob 'big-mixed-a1'"],
+    ),
+    "pods of a TrainJob forbidden": (
+        facts(
+            job("Starting", stage("mixed", "Starting", attempts=[attempt(jobRef=TRAIN_JOB)])),
+            events=[warning("Job/big-mixed-a1-node-0", "violates PodSecurity restricted")],
+        ),
+        ["There are no pods yet: violates PodSecurity restricted."],
     ),
     "pods forbidden": (
         facts(
@@ -308,6 +361,12 @@ def test_describe_tells_the_whole_story(case: str) -> None:
 
 
 def test_describe_shows_the_lines_of_the_pod_that_failed() -> None:
+    struck = describe(CASES["bad nodes"][0])
+    assert "Strikes against nodes:" in struck
+    assert "node1  NodeLost  mixed  1" in struck
+    lost = describe(CASES["much time lost"][0])
+    assert "GOODPUT" in lost
+    assert "RECOMPUTE" in lost
     text = describe(CASES["failed"][0])
     assert "mixed, attempt 1, pod p:\n    reading\n    s3://x: no shards" in text
 

@@ -36,7 +36,14 @@ def test_settings_are_read_in_both_spellings_and_named_in_messages() -> None:
         ("zero_shot", "z"),
         ("classification", "c"),
     ]
-    with pytest.raises(ValidationError, match="at least one of zeroShot, retrieval and class"):
+    assert list(both[0].wire()) == [
+        "zeroShot",
+        "classification",
+        "batchSize",
+        "precision",
+        "workers",
+    ]
+    with pytest.raises(ValidationError, match="at least one of zeroShot, retrieval, class"):
         Evaluate()
     with pytest.raises(ValidationError, match="must differ"):
         Evaluate.model_validate({"zeroShot": [task], "retrieval": [{"name": "z", "data": "x"}]})

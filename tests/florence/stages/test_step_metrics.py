@@ -12,6 +12,7 @@ from florence.distributed.engine import StepResult
 from florence.distributed.world import World, join
 from florence.planner import gpu_named
 from florence.stages.meter import ThroughputMeter
+from florence.stages.phase_clock import PhaseClock
 from florence.stages.step_metrics import StepMetrics, Utilisation, utilisation
 from florence.tasks.pretrain.cost import PretrainCost
 from florence.tasks.pretrain.settings import Pretrain
@@ -50,6 +51,15 @@ def metered(seconds: float, waited: float) -> ThroughputMeter:
     return meter
 
 
+def phases() -> PhaseClock:
+    """Of a stage that started for 2 s, and trained for 8 s of which it waited 3 s."""
+    times = iter([0.0, 2.0, *[10.0] * 9])
+    clock = PhaseClock(lambda: next(times))
+    clock.enter("train")
+    clock.waited(3.0)
+    return clock
+
+
 def of(
     meter: ThroughputMeter,
     told: StepResult,
@@ -57,7 +67,7 @@ def of(
     world: World | None = None,
 ) -> dict[str, float]:
     recorded = StepMetrics(settings(), world or World(), 3, use)
-    return recorded.of(10, told, 0.01, meter, cast(Any, State()))
+    return recorded.of(10, told, 0.01, meter, cast(Any, State()), phases())
 
 
 def test_before_a_rate_is_known_everything_else_is_told() -> None:
@@ -72,6 +82,11 @@ def test_before_a_rate_is_known_everything_else_is_told() -> None:
         "system/skipped_steps": 2.0,
         "system/bad_samples": 5.0,
         "system/attempt": 3.0,
+        "system/goodput": 0.5,
+        "system/train_seconds": 5.0,
+        "system/data_wait_seconds": 3.0,
+        "system/checkpoint_seconds": 0.0,
+        "system/evaluate_seconds": 0.0,
     }
 
 

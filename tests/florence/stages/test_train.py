@@ -167,6 +167,11 @@ def test_progress_metrics_and_checkpoints_are_told(shards: str, tmp_path: Path) 
     steps = [progress.step for progress in seen if progress.phase == "train"]
     assert steps == sorted(steps)
     assert seen[-1].checkpoint_step == STEPS
+    last = seen[-1].seconds
+    assert last is not None
+    assert 0 < last.kept <= last.train
+    assert recorder.values[6]["system/train_seconds"] <= last.train
+    assert 0 < recorder.values[6]["system/goodput"] <= 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_field(shards: str, tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ from florence.storage import s3 as s3_module
 from tests.gang import free_port
 
 SECRET = "hush-hush"
+LISTING = (
+    '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{}'
+    "<IsTruncated>false</IsTruncated></ListBucketResult>"
+)
+ITEM = (
+    "<Contents><Key>{}</Key><LastModified>2026-11-26T10:00:00Z</LastModified>"
+    "<Size>1</Size></Contents>"
+)
 
 
 class Script(ThreadingHTTPServer):
@@ -137,10 +145,10 @@ def test_a_body_that_always_breaks_off_gives_up(script: Script) -> None:
 def test_creating_once_falls_back_where_the_server_cannot(script: Script) -> None:
     script.refuse(501, "NotImplemented")
     script.say(404)  # HEAD: the key is free
-    script.say(200)  # HEAD of the bucket
+    script.say(200, LISTING.format("").encode())  # the bucket is there
     script.say(200, ETag='"x"')
     assert script.storage().write_new("key", b"x")
-    assert [method for method, _, _ in script.requests] == ["PUT", "HEAD", "HEAD", "PUT"]
+    assert [method for method, _, _ in script.requests] == ["PUT", "HEAD", "GET", "PUT"]
     assert script.requests[0][2]["If-None-Match"] == "*"
     assert "If-None-Match" not in script.requests[-1][2]
 
@@ -253,3 +261,55 @@ def test_uploads_that_died_are_swept(s3_storage: Storage) -> None:
     assert s3_storage.sweep_unfinished(before=0.0) == 0  # moto dates all uploads to 2010
     assert s3_storage.sweep_unfinished(before=time.time() + 3600) == 1
     assert s3_storage.sweep_unfinished(before=time.time() + 3600) == 0
+
+
+@pytest.mark.parametrize("listed", [[], ["prefix/key2"]])
+def test_a_refusal_of_a_key_that_a_listing_lacks_says_that_it_is_missing(
+    script: Script, listed: list[str]
+) -> None:
+    """Amazon answers so who may list no more than a prefix."""
+    script.say(403)
+    script.say(200, LISTING.format("".join(map(ITEM.format, listed))).encode())
+    assert script.storage().size("key") is None
+    script.answers.clear()
+    script.refuse(403, "AccessDenied")
+    script.say(200, LISTING.format("".join(map(ITEM.format, listed))).encode())
+    with pytest.raises(MissingKeyError):
+        script.storage().read("key")
+
+
+@pytest.mark.parametrize("listing", ["refused", "it is there"])
+def test_another_refusal_is_one(script: Script, listing: str) -> None:
+    for use in ("read", "size"):
+        script.answers.clear()
+        script.refuse(403, "AccessDenied")
+        if listing == "refused":
+            script.refuse(403, "AccessDenied")
+        else:
+            script.say(200, LISTING.format(ITEM.format("prefix/key")).encode())
+        with pytest.raises(ConfigurationError, match="refused"):
+            getattr(script.storage(), use)("key")
+
+
+def test_who_may_not_list_uploads_leaves_them_to_the_buckets_rule(script: Script) -> None:
+    script.refuse(403, "AccessDenied")
+    assert script.storage().sweep_unfinished(before=time.time()) == 0
+    script.answers.clear()
+    script.refuse(403, "SignatureDoesNotMatch")
+    with pytest.raises(ConfigurationError, match="SignatureDoesNotMatch"):
+        script.storage().sweep_unfinished(before=time.time())
+
+
+def test_a_server_that_creates_once_is_found_out(s3_storage: Storage) -> None:
+    assert isinstance(s3_storage, s3_module.S3Storage)
+    assert s3_storage.creates_once("probe")
+    assert s3_storage.read("probe") == b"first"
+
+
+def test_a_server_that_creates_twice_is_found_out(script: Script) -> None:
+    for status, code in ((501, "NotImplemented"), (200, "")):  # it says no, or does not care
+        script.answers.clear()
+        script.refuse(status, code) if code else script.say(status)
+        storage = script.storage(attempts=1)
+        assert isinstance(storage, s3_module.S3Storage)
+        assert not storage.creates_once("probe")

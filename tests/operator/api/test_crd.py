@@ -279,3 +279,14 @@ def test_the_schema_refuses_what_the_models_refuse(path: tuple[Any, ...], value:
     assert [error.json_path for error in VALIDATOR.iter_errors(job)]
     with pytest.raises(ValidationError):
         FlorenceJob.model_validate(job)
+
+
+def test_a_client_may_apply_it() -> None:
+    """`kubectl apply` keeps the whole object in an annotation; all of them may have 256 KiB.
+
+    It is JSON as Go writes it: without spaces, UTF-8, and with six bytes for <, > and &.
+    """
+    text = json.dumps(crd(), separators=(",", ":"), ensure_ascii=False)
+    kept = len(text.encode()) + 5 * sum(text.count(mark) for mark in "<>&")
+    name = len("kubectl.kubernetes.io/last-applied-configuration")
+    assert kept + name < 256 * 1024 - 16 * 1024  # what the chart and its users annotate beside it

@@ -7,13 +7,14 @@ import pytest
 from florence_jobs.local.outcome import UsualDelays
 from florence_operator.api.failure import cause_of_exit
 from florence_operator.api.retrying import sequel
-from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
+from florence_operator.api.run_policy import Retries
+from florence_operator.api.status import Attempt, StageStatus
 from florence_operator.settings import Failures
 
 
-def attempts(*codes: int) -> list[Attempt]:
-    return [Attempt(number=i + 1, cause=cause_of_exit(code)) for i, code in enumerate(codes)]
+def stage(*codes: int, counted: int = 1) -> StageStatus:
+    attempts = tuple(Attempt(number=i, cause=cause_of_exit(c)) for i, c in enumerate(codes, 1))
+    return StageStatus(name="train", attempts=attempts, first_counted_attempt=counted)
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,12 @@ def attempts(*codes: int) -> list[Attempt]:
 def test_each_cause_has_a_budget_of_its_own(
     codes: tuple[int, ...], delay: float | None, last: int | None
 ) -> None:
-    after = sequel(attempts(*codes), 1, Retries(infrastructure=2, application=1), UsualDelays())
+    after = sequel(stage(*codes), Retries(infrastructure=2, application=1), UsualDelays())
     assert (after.delay, after.last) == (delay, last)
 
 
 def test_attempts_before_the_budgets_began_cost_nothing() -> None:
-    after = sequel(attempts(75, 75, 75, 75), 4, Retries(infrastructure=2), UsualDelays())
+    after = sequel(stage(75, 75, 75, 75, counted=4), Retries(infrastructure=2), UsualDelays())
     assert (after.delay, after.last) == (5.0, 6)
 
 

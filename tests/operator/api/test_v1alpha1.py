@@ -54,7 +54,7 @@ EVALUATE = {"zeroShot": [{"name": "z", "data": "d", "prompts": "digits"}]}
         ([stage("a", "a")], "cycle"),
         ([stage("A")], "match pattern"),
         ([{"name": "e", "evaluate": EVALUATE}], "dependsOn"),
-        ([stage("a", detection={})], "Extra inputs"),
+        ([stage("a", segmentation={})], "Extra inputs"),
     ],
 )
 def test_wrong_stages_are_refused(stages: list[dict[str, Any]], message: str) -> None:
@@ -151,7 +151,7 @@ def test_a_plan_comes_back_as_its_own_kind(monkeypatch: pytest.MonkeyPatch) -> N
         read = load_plan(plan.model_dump_json(by_alias=True, exclude_unset=True))
         assert type(read.config) is kind
         assert read.config == plan.config
-    with pytest.raises(ValidationError, match="'third' is none of pretrain, finetune, evaluate"):
+    with pytest.raises(ValidationError, match=r"'third' is none of pretrain, finetune, .*evaluate"):
         load_plan(plan.model_dump_json().replace('"twin"', '"third"'))
 
 

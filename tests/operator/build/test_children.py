@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from florence_operator.admission.policy import unfit
 from florence_operator.api import FlorenceJob, Stage, load_plan, to_yaml
 from florence_operator.api.artifacts import artifacts_uri
+from florence_operator.api.child_kinds import PYTORCH_JOB, TRAIN_JOB, ChildKind
 from florence_operator.api.labels import SPEC_HASH
 from florence_operator.backends.pytorchjob import PyTorchJobs
 from florence_operator.build.children import attempt_objects
-from florence_operator.build.names import LONGEST_NAME, child_name
+from florence_operator.build.names import child_name
 from florence_operator.build.plan import build_plan
 from florence_operator.build.pod_template import CA_ANNOTATION, PLAN_ANNOTATION
 from florence_operator.build.removal import removal_job
@@ -190,15 +191,21 @@ def test_the_training_operator_knows_every_field(spec: dict[str, Any]) -> None:
     name=st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?\Z"),
     stage=st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?\Z"),
     attempt=st.integers(1, 9999),
+    kind=st.sampled_from([PYTORCH_JOB, TRAIN_JOB]),
 )
 def test_names_of_children_are_short_labels_that_start_with_a_letter(
-    name: str, stage: str, attempt: int
+    name: str, stage: str, attempt: int, kind: ChildKind
 ) -> None:
-    made = child_name(name, stage, attempt)
-    assert len(made) <= LONGEST_NAME
+    made = child_name(name, stage, attempt, kind)
+    assert len(made) <= kind.longest_name
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made)
     assert made.endswith(f"-a{attempt}")
-    assert made != child_name(name, stage, attempt + 1)
+    assert made != child_name(name, stage, attempt + 1, kind)
+    # A name that both could have would hide one of them.
+    other = PYTORCH_JOB if kind is TRAIN_JOB else TRAIN_JOB
+    assert made != child_name(name, stage, attempt, other)
+    pods = {PYTORCH_JOB: f"{made}-worker-9999", TRAIN_JOB: f"{made}-node-0-9999-abcde"}
+    assert len(pods[kind]) <= 63
 
 
 def test_long_names_that_begin_alike_stay_different() -> None:

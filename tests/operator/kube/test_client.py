@@ -351,7 +351,8 @@ def test_watches_end_with_typed_errors() -> None:
 def test_logs_are_read_line_by_line() -> None:
     async def test(server: FakeApiServer, client: Client) -> None:
         server.logs["lab", "pod"] = "one\ntwo\n\nthree"
-        assert [line async for line in client.logs("pod", "lab")] == ["one", "two", "three"]
+        lines = [line async for line in client.logs("pod", "lab", container="node")]
+        assert lines == ["one", "two", "three"]
 
     in_cluster(test)
 

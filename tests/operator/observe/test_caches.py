@@ -10,6 +10,7 @@ from florence_operator.api.attempt_pods import pod_from
 from florence_operator.backends.pytorchjob import PyTorchJobs
 from florence_operator.backends.registry import child_from
 from florence_operator.observe.caches import BY_JOB, Caches, slim_node, slim_pod
+from florence_operator.observe.children import Children
 from florence_operator.observe.nodes import node_from
 from florence_operator.runtime.informer import Informer
 from florence_operator.runtime.store import Key
@@ -76,7 +77,7 @@ def pods_of(uid: str, *pods: dict[str, Any]) -> dict[str, str]:
             return list(pods)
 
     empty: Any = None
-    caches = Caches(jobs=empty, children=empty, pods=cast(Informer, Pods()))
+    caches = Caches(jobs=empty, children=Children(), pods=cast(Informer, Pods()))
     return {found.name: found.owner for found in caches.pods_of(Key("ns", "j"), uid)}
 
 

@@ -14,7 +14,7 @@ from florence_operator.api.status import Attempt, JobStatus, StageStatus, State
 from florence_operator.backends.protocol import Child
 from florence_operator.kube.client import ApiError, Client
 from florence_operator.observe.caches import Caches
-from florence_operator.progress.reports import Posted, ProgressBook
+from florence_operator.progress.reports import News, Posted, ProgressBook
 from florence_operator.progress.server import LARGEST, ProgressServer
 from florence_operator.progress.tokens import (
     REFUSED_SECONDS,
@@ -32,6 +32,32 @@ CHILDREN = {
     )
     for n in (1, 2)
 }
+
+
+TRAIN = "j-again-a1"
+CHILDREN[TRAIN] = Child(
+    kind="TrainJob", name=TRAIN, uid="child-3", stage="again", attempt=1, created=1767225600.0
+)
+
+
+def train_pod(
+    name: str, uid: str, job: str, index: int = 0, created: str = "2026-01-01T00:00:01Z"
+) -> dict[str, Any]:
+    """A pod of a TrainJob, whose controller is the Job that JobSet made."""
+    labels = {
+        "florence.dev/job": "j",
+        "florence.dev/job-uid": "job-1",
+        "florence.dev/stage": "again",
+        "florence.dev/attempt": "1",
+        "jobset.sigs.k8s.io/jobset-name": TRAIN,
+        "batch.kubernetes.io/job-completion-index": str(index),
+    }
+    owner = {"kind": "Job", "name": job, "uid": "the-jobs", "controller": True}
+    metadata = {
+        **{"name": name, "namespace": "ns", "uid": uid, "labels": labels},
+        **{"ownerReferences": [owner], "creationTimestamp": created},
+    }
+    return {"metadata": metadata, "status": {"phase": "Running"}}
 
 
 class Cache:
@@ -119,6 +145,7 @@ class Bench:
     def __init__(self, *, ended: str | None = None) -> None:
         self.api, self.book, self.now = Api(), ProgressBook(), 1000.0
         self.enqueued: list[Key] = []
+        self.in_turn: list[Key] = []
         self.forwarded: list[tuple[bytes, str]] = []
         self.leads = True
         pods = Cache(
@@ -127,6 +154,10 @@ class Bench:
             pod("old", attempt=1, uid="pod-3"),
             pod("nobodys", uid="pod-4", child=""),
             pod("anothers", uid="pod-5", child="child-1"),
+            train_pod("trains", "pod-6", f"{TRAIN}-node-0"),
+            train_pod("train1", "pod-7", f"{TRAIN}-node-0", index=1),
+            train_pod("forged", "pod-8", "another-node-0"),
+            train_pod("older", "pod-9", f"{TRAIN}-node-0", created="2025-12-31T23:59:59Z"),
         )
         caches = SimpleNamespace(
             pods=pods, jobs=Cache(job(ended=ended)), children_of=lambda key, uid: CHILDREN
@@ -137,6 +168,7 @@ class Bench:
             self.book,
             clock=lambda: self.now,
             enqueue=self.enqueued.append,
+            in_turn=self.in_turn.append,
             leading=lambda: self.leads,
             forward=self._forward,
         )
@@ -174,6 +206,9 @@ def report(step: int = 1, **changes: Any) -> dict[str, Any]:
     return {**known, "progress": {"step": step, "total": 10}, **changes}
 
 
+OF_TRAIN = {"stage": "again", "attempt": 1}
+
+
 def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_in_a_while() -> None:
     bench = Bench()
 
@@ -182,7 +217,7 @@ def test_a_report_of_worker_0_is_taken_and_its_token_reviewed_once_in_a_while() 
             assert (await post(report(step)))[0] == 200
         assert bench.api.reviews == 1
         # The same again is no reason to look at the job.
-        assert bench.enqueued == [Key("ns", "j")] * 2
+        assert (bench.enqueued, bench.in_turn) == ([Key("ns", "j")], [Key("ns", "j")])
         assert bench.book.of(Key("ns", "j"), "job-1")["train", 2].progress.step == 2
         assert bench.book.of(Key("ns", "j"), "another") == {}
         bench.now += 121
@@ -230,6 +265,11 @@ def test_a_token_is_believed_only_when_the_api_server_says_so(
         (report(), token("ns/old/pod-3"), 403, "another attempt"),
         (report(), token("ns/nobodys/pod-4"), 403, "not made for the attempt"),
         (report(), token("ns/anothers/pod-5"), 403, "not made for the attempt"),
+        (report(**OF_TRAIN), token("ns/train1/pod-7"), 403, "not worker 0"),
+        (report(**OF_TRAIN), token("ns/forged/pod-8"), 403, "not made for the attempt"),
+        (report(**OF_TRAIN), token("ns/older/pod-9"), 403, "not made for the attempt"),
+        # It is believed; the attempt is not in the job's status.
+        (report(**OF_TRAIN), token("ns/trains/pod-6"), 409, "attempt 1 of again is over"),
         (report(attempt=1), GOOD, 403, "another attempt"),
         (report(stage="test"), GOOD, 403, "another attempt"),
         (report(attempt=1), token("ns/old/pod-3"), 409, "attempt 1 of train is over"),
@@ -358,13 +398,13 @@ def test_a_replica_that_does_not_lead_passes_on_what_a_pod_may_have_said() -> No
 
 def test_a_report_is_as_old_as_the_last_step_forward() -> None:
     book, key = ProgressBook(), Key("ns", "j")
-    assert book.take(Posted.model_validate(report(5)), 10.0)
-    assert not book.take(Posted.model_validate(report(5)), 20.0)
+    assert book.take(Posted.model_validate(report(5)), 10.0) is News.NOW
+    assert book.take(Posted.model_validate(report(5)), 20.0) is News.NONE
     assert book.of(key, "job-1")["train", 2].received == 10.0
     faster = report(progress={"step": 5, "total": 10, "samplesPerSecond": 7.0})
-    assert book.take(Posted.model_validate(faster), 30.0)
+    assert book.take(Posted.model_validate(faster), 30.0) is News.IN_TURN
     assert book.of(key, "job-1")["train", 2].received == 10.0
-    assert book.take(Posted.model_validate(report(6)), 40.0)
+    assert book.take(Posted.model_validate(report(6)), 40.0) is News.IN_TURN
     assert book.of(key, "job-1")["train", 2].received == 40.0
     book.take(Posted.model_validate(report(1, attempt=3)), 50.0)
     assert list(book.of(key, "job-1")) == [("train", 3)]

@@ -122,7 +122,7 @@ def test_a_job_in_a_phase_of_another_version_is_let_alone() -> None:
 def test_fields_and_conditions_of_another_version_are_written_back() -> None:
     subject = running()
     document = subject.status.stored()
-    document["goodput"] = {"stalled": 3}
+    document["fromTheNextVersion"] = {"stalled": 3}
     document["stages"][0]["attempts"][0]["uid"] = "u"
     document["conditions"].append(
         {"type": "Novel", "status": "True", "reason": "R", "lastTransitionTime": "x"}
@@ -134,7 +134,7 @@ def test_fields_and_conditions_of_another_version_are_written_back() -> None:
     subject.reconcile()
     stored = subject.status.stored()
     assert stored["phase"] == "Succeeded"
-    assert stored["goodput"] == {"stalled": 3}
+    assert stored["fromTheNextVersion"] == {"stalled": 3}
     assert stored["stages"][0]["attempts"][0]["uid"] == "u"
     assert "Novel" in [condition["type"] for condition in stored["conditions"]]
 

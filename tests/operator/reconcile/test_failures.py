@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_operator.api.attempt_pods import Pod, Terminated
+from florence_operator.api.blame import Strike
 from florence_operator.api.failure import Budget, Cause, budget_of
-from florence_operator.api.retrying import charged, sequel
-from florence_operator.api.status import Attempt
-from florence_operator.api.v1alpha1 import Retries
+from florence_operator.api.history import charged
+from florence_operator.api.retrying import sequel
+from florence_operator.api.run_policy import Retries
+from florence_operator.api.status import Attempt, StageStatus
 from florence_operator.backends.protocol import Child, ChildState
 from florence_operator.observe.nodes import Node
 from florence_operator.reconcile.failures import Ending, away_from, stuck_from, verdict
@@ -191,7 +193,7 @@ causes = st.sampled_from(list(Cause))
 def test_budgets_and_delays_follow_their_definition(
     ends: list[tuple[Cause, bool]], first_counted_attempt: int
 ) -> None:
-    attempts = [
+    attempts = tuple(
         Attempt(
             number=i,
             cause=cause,
@@ -199,12 +201,15 @@ def test_budgets_and_delays_follow_their_definition(
             last_checkpoint_time="x" if committed else None,
         )
         for i, (cause, committed) in enumerate(ends, 1)
-    ]
+    )
+    stage = StageStatus(
+        name="train", attempts=attempts, first_counted_attempt=first_counted_attempt
+    )
     retries, policy = Retries(infrastructure=3, application=1), Failures()
     counted = [a for a in attempts if a.number >= first_counted_attempt and a.cause]
-    spent = charged(attempts, first_counted_attempt)
+    spent = charged(stage)
     assert sum(spent.values()) == len(counted)
-    after = sequel(attempts, first_counted_attempt, retries, policy)
+    after = sequel(stage, retries, policy)
     budget = budget_of(ends[-1][0])
     granted = {Budget.INFRASTRUCTURE: 3, Budget.APPLICATION: 1}.get(budget)
     if budget is Budget.FINAL:
@@ -254,3 +259,28 @@ def test_a_program_that_died_before_it_was_asked_to_stop_is_the_cause() -> None:
     for word in ({"askedToStop": True}, {}):
         stopped = ended(1, 137, at=NOW - 55, **word, **deleted)
         assert judge(stopped).cause == Cause.POD_DELETED
+
+
+@pytest.mark.parametrize(
+    ("subject", "strike"),
+    [
+        (pod(0, phase="Failed", reason="NodeLost"), Strike.NODE_LOST),
+        (pod(0, phase="Failed", disruption="DeletionByTaintManager"), Strike.NODE_LOST),
+        (
+            pod(
+                0, phase="Failed", reason="Evicted", message="The node was low on resource: memory"
+            ),
+            Strike.NODE_PRESSURE,
+        ),
+        (pod(0, phase="Failed", disruption="EvictionByEvictionAPI"), None),
+        (pod(0, phase="Failed", reason="NodeShutdown"), None),
+        (pod(0, phase="Failed", reason="UnexpectedAdmissionError"), Strike.DEVICE),
+        (ended(0, 1, failure="CUDA error: uncorrectable ECC error encountered"), Strike.DEVICE),
+        (ended(0, 1, lines=["NVRM: Xid (PCI:0000:07:00): 79, GPU has fallen off"]), Strike.DEVICE),
+        (ended(0, 1, lines=["NVRM: Xid (PCI:0000:07:00): 31, MMU fault"]), None),
+        (ended(0, 1, failure="RuntimeError: shapes do not match"), None),
+        (ended(0, 137), None),
+    ],
+)
+def test_what_counts_against_a_node(subject: Pod, strike: Strike | None) -> None:
+    assert judge(subject).strike is strike

@@ -138,8 +138,13 @@ def test_a_list_whose_token_expires_begins_anew() -> None:
                     server.remove(CONFIG_MAPS, "lab", "c0")
                     server.compact()
 
-            server.before.append(compact)
             async with following(server, page_size=3) as informer:
+                assert names(informer) == {f"c{n}" for n in range(9)}
+                await until(lambda: server.watches)
+                # The first list is one answer; those that follow are pages of etcd's.
+                server.before.append(compact)
+                server.fail_watches(410, "Expired")
+                await until(lambda: pages > 2 and "c0" not in names(informer))
                 assert names(informer) == {f"c{n}" for n in range(1, 9)}
 
     asyncio.run(main())
@@ -154,6 +159,31 @@ def test_a_silent_connection_is_noticed() -> None:
             await until(lambda: informer.get("lab", "a"))
 
     asyncio.run(main())
+
+
+def test_a_quiet_kind_is_watched_on_without_a_pause_or_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            await asyncio.sleep(0)
+
+        async with (
+            FakeApiServer(bookmark_seconds=60) as server,
+            following(server, idle_seconds=0.02, sleep=sleep) as informer,
+        ):
+            seen = server.counts()["GET"]
+            await until(lambda: server.counts()["GET"] > seen + 12)
+            server.put(config_map("a"))
+            await until(lambda: informer.get("lab", "a"))
+        assert not slept
+
+    with caplog.at_level("INFO"):
+        asyncio.run(main())
+    assert not [record for record in caplog.records if "lost the watch" in record.message]
 
 
 def test_bookmarks_keep_a_quiet_watch_alive_and_its_version_fresh() -> None:

@@ -71,7 +71,9 @@ class Replica:
             host="127.0.0.1",
         )
         self.everywhere = WebServer([], port=0, host="127.0.0.1")
+        self.filled: list[bool] = []
         self.manager = Manager(
+            filled=lambda: self.filled.append(self.informer.synced.is_set()),
             informers=[self.informer],
             servers=[self.everywhere],
             early=[self.health],
@@ -197,8 +199,10 @@ def test_a_replica_is_not_ready_until_its_caches_are() -> None:
         assert await one.probe("/readyz") == (503, "the cache of configmaps is not filled\n")
         assert await one.probe("/healthz") == (200, "ok\n")
         assert server.counts(path="leases") == {}
+        assert one.filled == []
         server.before.clear()
         await until(lambda: one.manager.unready() == [])
+        assert one.filled == [True]
         one.manager.stop()
         assert await one.task == 0
 

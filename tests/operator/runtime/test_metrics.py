@@ -23,6 +23,8 @@ FAMILIES = {
     "florence_attempts_total": "counter",
     "florence_gpu_seconds_used_total": "counter",
     "florence_gpu_seconds_lost_total": "counter",
+    "florence_stage_seconds_total": "counter",
+    "florence_node_strikes": "gauge",
     "florence_queued_seconds": "histogram",
     "florence_checkpoint_age_seconds": "gauge",
     "florence_status_writes_total": "counter",

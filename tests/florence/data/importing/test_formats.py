@@ -15,6 +15,7 @@ from pyarrow import parquet
 from florence.config.storage import S3Settings
 from florence.data.images import decode
 from florence.data.importing.importer import Imported, import_data
+from florence.data.importing.once import detect_format
 from florence.data.importing.registry import FORMATS, import_format
 from florence.data.labelled import CaptionedImages, LabelledImages
 from florence.data.shards import Need, Sample, ShardSet
@@ -236,6 +237,39 @@ def test_coco_captions_are_grouped_by_image_in_the_order_of_their_ids(tmp_path: 
     assert [s.text for s in read_all(tmp_path / "out")] == ["only", "first"]
 
 
+def test_regions_of_visual_genome_are_captions_each_once(tmp_path: Path) -> None:
+    write(tmp_path / "VG_100K_2" / "7.jpg", picture(7, kind="JPEG"))
+    write(tmp_path / "9.jpg", picture(9, kind="JPEG"))
+    document = [
+        {
+            "id": 7,
+            "regions": [
+                {"image_id": 7, "phrase": text, "x": 1, "y": 2, "width": 3, "height": 4}
+                for text in ("a red door", " a dog ", "a red door", "")
+            ],
+        },
+        {"id": 9, "regions": [{"image_id": 9, "phrase": "grass"}]},
+        {"id": 9, "regions": [{"image_id": 9, "phrase": "grass again"}]},
+        {"id": 11, "regions": [{"image_id": 11, "phrase": " "}]},
+        {"regions": []},
+    ]
+    path = tmp_path / "region_descriptions.json"
+    path.write_text(json.dumps(document))
+    assert detect_format(str(path)) is import_format("visual-genome-regions")
+    done = imported("visual-genome-regions", [path], tmp_path / "out", max_broken_fraction=0.9)
+    captions = CaptionedImages.from_shards(str(tmp_path / "out")).captions
+    assert captions == (("a red door", "a dog"), ("grass",))
+    assert [line.partition(": ")[0].rpartition("json ")[2] for line in done.broken_rows] == [
+        "image 11",
+        "image 9",
+        "image 4",
+    ]
+    other = tmp_path / "objects.json"
+    other.write_text(json.dumps([{"image_id": 7, "objects": []}]))
+    with pytest.raises(DataError, match="is no list of images with 'regions'"):
+        imported("visual-genome-regions", [other], tmp_path / "other")
+
+
 def test_webdataset_is_packed_anew_with_every_member(tmp_path: Path) -> None:
     write_shards(tmp_path / "in", 10, 4)
     write_samples(tmp_path / "in" / "x.tar", [sample(3, **{"seg.png": picture(9), "json": None})])
@@ -297,9 +331,8 @@ def test_a_source_that_is_missing_or_empty_is_one_line_with_its_name(
     for name in ("missing", "empty"):
         source = tmp_path / name
         if name == "empty":
-            source.write_bytes(b"") if kind not in ("class-folders", "webdataset") else (
-                source.mkdir()
-            )
+            folders = ("class-folders", "webdataset", "voc", "roboflow")
+            source.write_bytes(b"") if kind not in folders else source.mkdir()
         with pytest.raises(DataError) as failure:
             imported(kind, [source], tmp_path / "out")
         assert str(source) in str(failure.value)

@@ -58,7 +58,7 @@ def test_actions_learn_to_name_motion(
     pictures = {path.name for path in (tmp_path / "pictures").rglob("*.png")}
     assert pictures == {"confusion.png", "clips.png"}
     card = stored(tmp_path).card
-    assert card.task == "action-recognition"
+    assert card.task == "actionRecognition"
     assert card.labels == tuple(WAYS)
     assert card.head is not None
     assert str(card.head["decoder"]).startswith("PyAV")
@@ -82,7 +82,7 @@ def test_retrieval_finds_clips_by_texts(
     names |= {f"video-retrieval/{way}/{m}" for way in ways for m in ("medianRank", "meanRank")}
     assert names <= found.keys()
     model = load(tmp_path)
-    assert model.card.task == "video-text"
+    assert model.card.task == "videoText"
     shards = ShardSet.open(held_out, need=Need.VIDEO)
     rows = [{"video": shards.read(i).media_bytes} for i in range(8)]
     asked = {"labels": list(WAYS), "templates": ["a square moves {}"]}

@@ -1,0 +1,1 @@
+"""FLOD: detection data sets merged into one, whose names mean the same."""
