@@ -44,7 +44,8 @@ def contents_for(
     if medium == "image":
         yield from pictures_of(names, s3, refuse)
         return
-    from florence.data.video.files import BrokenClipError, open_clip
+    from florence.data.video.decoding import open_clip
+    from florence.data.video.files import BrokenClipError
 
     for name, content in contents_of(names, s3, refuse):
         try:

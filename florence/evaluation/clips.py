@@ -19,7 +19,8 @@ from florence.data.images import BrokenImageError
 from florence.data.left_out import check_whole
 from florence.data.shards import BrokenSampleError, Need, ShardSet
 from florence.data.transforms import Pixels, eval_pixels, normalise
-from florence.data.video.files import Frame, open_clip
+from florence.data.video.decoding import open_clip
+from florence.data.video.files import Frame
 from florence.data.video.pixels import view_clips
 from florence.data.video.sampling import even_frames
 from florence.data.workers import Buffer, WorkerPool

@@ -9,7 +9,7 @@ from florence.config.storage import S3Settings
 from florence.data.archive import VIDEO_EXTENSIONS
 from florence.data.importing.rows import Row, StoredBytes
 from florence.data.importing.settings import ImportSettings, VideoImport
-from florence.data.video.files import open_clip
+from florence.data.video.decoding import open_clip
 from florence.data.video.writing import rewritten
 from florence.storage import open_storage
 

@@ -61,26 +61,3 @@ class ClipFile(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def open_clip(data: bytes, limits: ClipLimits | None = None, *, threads: int = 1) -> ClipFile:
-    """A video file's content, opened.
-
-    Args:
-        data: the file.
-        limits: what it may have at most.
-        threads: that decode it; more than one pays for large frames only.
-
-    Raises:
-        BrokenClipError: it is no video, has no frame, or is beyond the limits; says which.
-    """
-    from florence.data.video.pyav import PyAvClip
-
-    return PyAvClip(data, limits or ClipLimits(), threads)
-
-
-def decoder() -> str:
-    """The name and version of what decodes here, for a model's card."""
-    from florence.data.video.pyav import version
-
-    return version()

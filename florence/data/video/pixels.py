@@ -16,7 +16,8 @@ from florence.config.video import ClipSampling, Views
 from florence.data.hashing import uniforms
 from florence.data.rand_augment import rand_augment
 from florence.data.transforms import Pixels, as_pixels, random_box, rotate
-from florence.data.video.files import ClipFile, ClipLimits, Frame, open_clip
+from florence.data.video.decoding import open_clip
+from florence.data.video.files import ClipFile, ClipLimits, Frame
 from florence.data.video.sampling import even_spans, random_span, resampled
 
 

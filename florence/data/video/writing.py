@@ -11,7 +11,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from florence.data.video.files import BrokenClipError, ClipLimits, Frame, open_clip
+from florence.data.video.decoding import open_clip
+from florence.data.video.files import BrokenClipError, ClipLimits, Frame
 from florence.data.video.sampling import resampled
 
 _BLOCK = 64

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from florence.config.video import Views
 from florence.data.transforms import normalise
-from florence.data.video.files import BrokenClipError, ClipFile, ClipLimits, open_clip
+from florence.data.video.decoding import open_clip
+from florence.data.video.files import BrokenClipError, ClipFile, ClipLimits
 from florence.data.video.pixels import spans_of
 from florence.evaluation.classify import class_embeddings
 from florence.evaluation.embed import embed_texts

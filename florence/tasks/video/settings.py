@@ -12,6 +12,7 @@ from florence.config import ContrastiveLoss, Evaluate, RetrievalLabel, Settings,
 from florence.config.base import Holds, location, setting, settings_group
 from florence.config.evaluations import ActionRecognition, Pooling, VideoRetrieval
 from florence.config.video import ClipSampling, VideoTower, Views
+from florence.tasks.finetune.settings import RandAugmentSettings
 
 
 class VideoMode(StrEnum):
@@ -33,10 +34,9 @@ class ActionHead(Settings):
     tower_lr_scale: float = setting(
         0.1, description="what the tower's learning rate is multiplied by", gt=0
     )
-    operations: int = setting(
-        2, description="operations of RandAugment on each clip, alike for all frames", ge=0
+    rand_augment: RandAugmentSettings = settings_group(
+        RandAugmentSettings, description="random operations on clips, alike for all their frames"
     )
-    magnitude: float = setting(9.0, description="strength of the operations, of 10", ge=0, le=10)
     mixup: float = setting(
         0.0,
         description="alpha of the Beta distribution from which the shares of two mixed clips are "
@@ -151,13 +151,20 @@ class Video(Training):
             return ("contrastive", "videoText")
         return ("contrastive", "classification", "videoText", "actionRecognition")
 
-    def evaluations(self) -> Evaluate | None:
-        """What is measured on held-out data."""
-        if self.validation is None:
+    def evaluations(self, validation: str | None = None) -> Evaluate | None:
+        """What is measured on held-out data.
+
+        Args:
+            validation: where that of the setting can be read; the setting itself by default.
+        """
+        data = validation or self.validation
+        if data is None:
             return self.evaluation
         common = {"precision": self.precision, "workers": self.loader.workers}
         if self.mode is VideoMode.ACTIONS:
-            one = ActionRecognition(name="actions", data=self.validation, views=self.views)
+            one = ActionRecognition(name="actions", data=data, views=self.views)
             return Evaluate(action_recognition=(one,), **common)
-        both = VideoRetrieval(name="video-retrieval", data=self.validation, pooling=Pooling.CLIP)
+        both = VideoRetrieval(
+            name="video-retrieval", data=data, pooling=Pooling.CLIP, label=self.captions.label
+        )
         return Evaluate(video_retrieval=(both,), **common)

@@ -16,8 +16,9 @@ from florence.config.video import VideoTower
 from florence.data.pairs import PairBatch
 from florence.data.shards import Need, ShardSet
 from florence.data.stream import ShardStream
-from florence.data.video.files import decoder
-from florence.data.video.readers import CaptionClipReader, ClassClipReader, ClipAugmentation
+from florence.data.video.augmented import AugmentedClips
+from florence.data.video.decoding import decoder
+from florence.data.video.readers import CaptionClipReader, ClassClipReader
 from florence.distributed.parameter_rules import ParameterRule
 from florence.errors import DataError
 from florence.losses.contrastive import ContrastiveObjective
@@ -82,8 +83,7 @@ class _ClipTraining:
         settings = self._settings
         if settings.validation is None:
             return settings.evaluation
-        uri = imported(self._context, settings.validation)
-        return settings.model_copy(update={"validation": uri}).evaluations()
+        return settings.evaluations(imported(self._context, settings.validation))
 
     def rules(self, model: nn.Module) -> list[ParameterRule]:
         """No decay of vectors, tables and positions; layer-wise rates."""
@@ -145,16 +145,16 @@ class ActionTraining(_ClipTraining):
         """Clips and labels."""
         settings, head = self._settings, self._settings.head
         reader = ClassClipReader(
-            resolution=settings.resolution,
-            sampling=settings.clip,
-            augmentation=settings.augmentation,
-            extra=ClipAugmentation(
-                operations=head.operations,
-                magnitude=head.magnitude,
-                mixup=head.mixup,
-                cutmix=head.cutmix,
+            clips=AugmentedClips(
+                resolution=settings.resolution,
+                augmentation=settings.augmentation,
+                operations=head.rand_augment.operations,
+                magnitude=head.rand_augment.magnitude,
+                sampling=settings.clip,
             ),
             numbers=np.arange(len(self.names), dtype=np.int64),
+            mixup=head.mixup,
+            cutmix=head.cutmix,
         )
         return training_stream(self._context, settings, self.shards, reader)
 

@@ -16,14 +16,13 @@ from florence.tasks.video.settings import Video, VideoMode
 from florence_jobs.recipes.finetuning import PRETRAINED
 from florence_operator.api import FlorenceJob, JobSpec, Stage
 from florence_operator.api.pods import NodePool
+from florence_operator.api.run_policy import Retries, RunPolicy
 from florence_operator.api.v1alpha1 import (
     API_VERSION,
     KIND,
     Artifacts,
     Metadata,
     Resources,
-    Retries,
-    RunPolicy,
     Tracking,
 )
 

@@ -12,7 +12,7 @@ from florence.data.captions import captions_of
 from florence.data.importing.importer import Imported, import_data
 from florence.data.importing.registry import import_format
 from florence.data.shards import Need, Sample, ShardSet
-from florence.data.video.files import open_clip
+from florence.data.video.decoding import open_clip
 from florence.errors import DataError, FlorenceError
 from tests.florence.data.making import write_samples
 from tests.florence.data.video.clips import counting, shown

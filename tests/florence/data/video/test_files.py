@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.data.video.files import BrokenClipError, ClipLimits, decoder, open_clip
+from florence.data.video.decoding import decoder, open_clip
+from florence.data.video.files import BrokenClipError, ClipLimits
 from florence.data.video.writing import rewritten, write_clip
 from tests.florence.data.video.clips import (
     EXACT,

@@ -7,7 +7,7 @@ import pytest
 
 from florence.config import Augmentation
 from florence.config.video import ClipSampling, Views
-from florence.data.video.files import open_clip
+from florence.data.video.decoding import open_clip
 from florence.data.video.pixels import augmented, crops_of, spans_of, train_clip, view_clips
 from florence.data.video.writing import write_clip
 from tests.florence.data.video.clips import EXACT, counting, shown

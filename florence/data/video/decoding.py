@@ -1,0 +1,25 @@
+"""The decoder of videos that is used here, behind the interface of files."""
+
+from __future__ import annotations
+
+from florence.data.video.files import ClipFile, ClipLimits
+from florence.data.video.pyav import PyAvClip, version
+
+
+def open_clip(data: bytes, limits: ClipLimits | None = None, *, threads: int = 1) -> ClipFile:
+    """A video file's content, opened.
+
+    Args:
+        data: the file.
+        limits: what it may have at most.
+        threads: that decode it; more than one pays for large frames only.
+
+    Raises:
+        BrokenClipError: it is no video, has no frame, or is beyond the limits; says which.
+    """
+    return PyAvClip(data, limits or ClipLimits(), threads)
+
+
+def decoder() -> str:
+    """The name and version of what decodes here, for a model's card."""
+    return version()
