@@ -113,7 +113,7 @@ def tower_units(
     # Bytes of the map that an embedding's convolution reads; of the images, only autocast's copy.
     previous = float(values) * numbers.product if numbers.product != FP32 else 0.0
     for stage in stages:
-        units.append(_embedding_unit(stage, previous, numbers))
+        units.append(_embedding_unit(stage, previous * stage.input_copies, numbers))
         for number in range(stage.depth):
             shifted = bool(number % 2) and stage.has_shifts
             units.append(_swin_unit(stage, ratio, shifted, checkpointing, numbers))

@@ -67,6 +67,11 @@ class ImageStage:
         """Whether every second block shifts its windows."""
         return self.side > self.window
 
+    @property
+    def input_copies(self) -> float:
+        """How often the map before it is kept for its embedding's convolution to read."""
+        return 1.0
+
 
 def image_stages(
     image: ImageTower, resolution: int, window: int | None = None

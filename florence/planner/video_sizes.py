@@ -48,6 +48,12 @@ class VideoStage(ImageStage):
     def has_shifts(self) -> bool:
         return self.side > self.window or self.frames > self.window_frames
 
+    @property
+    def input_copies(self) -> float:
+        """Merging reads a copy of the map whose first and last frames are repeated."""
+        repeated = self.kernel_time - 1 if self.index else 0
+        return (self.frames + repeated) / self.frames
+
 
 def video_stages(
     architecture: Architecture, shape: VideoShape, *, frames: int, resolution: int

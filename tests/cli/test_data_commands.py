@@ -84,8 +84,14 @@ def test_digits_are_written(tmp_path: Path) -> None:
         "scenes/test": 300,
         "questions/train": 4000,
         "questions/test": 400,
+        "actions/train": 1600,
+        "actions/test": 400,
+        "pairs/train": 2400,
+        "pairs/test": 100,
     }
     assert (tmp_path / "scenes" / "instances_test.json").is_file()
     assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 1200
+    assert len(list((tmp_path / "pairs" / "videos").iterdir())) == 2500
+    assert (tmp_path / "actions" / "test.csv").read_text().count("\n") == 401
     checked = run("check", str(tmp_path / "test"), "--workers", "1", "-o", "json")
     assert json.loads(checked.stdout)["statistics"]["classes"] == 10

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from florence.config import Evaluate, RetrievalLabel
 from florence.config.video import VideoTower
+from florence.data.augmented_clips import AugmentedClips
+from florence.data.clips import CaptionClipReader, ClassClipReader
 from florence.data.pairs import PairBatch
 from florence.data.shards import Need, ShardSet
 from florence.data.stream import ShardStream
-from florence.data.video.augmented import AugmentedClips
 from florence.data.video.decoding import decoder
-from florence.data.video.readers import CaptionClipReader, ClassClipReader
 from florence.distributed.parameter_rules import ParameterRule
 from florence.errors import DataError
 from florence.losses.contrastive import ContrastiveObjective

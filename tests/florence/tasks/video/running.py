@@ -88,7 +88,7 @@ def settings(mode: str, data: str, **changes: Any) -> Video:
         "engine": "torch",
     }
     if mode == "actions":
-        fields["head"] = {"operations": 0, "towerLrScale": 1.0}
+        fields["head"] = {"randAugment": {"operations": 0}, "towerLrScale": 1.0}
         fields["views"] = {"spans": 1, "crops": 1}
     return Video.model_validate({**fields, **changes})
 

@@ -74,7 +74,14 @@ def test_actions_learn_to_name_motion(
 def test_retrieval_finds_clips_by_texts(
     tmp_path: Path, clips: str, held_out: str, two_towers: Path
 ) -> None:
-    config = settings("retrieval", clips, steps=60, validation=held_out, captions={"label": "text"})
+    config = settings(
+        "retrieval",
+        clips,
+        steps=80,
+        batchSize=16,
+        validation=held_out,
+        captions={"label": "text", "captionsPerClip": 1},
+    )
     run(context(tmp_path, start=two_towers), config)
     found = metrics(tmp_path)
     ways = ("textToVideo", "videoToText")
@@ -157,7 +164,9 @@ def test_a_resume_changes_nothing(tmp_path: Path, clips: str, two_towers: Path, 
 def test_ranks_and_engines_agree(
     tmp_path: Path, clips: str, two_towers: Path, mode: str, engine: str, size: int
 ) -> None:
-    changes = {"head": {"operations": 0, "dropout": 0.0}} if mode == "actions" else {}
+    changes = (
+        {"head": {"randAugment": {"operations": 0}, "dropout": 0.0}} if mode == "actions" else {}
+    )
     config = settings(mode, clips, steps=2, **changes)
     run(context(tmp_path / "one", start=two_towers), config)
     config = settings(mode, clips, steps=2, engine=engine, **changes)
@@ -246,7 +255,7 @@ def test_the_views_average_probabilities(tmp_path: Path, clips: str, two_towers:
 
 
 def test_mixtures_share_labels_and_pixels() -> None:
-    from florence.data.video.readers import cut, own_weights
+    from florence.data.clips import cut, own_weights
 
     generator = np.random.default_rng(0)
     for number in range(50):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from florence.config import Augmentation
 from florence.config.video import ClipSampling
 from florence.data.arena import Arena, Stored
+from florence.data.augmented_clips import AugmentedClips
 from florence.data.batch import BrokenSample, to_device
 from florence.data.captions import CaptionReader
 from florence.data.classes import MIX, ClassBatch
@@ -22,7 +23,6 @@ from florence.data.pairs import Pair
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.transforms import Pixels
-from florence.data.video.augmented import AugmentedClips
 from florence.data.video.files import BrokenClipError
 
 CUT = 22

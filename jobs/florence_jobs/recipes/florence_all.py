@@ -1,0 +1,97 @@
+"""The whole of the paper as one job: pretraining, and every adaptation of its model."""
+
+from __future__ import annotations
+
+from florence.config import ActivationCheckpointing, EngineKind, Evaluate, Optimizer, Precision
+from florence.config.evaluations import VideoRetrieval
+from florence.tasks.caption.settings import Caption
+from florence_jobs.recipes.detection import flod_pretraining
+from florence_jobs.recipes.finetuning import imagenet_finetune
+from florence_jobs.recipes.florence import florence_h
+from florence_jobs.recipes.video import kinetics
+from florence_jobs.recipes.vision_language import vision_language
+from florence_operator.api import FlorenceJob, Stage
+from florence_operator.api.run_policy import Retries, RunPolicy
+from florence_operator.api.v1alpha1 import Metadata, Resources
+
+FLORENCE_ALL_HEADER = """\
+# The whole paper as one job: the pretraining of jobs/samples/florence-h.yaml, then from its model
+# ImageNet, detection on FLOD-9M, vision and language, Kinetics, and what needs no training.
+#
+#   florencectl plan -f jobs/samples/florence-all.yaml
+"""
+
+
+def florence_all(
+    captions: str = "s3://coco/karpathy-train",
+    held_out: str = "s3://coco/karpathy-test",
+    clips: str = "s3://msrvtt/1ka-test",
+) -> FlorenceJob:
+    """Every recipe of the paper, each stage after the one whose model it starts from.
+
+    Args:
+        captions: shards of COCO's captions, as 'florencectl data import karpathy' writes them.
+        held_out: those of the test split.
+        clips: shards of MSR-VTT 1K-A.
+    """
+    base = florence_h()
+    *pretraining, zero_shot = base.spec.stages
+    trained = pretraining[-1].name
+    vlp, vqa = vision_language().spec.stages
+    (imagenet,) = imagenet_finetune().spec.stages
+    (flod,) = flod_pretraining().spec.stages
+    (video,) = kinetics().spec.stages
+    evaluations = zero_shot.config
+    assert isinstance(evaluations, Evaluate)
+    clip_texts = (VideoRetrieval(name="msrvtt-1ka", data=clips),)
+    stages = (
+        *pretraining,
+        _after(trained, imagenet),
+        _after(trained, flod),
+        _after(trained, vlp),
+        vqa,
+        Stage(
+            name="caption",
+            depends_on=(vlp.name,),
+            resources=Resources(workers=4, gpus_per_worker=8, cpu=96, memory="1000Gi"),
+            caption=_caption(captions, held_out),
+        ),
+        _after(trained, video),
+        zero_shot.model_copy(
+            update={
+                "name": "evaluate",
+                "evaluate": evaluations.model_copy(update={"video_retrieval": clip_texts}),
+            }
+        ),
+    )
+    policy = RunPolicy(
+        retries=Retries(infrastructure=100, application=5), deadline="60d", stall_timeout="10m"
+    )
+    return base.model_copy(
+        update={
+            "metadata": Metadata(name="florence-all"),
+            "spec": base.spec.model_copy(update={"stages": stages, "run_policy": policy}),
+        }
+    )
+
+
+def _after(name: str, stage: Stage) -> Stage:
+    """A recipe's stage that starts from another stage's model instead of a stored one."""
+    return stage.model_copy(update={"depends_on": (name,), "initial_model": None})
+
+
+def _caption(data: str, validation: str) -> Caption:
+    """COCO's captions at METER's sizes; the paper names captioning without a protocol."""
+    return Caption(
+        data=data,
+        validation=validation,
+        batch_size=512,
+        epochs=10,
+        resolution=384,
+        window=12,
+        optimizer=Optimizer(lr=1e-5, warmup_steps=1_000, eps=1e-8, weight_decay=0.01),
+        precision=Precision.FP16,
+        engine=EngineKind.DEEPSPEED,
+        zero_stage=2,
+        activation_checkpointing=ActivationCheckpointing.FULL,
+    )
