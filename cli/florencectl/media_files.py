@@ -6,16 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from florence.config.storage import S3Settings
-from florence.tasks.inputs import FILES, Type
+from florence.tasks.inputs import Type
 from florence.tasks.kind import ModelTask
 from florencectl.input_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-
-
-def medium_of(task: ModelTask) -> Type:
-    """``image`` or ``video``: what a model's rows have a file of."""
-    return next((column.type for column in task.inputs.columns if column.type in FILES), "image")
 
 
 def noun(name: str) -> str:
@@ -25,7 +20,7 @@ def noun(name: str) -> str:
 
 def fits(name: str, task: ModelTask, refuse: Callable[[str], None]) -> bool:
     """Whether a file is one of images or videos, as the model takes; refuses it otherwise."""
-    medium = medium_of(task)
+    medium = task.inputs.medium
     if not name.lower().endswith(IMAGE_SUFFIXES if medium == "video" else VIDEO_SUFFIXES):
         return True
     refuse(f"{name}: {task.name} models take {medium}s")

@@ -64,6 +64,11 @@ class Inputs:
     parameters: tuple[Parameter, ...] = ()
 
     @property
+    def medium(self) -> Type:
+        """``image`` or ``video``: what a row has a file of; the column is called so, too."""
+        return next((column.type for column in self.columns if column.type in FILES), "image")
+
+    @property
     def given(self) -> tuple[Column | Parameter, ...]:
         """What is given beside images, each name once: parameters, then other columns."""
         named = {parameter.name for parameter in self.parameters}

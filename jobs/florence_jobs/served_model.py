@@ -104,7 +104,7 @@ def example_request(inputs: Inputs, url: str) -> str:
     params = {p.name: _EXAMPLES[p.type] for p in inputs.parameters if p.required}
     body = json.dumps({"dataframe_records": [row], **({"params": params} if params else {})})
     # Through a pipe: as an argument a large picture would be too long.
-    photo = "clip.mp4" if any(c.type == "video" for c in inputs.columns) else "photo.jpg"
+    photo = "clip.mp4" if inputs.medium == "video" else "photo.jpg"
     return (
         f"printf {shlex.quote(body)} \"$(base64 < {photo} | tr -d '\\n')\" | "
         f"curl -s {url}/invocations -H 'Content-Type: application/json' -d @-"

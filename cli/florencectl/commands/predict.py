@@ -22,7 +22,7 @@ from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
 from florencectl.input_files import files_named, in_parts
 from florencectl.input_values import check_inputs, flag_of, parsed
-from florencectl.media_files import MEDIA_SUFFIXES, contents_for, fits, medium_of, noun
+from florencectl.media_files import MEDIA_SUFFIXES, contents_for, fits, noun
 from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import DocumentFormat, print_csv, print_document, print_table
@@ -232,7 +232,7 @@ def answers_of(
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
     every = rows_of(columns)
-    medium = medium_of(task)
+    medium = task.inputs.medium
 
     def answers_to(some: Sequence[str]) -> list[Answer]:
         contents = list(contents_for(medium, some, s3, refuse))
