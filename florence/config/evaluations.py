@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from florence.config.base import Holds, Settings, location, setting, settings_group
-from florence.config.video import ClipSampling, VideoTower, Views
+from florence.config.video import ClipSampling, Views
 
 PROMPT_SETS = (
     "aircraft",
@@ -248,7 +248,7 @@ class VideoEmbedding(EvaluationSettings):
     pooling: Pooling = setting(
         Pooling.FRAMES,
         description="frames: the mean of the embeddings of single frames; clip: one pass of the "
-        "tower of clips, which a model of images is inflated to",
+        "tower of clips, which a model of images is inflated to with windows of its own",
     )
     frames_per_second: float = setting(
         1.0, description="pooling frames: frames looked at of each second", unit="frames/s", gt=0
@@ -263,9 +263,6 @@ class VideoEmbedding(EvaluationSettings):
         None,
         description="pooling clip: which frames are looked at. Default: those of the model's "
         "training, else 32 with stride 2",
-    )
-    tower: VideoTower = settings_group(
-        VideoTower, description="pooling clip: how a model of images is inflated"
     )
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from florence.config.evaluations import Pooling, VideoEmbedding
-from florence.config.video import Views
+from florence.config.video import VideoTower, Views
 from florence.errors import ConfigurationError
 from florence.evaluation.clips import FrameLooks, Looks, StoredClips, ViewLooks, over_clips
 from florence.evaluation.context import EvaluationContext
@@ -46,7 +46,7 @@ def embeddings_of_clips(
     looks = ViewLooks(sampling, Views(spans=1, crops=1), context.resolution)
     encoder = model
     if video_of(context.card) is None:
-        encoder = _inflated(context, model, settings)
+        encoder = _inflated(context, model)
     return over_clips(context, clips, looks, encoder, encoder.encode_image, mean_direction)
 
 
@@ -55,11 +55,9 @@ def mean_direction(rows: Tensor) -> Tensor:
     return F.normalize(rows.mean(dim=0), dim=0)
 
 
-def _inflated(
-    context: EvaluationContext, model: ImageTextEncoder, settings: VideoEmbedding
-) -> ImageTextEncoder:
+def _inflated(context: EvaluationContext, model: ImageTextEncoder) -> ImageTextEncoder:
     card = context.card
-    shape = settings.tower.shape(card.architecture.image, card.window)
+    shape = VideoTower().shape(card.architecture.image, card.window)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}  # type: ignore[attr-defined]
     stored = StoredModel("the model", card, state)
     return video_towers_of(stored, context.world.device, shape)

@@ -1,4 +1,4 @@
-"""``florencectl predict``, ``embed`` and ``search`` with videos, and what can be wrong with them."""
+"""``florencectl predict``, ``embed`` and ``search`` with videos, and what is wrong with some."""
 
 from __future__ import annotations
 
