@@ -21,6 +21,7 @@ PROMPT_SETS = (
     "flowers102",
     "food101",
     "imagenet",
+    "kinetics400",
     "pets",
     "sun397",
     "voc2007",

@@ -19,6 +19,7 @@ from tests.small_model import save as save_two_towers
 from tests.small_video import LABELS, save, video
 
 RUNNER = CliRunner()
+KINETICS = "label,youtube_id,time_start,time_end"
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,27 @@ def test_a_model_without_texts_neither_embeds_nor_searches(tmp_path: Path) -> No
     assert result.exit_code == 2
     assert "actionRecognition models do not embed videos" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("format_name", "content", "told"),
+    [
+        ("kinetics", "label,id\na,x\n", "has no column time_end, time_start, youtube_id"),
+        (
+            "kinetics",
+            "label,youtube_id,time_start,time_end\na,gone,0,9\n",
+            "1 of 1 rows are broken",
+        ),
+        ("msrvtt", "key,video,text\n1,x,y\n", "has no column"),
+        ("webvid", "videoid,title\n1,x\n", "has no column"),
+    ],
+)
+def test_a_wrong_table_is_one_line_and_leaves_nothing(
+    tmp_path: Path, format_name: str, content: str, told: str
+) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    out = tmp_path / "out"
+    result = invoke("data", "import", format_name, str(tmp_path / "table.csv"), str(out))
+    assert result.exit_code == 3
+    assert told in result.stderr
+    assert not out.exists() or not list(out.rglob("*.tar"))

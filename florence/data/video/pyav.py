@@ -116,7 +116,7 @@ class PyAvClip:
 
     def _video_stream(self) -> Any:
         if not self._container.streams.video:
-            what = "it has sound only" if self._container.streams.audio else "it has no stream"
+            what = "it has sound only" if self._container.streams.audio else "it has no pictures"
             raise BrokenClipError(f"broken video: {what}")
         return self._container.streams.video[0]
 

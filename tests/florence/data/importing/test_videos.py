@@ -98,6 +98,20 @@ def test_lists_of_classes(tmp_path: Path) -> None:
     assert samples(tmp_path / "ss")[0][0].text == "Pushing something left"
 
 
+def test_labels_outside_the_list_of_classes_are_told(tmp_path: Path) -> None:
+    folder = videos(tmp_path / "v", "a/one.mp4", "b/two.mp4")
+    (tmp_path / "list.txt").write_text("a/one.mp4 1\nb/two.mp4 2\n")
+    (tmp_path / "names.txt").write_text("zero\none\n")
+    given = {"videos": str(folder), "classes": str(tmp_path / "names.txt")}
+    done = run("mmaction", tmp_path / "list.txt", tmp_path / "mm", **given)
+    assert (done.samples, done.broken) == (1, 1)
+    assert done.broken_rows[0].endswith("'2' is not in the list of classes: add or correct it")
+    (tmp_path / "names.txt").write_text("a\nc\n")
+    done = run("kinetics", folder, tmp_path / "k", classes=given["classes"])
+    assert (done.samples, done.broken) == (1, 1)
+    assert "'b' is not in the list of classes" in done.broken_rows[0]
+
+
 def test_msrvtt_and_its_split_1ka(tmp_path: Path) -> None:
     folder = videos(tmp_path / "v", "video0.mp4", "video1.mp4", "video2.mp4")
     document = {

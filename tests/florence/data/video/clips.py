@@ -69,3 +69,13 @@ def sound_only() -> bytes:
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def without_frames(container: str, codec: str) -> bytes:
+    """A file with a track of pictures and no picture."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.start_encoding()
+    return buffer.getvalue()

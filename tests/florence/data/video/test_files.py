@@ -23,6 +23,7 @@ from tests.florence.data.video.clips import (
     sound_only,
     turned,
     varying,
+    without_frames,
 )
 
 KINDS = [
@@ -119,8 +120,10 @@ def test_a_video_of_one_frame() -> None:
         (b"no video at all" * 40, "broken video"),
         (counting()[:900], "broken video"),
         (sound_only(), "it has sound only"),
+        (without_frames("mp4", "libx264"), "it has no pictures"),
+        (without_frames("avi", "mpeg4"), "it has no frame"),
     ],
-    ids=["empty", "text", "truncated", "sound"],
+    ids=["empty", "text", "truncated", "sound", "no track", "no frames"],
 )
 def test_says_what_is_no_video(data: bytes, reason: str) -> None:
     with pytest.raises(BrokenClipError, match=reason) as error, open_clip(data) as clip:
@@ -139,6 +142,8 @@ def test_limits_are_told_before_anything_is_decoded() -> None:
             open_clip(data, limits)
     with pytest.raises(BrokenClipError, match="longer than the limit"):
         open_clip(varying([0, 20 * 3600.0]))
+    with pytest.raises(BrokenClipError, match="7680 x 4320 pixels is larger than the limit"):
+        open_clip(write_clip([grey(20, 7680, 4320)], rate=1, options={"preset": "ultrafast"}))
 
 
 def test_leaves_no_thread_and_no_memory() -> None:
