@@ -1,7 +1,7 @@
 """Video CoSwin beside torchvision's Swin3D-T, the clip loader beside bare PyAV, the planner.
 
     python tests/benchmarks/bench_video.py                  # everything, on the CPU
-    python tests/benchmarks/bench_video.py --only tower     # or loader, planner, views
+    python tests/benchmarks/bench_video.py --only tower     # or loader, planner, views, search
     python tests/benchmarks/bench_video.py --device cuda    # CoSwin-H: clips/s, MFU, memory
 
 Sides take turns within every round and the median of the ratios of rounds counts, so that other
@@ -25,6 +25,7 @@ from multiprocessing import get_context
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -55,6 +56,7 @@ from florence.planner.activations import kept_bytes, numerics, tower_units
 from florence.planner.speed import gpu_named
 from florence.planner.video_sizes import video_macs, video_stages
 from florence.storage import open_storage
+from florencectl.searching import EmbeddingIndex
 
 WIDTH, HEIGHT, RATE, SECONDS = 340, 256, 30, 5
 SAMPLING = ClipSampling(frames=16, stride=2)
@@ -150,11 +152,13 @@ def bare_clip(data: bytes, seed: int) -> None:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         step = round(1 / (RATE * float(stream.time_base or 1)))
+        converter = VideoReformatter()
         container.seek(int(numbers[0]) * step, stream=stream, backward=True)
         found = 0
         for frame in container.decode(stream):
             if round((frame.pts or 0) / step) in wanted:
-                picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                colours = converter.reformat(frame, format="rgb24", threads=1)
+                picture = Image.fromarray(colours.to_ndarray())
                 np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
                 found += 1
                 if found == len(wanted):
@@ -267,6 +271,23 @@ def views(rounds: int) -> None:
     print(f"Twelve views at once / one by one: {ratios(times['apart'], times['together'])}")
 
 
+def search(rounds: int, rows: int = 1_000_000, size: int = 128) -> None:
+    """Opening a file of embeddings and finding the ten nearest to one; the file is in the cache."""
+    random = np.random.default_rng(0)
+    embeddings = random.standard_normal((rows, size), dtype=np.float32)
+    names = np.array([f"clips/{number:07d}.mp4" for number in range(rows)])
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/index.npz"
+        np.savez(path, names=names, embeddings=embeddings)
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            found = EmbeddingIndex.open(path).search(embeddings[7], 10)
+            seconds.append(time.perf_counter() - start)
+            assert found[0].name == names[7]
+    print(f"Search among {rows:,} x {size}: {statistics.median(seconds[1:]):.2f} s (aim: below 1)")
+
+
 def huge_on_cuda(rounds: int) -> None:
     """CoSwin-H at 384 pixels, 32 frames, bf16, recomputed blocks: clips/s, MFU, peak memory."""
     architecture, frames, side = architecture_of("coswin-h"), 32, 384
@@ -306,7 +327,7 @@ def huge_on_cuda(rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and run."""
-    parts = ("tower", "loader", "planner", "views")
+    parts = ("tower", "loader", "planner", "views", "search")
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=parts, nargs="+", default=parts)
@@ -327,6 +348,8 @@ def main() -> None:
         planner()
     if "views" in options.only:
         views(options.rounds)
+    if "search" in options.only:
+        search(options.rounds)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from florence.data.video.files import BrokenClipError, ClipLimits, Frame
@@ -51,6 +52,7 @@ class PyAvClip:
         )
         shown = self._last_duration or (last - first) // max(1, len(self._stamps) - 1)
         self.duration = float(self.times[-1]) + shown * base
+        self._converter = VideoReformatter()
         self._decoding: Iterator[Any] | None = None
         self._reached = -1
 
@@ -90,7 +92,16 @@ class PyAvClip:
             raise BrokenClipError(
                 f"broken video: the frame at {self.times[number]:.3f} s cannot be decoded"
             )
-        return _upright(frame)
+        return self._upright(frame)
+
+    def _upright(self, frame: Any) -> Frame:
+        """Pixels as they are shown: phones store how they were held beside the frames."""
+        # One converter for all frames, of one thread: making one and its threads anew for each
+        # frame takes longer than decoding it.
+        converted = self._converter.reformat(frame, format="rgb24", threads=1)
+        pixels: Frame = converted.to_ndarray()
+        turns = round((frame.rotation or 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
     def _decode_to(self, wanted: int) -> Any | None:
         assert self._decoding is not None
@@ -165,13 +176,6 @@ class PyAvClip:
             )
         self._last_duration = durations[stamps[-1]]
         return stamps, np.array(sorted(keys), np.int64)
-
-
-def _upright(frame: Any) -> Frame:
-    """Pixels as they are shown: phones store how they were held beside the frames."""
-    pixels: Frame = frame.to_ndarray(format="rgb24")
-    turns = round((frame.rotation or 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _broken(error: Exception) -> BrokenClipError:
