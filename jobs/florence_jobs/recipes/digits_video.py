@@ -61,18 +61,18 @@ def digits_video() -> FlorenceJob:
             model=ModelConfig(preset="coswin-nano"),
             stages=(
                 Stage(name="pretrain", resources=cores, pretrain=pretrain),
-                Stage(name="actions", depends_on=after, resources=cores, video=_actions(240)),
+                Stage(name="actions", depends_on=after, resources=cores, video=_actions(200)),
                 Stage(
                     name="actions-scratch",
                     depends_on=after,
                     resources=cores,
-                    video=_actions(240, inflate=False),
+                    video=_actions(200, inflate=False),
                 ),
                 Stage(
                     name="actions-one-frame",
                     depends_on=after,
                     resources=cores,
-                    video=_actions(240, **one_frame),
+                    video=_actions(200, **one_frame),
                 ),
                 Stage(name="retrieval", depends_on=after, resources=cores, video=_retrieval(400)),
                 Stage(
@@ -93,7 +93,17 @@ def _actions(steps: int, **fields: Any) -> Video:
         # What is turned or moved by chance is another action.
         rand_augment=RandAugmentSettings(operations=0),
     )
-    return _stage(VideoMode.ACTIONS, _ACTIONS, steps, head=head, **fields)
+    return _stage(
+        VideoMode.ACTIONS,
+        _ACTIONS,
+        steps,
+        # Motion is seen from afar.
+        resolution=32,
+        optimizer=Optimizer(lr=1.5e-3, warmup_steps=20),
+        head=head,
+        views=Views(spans=1, crops=1),
+        **fields,
+    )
 
 
 def _retrieval(steps: int, **fields: Any) -> Video:
@@ -103,8 +113,6 @@ def _retrieval(steps: int, **fields: Any) -> Video:
 
 
 def _stage(mode: VideoMode, data: str, steps: int, **fields: Any) -> Video:
-    if mode is VideoMode.ACTIONS:
-        fields["views"] = Views(spans=1, crops=1)
     return Video.model_validate(
         {
             "mode": mode,
@@ -115,7 +123,6 @@ def _stage(mode: VideoMode, data: str, steps: int, **fields: Any) -> Video:
             "resolution": RESOLUTION,
             "clip": _CLIP,
             "tower": _TOWER,
-            "drop_path": 0.1,
             "augmentation": Augmentation(scale_min=0.8, scale_max=1.0),
             "optimizer": Optimizer(lr=1e-3, warmup_steps=20),
             "loader": Loader(workers=1),
