@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from florence.config.base import Holds, Settings, location, setting, settings_group
-from florence.config.video import ClipSampling, Views
+from florence.config.video import Views
 
 PROMPT_SETS = (
     "aircraft",
@@ -238,9 +238,6 @@ class ActionRecognition(EvaluationSettings):
     views: Views = settings_group(
         Views, description="how often a video is looked at; the softmax of all views is averaged"
     )
-    clip: ClipSampling | None = setting(
-        None, description="which frames are looked at. Default: those of the model's training"
-    )
 
 
 class VideoEmbedding(EvaluationSettings):
@@ -249,21 +246,14 @@ class VideoEmbedding(EvaluationSettings):
     pooling: Pooling = setting(
         Pooling.FRAMES,
         description="frames: the mean of the embeddings of single frames; clip: one pass of the "
-        "tower of clips, which a model of images is inflated to with windows of its own",
+        "tower of clips, to which a model of images is inflated",
     )
-    frames_per_second: float = setting(
-        1.0, description="pooling frames: frames looked at of each second", unit="frames/s", gt=0
-    )
-    most_frames: int = setting(
+    frames: int = setting(
         12,
-        description="pooling frames: frames of a video at most, evenly spaced then",
+        description="models of images: frames of a video, one a second, evenly spaced where it "
+        "has more seconds",
         unit="frames",
         ge=1,
-    )
-    clip: ClipSampling | None = setting(
-        None,
-        description="pooling clip: which frames are looked at. Default: those of the model's "
-        "training, else 32 with stride 2",
     )
 
 
@@ -277,18 +267,18 @@ class VideoRetrieval(VideoEmbedding):
     )
     captions_per_clip: int = setting(
         1,
-        description="captions used of each clip, the first ones; 1 is the protocol of MSR-VTT 1K-A",
+        description="captions used of each clip, the first ones",
         ge=1,
     )
     label: RetrievalLabel = setting(
         RetrievalLabel.IMAGE,
-        description="what is right: image: a clip's own captions only, as the benchmarks have it; "
-        "text: equal captions of other clips too, for data whose captions repeat",
+        description="what is right: image: a clip's own captions; text: equal ones of other "
+        "clips too",
     )
     dual_softmax: bool = setting(
         False,
-        description="weigh each score by a softmax over the other direction (DSL, arXiv "
-        "2109.04290); uses all queries of the test set at once, which many count as unfair",
+        description="weigh each score by a softmax over the other direction (DSL), which looks "
+        "at all queries at once",
     )
 
 
@@ -302,8 +292,7 @@ class ZeroShotActions(VideoEmbedding):
     )
     prompts: str = location(
         holds=Holds.PROMPTS,
-        description="class names and templates: the path or s3:// URI of a YAML file with lists "
-        "'classes' and 'templates', or a built-in set",
+        description="class names and templates, as zeroShot.prompts",
         names=PROMPT_SETS,
         min_length=1,
     )

@@ -37,9 +37,7 @@ def prepare(context: EvaluationContext, settings: ActionRecognition) -> Prepared
         raise ConfigurationError(f"{where}: the model's card names no classes")
     clips = open_clips(context, settings.data)
     data = labelled_clips(clips, Prompts(names, ("{}",)), settings.data, where)
-    looks = ViewLooks(
-        settings.clip or sampling_of(context.card), settings.views, context.resolution
-    )
+    looks = ViewLooks(sampling_of(context.card), settings.views, context.resolution)
     model = context.model
 
     def run() -> Results:

@@ -65,27 +65,33 @@ class ViewLooks:
 
 @dataclass(frozen=True)
 class FrameLooks:
-    """Single frames, evenly spaced."""
+    """Single frames, one a second, evenly spaced where a video has more seconds than ``most``.
 
-    per_second: float
+    Attributes:
+        most: frames.
+        resolution: side of their squares.
+        as_clip: look at them as one clip of ``most`` frames; the last one stands at its end.
+    """
+
     most: int
     resolution: int
+    as_clip: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(most, 3, R, R)."""
-        return self.most, 3, self.resolution, self.resolution
+        """(most, 3, R, R), or (1, most, 3, R, R)."""
+        frames = self.most, 3, self.resolution, self.resolution
+        return (1, *frames) if self.as_clip else frames
 
     def pixels(self, data: bytes) -> tuple[Pixels, int]:
         """See :class:`Looks`; the last frame fills up, so that ranks work in step."""
         with open_clip(data) as clip:
-            numbers = even_frames(
-                clip.times, clip.duration, per_second=self.per_second, most=self.most
-            )
+            numbers = even_frames(clip.times, clip.duration, per_second=1.0, most=self.most)
             frames = clip.frames(numbers.tolist())
         squares = [eval_pixels(Image.fromarray(frame), self.resolution) for frame in frames]
         fill = [squares[-1]] * (self.most - len(squares))
-        return np.stack([*squares, *fill]), len(squares)
+        pixels = np.stack([*squares, *fill]).reshape(self.shape)
+        return pixels, 1 if self.as_clip else len(squares)
 
 
 @dataclass(frozen=True)

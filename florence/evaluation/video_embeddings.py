@@ -39,15 +39,14 @@ def embeddings_of_clips(
     A model of images is inflated for pooling ``clip``.
     """
     looks: Looks
-    if settings.pooling is Pooling.FRAMES:
-        looks = FrameLooks(settings.frames_per_second, settings.most_frames, context.resolution)
-        return over_clips(context, clips, looks, model, model.encode_image, mean_direction)
-    sampling = settings.clip or sampling_of(context.card)
-    looks = ViewLooks(sampling, Views(spans=1, crops=1), context.resolution)
-    encoder = model
-    if video_of(context.card) is None:
-        encoder = _inflated(context, model)
-    return over_clips(context, clips, looks, encoder, encoder.encode_image, mean_direction)
+    if video_of(context.card) is not None:
+        sampling = sampling_of(context.card)
+        looks = ViewLooks(sampling, Views(spans=1, crops=1), context.resolution)
+    else:
+        is_clip = settings.pooling is Pooling.CLIP
+        looks = FrameLooks(settings.frames, context.resolution, as_clip=is_clip)
+        model = _inflated(context, model) if is_clip else model
+    return over_clips(context, clips, looks, model, model.encode_image, mean_direction)
 
 
 def mean_direction(rows: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def test_models_of_images_retrieve_and_name_videos(
     """Zero-shot: the mean of frames, and one pass of the inflated tower; of a still the same."""
     prompts = tmp_path / "prompts.yaml"
     prompts.write_text(json.dumps({"classes": list(WAYS), "templates": ["moving {}"]}))
-    one = {"data": held_out, "pooling": "clip", "clip": {"frames": 4}}
+    one = {"data": held_out, "pooling": "clip", "frames": 4}
     config = Evaluate.model_validate(
         {
             "batchSize": 8,
