@@ -98,7 +98,7 @@ class PyAvClip:
         """Pixels as they are shown: phones store how they were held beside the frames."""
         # One converter for all frames, of one thread: making one and its threads anew for each
         # frame takes longer than decoding it.
-        converted = self._converter.reformat(frame, format="rgb24", threads=1)
+        converted: Any = self._converter.reformat(frame, format="rgb24", threads=1)
         pixels: Frame = converted.to_ndarray()
         turns = round((frame.rotation or 0) / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from florence.config import Augmentation
 from florence.config.video import ClipSampling, Views
 from florence.data.video.decoding import open_clip
+from florence.data.video.files import Frame
 from florence.data.video.pixels import augmented, crops_of, spans_of, train_clip, view_clips
+from florence.data.video.sampling import even_spans
 from florence.data.video.writing import write_clip
 from tests.florence.data.video.clips import EXACT, counting, shown
 
@@ -74,3 +78,21 @@ def test_a_part_of_a_video() -> None:
         assert [shown(frame) for frame in views[0]] == [10, 12, 14, 16]
         late = spans_of(clip, 32, SAMPLING, Views(spans=1, crops=1), between=(2.35, 2.4))
         assert {shown(frame) for frame in late[0]} == {23}
+
+
+def test_a_frame_of_several_views_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_clip(counting()) as clip:
+        asked: list[int] = []
+        decode = clip.frames
+
+        def frames(numbers: Sequence[int]) -> list[Frame]:
+            asked.extend(numbers)
+            return decode(numbers)
+
+        monkeypatch.setattr(clip, "frames", frames)
+        sampling = ClipSampling(frames=8, stride=2)
+        views = spans_of(clip, 16, sampling, Views(spans=4, crops=3))
+    assert views.shape == (12, 8, 3, 16, 16)
+    spans = even_spans(24, sampling, 4)
+    assert len(set(spans.ravel().tolist())) < spans.size
+    assert sorted(asked) == sorted(set(spans.ravel().tolist()))
