@@ -87,9 +87,10 @@ screenshots: $(VENV)/.dev ## the pictures of docs/start.md, of a run of the samp
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
 	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
-bench-operator: $(VENV)/.dev ## the operator with running jobs, then on the cluster in KUBECONFIG, beside the Training Operator
+bench-operator: $(VENV)/.dev ## the operator with running jobs, then on the cluster in KUBECONFIG, beside the Training Operator and Trainer
 	$(BIN)/python tests/benchmarks/bench_running_jobs.py
 	$(BIN)/python tests/benchmarks/bench_operator.py
+	$(BIN)/python tests/benchmarks/bench_backends.py
 
 clean: ## delete .venv and what tools cached
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from florence.config import Augmentation
-from florence.data.arena import Arena, Stored
+from florence.data.arena import Arena
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch, BrokenSample
+from florence.data.image_reader import CollatedImages, Fields, ImageReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.transforms import Pixels
@@ -48,14 +49,7 @@ class ClassedImage:
     share: float
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    labels: NDArray[np.int64]
-    shares: NDArray[np.float32]
-
-
-class ClassReader:
+class ClassReader(ImageReader[ClassedImage, ClassBatch]):
     """Decodes, crops and augments images with a class; see :class:`SampleReader`.
 
     What is drawn for an image depends on it, the epoch and the seed. Its partner in a mixture is
@@ -71,6 +65,8 @@ class ClassReader:
         mixup: alpha of the Beta distribution of shares; 0 mixes none.
     """
 
+    batch_type = ClassBatch
+
     def __init__(
         self,
         *,
@@ -81,18 +77,16 @@ class ClassReader:
         magnitude: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
-        self.images = AugmentedImages(
-            resolution=resolution,
-            augmentation=augmentation,
-            operations=operations,
-            magnitude=magnitude,
+        super().__init__(
+            AugmentedImages(
+                resolution=resolution,
+                augmentation=augmentation,
+                operations=operations,
+                magnitude=magnitude,
+            )
         )
         self.numbers = numbers
         self.mixup = mixup
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> ClassedImage:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -100,40 +94,30 @@ class ClassReader:
         assert sample.class_index is not None  # the set was opened for classes
         return ClassedImage(pixels, int(self.numbers[sample.class_index]), self._share(chance))
 
-    def collate(self, items: Sequence[ClassedImage], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
-        return _Collated(
-            arena.stack([item.pixels for item in items]),
-            np.array([item.label for item in items], np.int64),
-            np.array([item.share for item in items], np.float32),
-        )
+    def fields(self, items: Sequence[ClassedImage]) -> Fields:
+        """See :class:`ImageReader`."""
+        labels = np.array([item.label for item in items], np.int64)
+        return {
+            "labels": labels,
+            "partners": np.roll(labels, len(labels) // 2) if self.mixup else labels,
+            "shares": np.array([item.share for item in items], np.float32),
+        }
 
     def batch(
         self,
-        collated: _Collated,
+        collated: CollatedImages,
         arena: Arena,
         device: torch.device,
         keys: tuple[str, ...],
         broken: tuple[BrokenSample, ...],
     ) -> ClassBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        images = self.images.normalised(arena.array(collated.pixels), device)
-        labels = to_device(torch.from_numpy(collated.labels), device)
-        shares = to_device(torch.from_numpy(collated.shares), device)
-        partners = labels
-        if self.mixup:
-            away = len(labels) // 2
-            share = shares[:, None, None, None]
-            images = share * images + (1 - share) * images.roll(away, dims=0)
-            partners = labels.roll(away)
-        return ClassBatch(
-            keys=keys,
-            broken=broken,
-            images=images,
-            labels=labels,
-            partners=partners,
-            shares=shares,
-        )
+        """See :class:`florence.data.stream.SampleReader`; images are mixed on the device."""
+        made = super().batch(collated, arena, device, keys, broken)
+        if not self.mixup:
+            return made
+        share = made.shares[:, None, None, None]
+        partners = made.images.roll(len(made) // 2, dims=0)
+        return replace(made, images=share * made.images + (1 - share) * partners)
 
     def _share(self, chance: Draw) -> float:
         if not self.mixup:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from florence.config import Augmentation
-from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch
+from florence.data.image_reader import Fields, ImageReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.transforms import Pixels
@@ -48,14 +48,7 @@ class Pair:
     label: int
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-
-
-class PairReader:
+class PairReader(ImageReader[Pair, PairBatch]):
     """Decodes, crops and tokenises image-text pairs.
 
     Args:
@@ -66,6 +59,8 @@ class PairReader:
         cut_text: leave out token columns that are padding in the whole batch.
     """
 
+    batch_type = PairBatch
+
     def __init__(
         self,
         *,
@@ -75,14 +70,10 @@ class PairReader:
         context: int,
         cut_text: bool = True,
     ) -> None:
-        self.images = AugmentedImages(resolution=resolution, augmentation=augmentation)
+        super().__init__(AugmentedImages(resolution=resolution, augmentation=augmentation))
         self.templates = tuple(templates)
         self.context = context
         self.cut_text = cut_text
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Pair:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -93,30 +84,12 @@ class PairReader:
             text = render(self.templates[chosen], text)
         return Pair(pixels, text, sample.label_id)
 
-    def collate(self, items: Sequence[Pair], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
-        return _Collated(
-            arena.stack([item.pixels for item in items]),
-            self._tokens([item.text for item in items]),
-            np.array([item.label for item in items], np.int64),
-        )
-
-    def batch(
-        self,
-        collated: _Collated,
-        arena: Arena,
-        device: torch.device,
-        keys: tuple[str, ...],
-        broken: tuple[BrokenSample, ...],
-    ) -> PairBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        return PairBatch(
-            keys=keys,
-            broken=broken,
-            images=self.images.normalised(arena.array(collated.pixels), device),
-            input_ids=to_device(torch.from_numpy(collated.input_ids), device),
-            labels=to_device(torch.from_numpy(collated.labels), device),
-        )
+    def fields(self, items: Sequence[Pair]) -> Fields:
+        """See :class:`ImageReader`."""
+        return {
+            "input_ids": self._tokens([item.text for item in items]),
+            "labels": np.array([item.label for item in items], np.int64),
+        }
 
     def _tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         rows = tokenize_lists(texts, self.context)

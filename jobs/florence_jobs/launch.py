@@ -6,10 +6,12 @@ of the process that failed first (the table is in :mod:`florence.errors`).
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -41,8 +43,15 @@ def launch(arguments: Sequence[str]) -> int:
     if options.standalone:  # what torchrun itself does with it: a rendezvous of one node
         options.rdzv_backend, options.rdzv_endpoint = "c10d", "localhost:0"
         options.rdzv_id = str(uuid.uuid4())
-    config, command, command_arguments = config_from_args(options)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # torch makes such a folder itself, for what failed processes say of themselves, and leaves it.
+    with tempfile.TemporaryDirectory(prefix="florence-launch-") as folder:
+        options.log_dir = options.log_dir or folder
+        return _launch(options)
+
+
+def _launch(options: argparse.Namespace) -> int:
+    config, command, command_arguments = config_from_args(options)
     try:
         launch_agent(config, command, list(command_arguments))
     except ChildFailedError as failure:

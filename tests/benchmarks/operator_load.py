@@ -37,14 +37,15 @@ def florence_job(name: str) -> Document:
     }
 
 
+def _pods_that_wait(container: str, **fields: Any) -> Document:
+    """A template of pods that no scheduler looks at."""
+    made = {"name": container, "image": "none", "resources": {"requests": {"cpu": "1m"}}}
+    return {"spec": {"schedulerName": NOWHERE, "containers": [made], **fields}}
+
+
 def pytorch_job(name: str) -> Document:
     """A job of one worker for the Training Operator alone."""
-    container = {"name": "pytorch", "image": "none", "resources": {"requests": {"cpu": "1m"}}}
-    worker = {
-        "replicas": 1,
-        "restartPolicy": "Never",
-        "template": {"spec": {"schedulerName": NOWHERE, "containers": [container]}},
-    }
+    worker = {"replicas": 1, "restartPolicy": "Never", "template": _pods_that_wait("pytorch")}
     return {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
@@ -52,6 +53,39 @@ def pytorch_job(name: str) -> Document:
         "spec": {
             "runPolicy": {"cleanPodPolicy": "All"},
             "pytorchReplicaSpecs": {"Worker": worker},
+        },
+    }
+
+
+def training_runtime() -> Document:
+    """What :func:`train_job` refers to."""
+    labels = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    job = {"backoffLimit": 0, "template": _pods_that_wait("node", restartPolicy="Never")}
+    replicated = {"name": "node", "template": {"metadata": {"labels": labels}, "spec": job}}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainingRuntime",
+        "metadata": {"name": "plain", "namespace": NAMESPACE},
+        "spec": {
+            "mlPolicy": {"numNodes": 1, "torch": {}},
+            "template": {"spec": {"replicatedJobs": [replicated]}},
+        },
+    }
+
+
+def train_job(name: str) -> Document:
+    """A job of one worker for Kubeflow Trainer alone."""
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": "trainer.kubeflow.org",
+                "kind": "TrainingRuntime",
+                "name": "plain",
+            },
+            "trainer": {"numNodes": 1, "numProcPerNode": 1},
         },
     }
 
@@ -70,12 +104,24 @@ async def all_of(calls: Iterable[Awaitable[Any]], at_once: int = 32) -> None:
 
 
 class Arrivals:
-    """When each object of a kind was first seen, by its job's name; kept by a watch."""
+    """When each object of a kind was first seen in a state, by its job's name; kept by a watch.
 
-    def __init__(self, client: Client, resource: Resource, key: Callable[[Document], str]) -> None:
+    Args:
+        key: the job's name, of an object.
+        when: whether an object is in the state; left out, any is.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        key: Callable[[Document], str],
+        when: Callable[[Document], bool] = lambda document: True,
+    ) -> None:
         self._client = client
         self._resource = resource
         self._key = key
+        self._when = when
         self.seen: dict[str, float] = {}
         self._more = asyncio.Event()
 
@@ -88,7 +134,7 @@ class Arrivals:
                     self._resource, NAMESPACE, resource_version=version
                 ):
                     version = document["metadata"]["resourceVersion"]
-                    if kind == "ADDED":
+                    if kind in ("ADDED", "MODIFIED") and self._when(document):
                         self.seen.setdefault(self._key(document), time.monotonic())
                         self._more.set()
             except ApiError as error:

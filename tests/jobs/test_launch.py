@@ -39,7 +39,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         *(sys.executable, "-m", "florence_jobs.launch", "--standalone", "--nproc-per-node=2"),
         *("--local-addr=127.0.0.1", str(program), *arguments),
     ]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (folder / "tmp").mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+    return subprocess.Popen(command, env=environment)
 
 
 @pytest.mark.parametrize(("what", "code"), [("ok", 0), ("4", 4), ("kill", 137)])
@@ -47,6 +49,7 @@ def test_the_code_of_the_process_that_failed_first_is_kept(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, code: int
 ) -> None:
     assert start(tmp_path, what).wait(timeout=120) == code
+    assert not list((tmp_path / "tmp").iterdir())
     named = "[rank 1] ERROR rank 1 was killed (SIGKILL): by somebody, or by the system because "
     assert (named in capfd.readouterr().err) == (what == "kill")
 

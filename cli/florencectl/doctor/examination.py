@@ -11,7 +11,7 @@ from florence_operator.api.crd import NAME, crd
 from florence_operator.api.times import unix
 from florencectl.cluster.errors import is_refusal, lacks_kind, server_words
 from florencectl.cluster.node_fit import node_fits
-from florencectl.doctor import checks
+from florencectl.doctor import checks, webhooks
 from florencectl.doctor.backends import backends
 from florencectl.doctor.check_pod import check_storage
 from florencectl.doctor.checks import Check
@@ -105,17 +105,29 @@ async def _operator(client: Client, deployments: list[Document] | None, now: flo
     found = [checks.operator(deployments)]
     if found[0].level is not Level.OK:
         return found
-    deployment = next(
-        d["metadata"] for d in deployments or () if "florence-operator" in d["metadata"]["name"]
-    )
-    leases = await _listed(client, LEASES, deployment["namespace"])
+    deployment = next(d for d in deployments or () if "florence-operator" in d["metadata"]["name"])
+    metadata = deployment["metadata"]
+    leases = await _listed(client, LEASES, metadata["namespace"])
     if leases is not None:
         # The chart and the manifests give both the same name.
-        named = (x for x in leases if x["metadata"]["name"] == deployment["name"])
+        named = (x for x in leases if x["metadata"]["name"] == metadata["name"])
         lease = next(named, None)
         renewed = unix(((lease or {}).get("spec") or {}).get("renewTime"))
         found.append(checks.leader(lease, now, renewed))
-    return found
+    return found + await _webhooks_of_others(client, deployment)
+
+
+async def _webhooks_of_others(client: Client, deployment: Document) -> list[Check]:
+    from florence_operator.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, VALIDATING_WEBHOOKS
+
+    name = deployment["metadata"]["namespace"]
+    namespace = await _one(client, NAMESPACES, name, "") or {"metadata": {"name": name}}
+    configurations = [
+        configuration
+        for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
+        for configuration in await _listed(client, resource) or ()
+    ]
+    return webhooks.operator_pods(configurations, namespace, deployment)
 
 
 async def _webhook(client: Client, namespace: str) -> list[Check]:

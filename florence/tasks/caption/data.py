@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch
 from florence.data.captions import CAPTION, captions_of
+from florence.data.image_reader import Fields, ImageReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.text_batches import padded
@@ -43,14 +41,7 @@ class Described:
     tokens: list[int]
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    input_ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-
-class DescribedReader:
+class DescribedReader(ImageReader[Described, DescribedBatch]):
     """Decodes images and draws one of their captions; see :class:`SampleReader`.
 
     Args:
@@ -60,6 +51,8 @@ class DescribedReader:
         captions_per_image: how many of an image's captions are used, the first ones.
     """
 
+    batch_type = DescribedBatch
+
     def __init__(
         self,
         *,
@@ -68,14 +61,10 @@ class DescribedReader:
         text_length: int,
         captions_per_image: int,
     ) -> None:
-        self.images = images
+        super().__init__(images)
         self.coder = coder
         self.text_length = text_length
         self.captions_per_image = captions_per_image
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Described:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -86,24 +75,7 @@ class DescribedReader:
             coded(self.coder, text, self.text_length),
         )
 
-    def collate(self, items: Sequence[Described], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
+    def fields(self, items: Sequence[Described]) -> Fields:
+        """See :class:`ImageReader`."""
         ids, lengths = padded([each.tokens for each in items], self.coder.padding, self.text_length)
-        return _Collated(arena.stack([each.pixels for each in items]), ids, lengths)
-
-    def batch(
-        self,
-        collated: _Collated,
-        arena: Arena,
-        device: torch.device,
-        keys: tuple[str, ...],
-        broken: tuple[BrokenSample, ...],
-    ) -> DescribedBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        return DescribedBatch(
-            keys=keys,
-            broken=broken,
-            images=self.images.normalised(arena.array(collated.pixels), device),
-            input_ids=to_device(torch.from_numpy(collated.input_ids), device),
-            lengths=to_device(torch.from_numpy(collated.lengths), device),
-        )
+        return {"input_ids": ids, "lengths": lengths}

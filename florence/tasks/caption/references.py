@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch
 from florence.data.captions import captions_of
 from florence.data.hashing import uniforms
+from florence.data.image_reader import Fields, ImageReader
 from florence.data.ordered_map import map_in_threads
 from florence.data.shards import BrokenSampleError, Sample, ShardSet
 from florence.data.stream import Draw
@@ -53,14 +53,7 @@ class Referenced:
     chances: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    chances: NDArray[np.float64]
-    references: tuple[tuple[str, ...], ...]
-
-
-class ReferencedReader:
+class ReferencedReader(ImageReader[Referenced, ReferencedBatch]):
     """Decodes images and keeps their captions as texts; see :class:`SampleReader`.
 
     Args:
@@ -70,17 +63,15 @@ class ReferencedReader:
         length: T, most tokens of a text beside its start.
     """
 
+    batch_type = ReferencedBatch
+
     def __init__(
         self, *, images: AugmentedImages, captions_per_image: int, samples: int, length: int
     ) -> None:
-        self.images = images
+        super().__init__(images)
         self.captions_per_image = captions_per_image
         self.samples = samples
         self.length = length
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Referenced:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -92,30 +83,12 @@ class ReferencedReader:
             chances=chances.reshape(self.samples, self.length),
         )
 
-    def collate(self, items: Sequence[Referenced], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
-        return _Collated(
-            arena.stack([each.pixels for each in items]),
-            np.stack([each.chances for each in items]),
-            tuple(each.captions for each in items),
-        )
-
-    def batch(
-        self,
-        collated: _Collated,
-        arena: Arena,
-        device: torch.device,
-        keys: tuple[str, ...],
-        broken: tuple[BrokenSample, ...],
-    ) -> ReferencedBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        return ReferencedBatch(
-            keys=keys,
-            broken=broken,
-            images=self.images.normalised(arena.array(collated.pixels), device),
-            chances=to_device(torch.from_numpy(collated.chances), device),
-            references=collated.references,
-        )
+    def fields(self, items: Sequence[Referenced]) -> Fields:
+        """See :class:`ImageReader`."""
+        return {
+            "chances": np.stack([each.chances for each in items]),
+            "references": tuple(each.captions for each in items),
+        }
 
 
 def ended(caption: str) -> Words:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from florence.config import Evaluate
 from florence.config.progress import StageProgress
-from florence.data.augmented import AugmentedImages
 from florence.data.shards import ShardSet
 from florence.data.stream import ShardStream
 from florence.distributed.gather import sum_over_ranks, world_size
@@ -81,23 +80,17 @@ class CaptionTask(VisionLanguageTraining):
     def stream(self) -> ShardStream[Any, Any]:
         """Images, each with one of its captions; in self-critical training with all of them."""
         settings = self._caption
-        images = AugmentedImages(
-            resolution=settings.resolution,
-            augmentation=settings.augmentation,
-            operations=settings.rand_augment.operations,
-            magnitude=settings.rand_augment.magnitude,
-        )
         reader: DescribedReader | ReferencedReader
         if settings.self_critical is None:
             reader = DescribedReader(
-                images=images,
+                images=self.images,
                 coder=self.shape.coder,
                 text_length=settings.text_length,
                 captions_per_image=settings.captions_per_image,
             )
         else:
             reader = ReferencedReader(
-                images=images,
+                images=self.images,
                 captions_per_image=settings.captions_per_image,
                 samples=settings.self_critical.samples,
                 length=settings.text_length - 1,

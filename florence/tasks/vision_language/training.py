@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from florence.config import Evaluate
+from florence.data.augmented import AugmentedImages
 from florence.distributed.parameter_rules import ParameterRule
 from florence.errors import ConfigurationError
 from florence.models.card import ModelCard, inherited_window
@@ -89,6 +90,17 @@ class VisionLanguageTraining(ABC):
             shape = self._with_roberta(fusion)
         self._check_length(shape)
         return shape
+
+    @property
+    def images(self) -> AugmentedImages:
+        """How images become pixels."""
+        settings = self._settings
+        return AugmentedImages(
+            resolution=settings.resolution,
+            augmentation=settings.augmentation,
+            operations=settings.rand_augment.operations,
+            magnitude=settings.rand_augment.magnitude,
+        )
 
     def model(self, source: StoredModel | None, *, init: bool) -> nn.Module:
         """Towers and fusion of ``source``, RoBERTa from its files, and the rest from the seed."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch
 from florence.data.captions import CAPTION, captions_of
 from florence.data.hashing import uniforms
+from florence.data.image_reader import Fields, ImageReader
 from florence.data.shards import Sample
 from florence.data.stream import Draw
 from florence.data.text_batches import padded
@@ -65,13 +65,7 @@ class Captioned:
     number: int
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    arrays: dict[str, NDArray[np.generic]]
-
-
-class CaptionedReader:
+class CaptionedReader(ImageReader[Captioned, CaptionedBatch]):
     """Decodes images, draws captions, hides tokens and chooses negatives; see
     :class:`SampleReader`.
 
@@ -85,6 +79,8 @@ class CaptionedReader:
         group: G.
     """
 
+    batch_type = CaptionedBatch
+
     def __init__(
         self,
         *,
@@ -96,17 +92,13 @@ class CaptionedReader:
         whole_words: bool,
         group: int,
     ) -> None:
-        self.images = images
+        super().__init__(images)
         self.coder = coder
         self.text_length = text_length
         self.captions_per_image = captions_per_image
         self.mask_fraction = mask_fraction
         self.whole_words = whole_words
         self.group = group
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Captioned:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -130,13 +122,13 @@ class CaptionedReader:
             number=chance.number(NEGATIVE),
         )
 
-    def collate(self, items: Sequence[Captioned], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
+    def fields(self, items: Sequence[Captioned]) -> Fields:
+        """See :class:`ImageReader`."""
         most, padding = self.text_length, self.coder.padding
         ids, lengths = padded([each.text.ids for each in items], padding, most)
         masked, _ = padded([each.text.masked for each in items], padding, most)
         targets, _ = padded([each.text.targets for each in items], IGNORED, most)
-        arrays: dict[str, NDArray[np.generic]] = {
+        return {
             "input_ids": ids,
             "masked_ids": masked,
             "targets": targets,
@@ -145,26 +137,6 @@ class CaptionedReader:
             "eligible": eligible_in(items, self.group),
             "chances": np.array([_chance(each.number) for each in items], np.float32),
         }
-        return _Collated(arena.stack([each.pixels for each in items]), arrays)
-
-    def batch(
-        self,
-        collated: _Collated,
-        arena: Arena,
-        device: torch.device,
-        keys: tuple[str, ...],
-        broken: tuple[BrokenSample, ...],
-    ) -> CaptionedBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        return CaptionedBatch(
-            keys=keys,
-            broken=broken,
-            images=self.images.normalised(arena.array(collated.pixels), device),
-            **{
-                name: to_device(torch.from_numpy(array), device)
-                for name, array in collated.arrays.items()
-            },
-        )
 
 
 def negatives_of(numbers: Sequence[int], group: int) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from florence.config import Evaluate
-from florence.data.augmented import AugmentedImages
 from florence.data.mixture import Mixture
 from florence.data.shards import ShardSet
 from florence.data.stream import ShardStream
@@ -105,12 +104,7 @@ class VlpTask(VisionLanguageTraining):
         """Images, each with one of its captions."""
         settings = self._vlp
         reader = CaptionedReader(
-            images=AugmentedImages(
-                resolution=settings.resolution,
-                augmentation=settings.augmentation,
-                operations=settings.rand_augment.operations,
-                magnitude=settings.rand_augment.magnitude,
-            ),
+            images=self.images,
             coder=self.shape.coder,
             text_length=settings.text_length,
             captions_per_image=settings.captions_per_image,

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from florence.data.arena import Arena, Stored
 from florence.data.augmented import AugmentedImages
-from florence.data.batch import Batch, BrokenSample, to_device
+from florence.data.batch import Batch
+from florence.data.image_reader import Fields, ImageReader
 from florence.data.questions import Question
 from florence.data.shards import Sample
 from florence.data.stream import Draw
@@ -57,16 +56,7 @@ class Asked:
     targets: Mapping[int, float]
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    input_ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    answers: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-
-class QuestionReader:
+class QuestionReader(ImageReader[Asked, QuestionBatch]):
     """Decodes images, codes questions and scores answers; see :class:`SampleReader`.
 
     Args:
@@ -76,6 +66,8 @@ class QuestionReader:
         vocabulary: the answers by number.
     """
 
+    batch_type = QuestionBatch
+
     def __init__(
         self,
         *,
@@ -84,14 +76,10 @@ class QuestionReader:
         text_length: int,
         vocabulary: Sequence[str],
     ) -> None:
-        self.images = images
+        super().__init__(images)
         self.coder = coder
         self.text_length = text_length
         self.vocabulary = {answer: number for number, answer in enumerate(vocabulary)}
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.images.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> Asked:
         """See :class:`florence.data.stream.SampleReader`."""
@@ -102,8 +90,8 @@ class QuestionReader:
             soft_targets(question.answers, self.vocabulary),
         )
 
-    def collate(self, items: Sequence[Asked], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
+    def fields(self, items: Sequence[Asked]) -> Fields:
+        """See :class:`ImageReader`."""
         ids, lengths = padded([each.tokens for each in items], self.coder.padding, self.text_length)
         answers = np.zeros((len(items), MOST_ANSWERS), np.int64)
         scores = np.zeros((len(items), MOST_ANSWERS), np.float32)
@@ -111,24 +99,4 @@ class QuestionReader:
             best = sorted(item.targets.items(), key=lambda each: (-each[1], each[0]))
             for column, (answer, score) in enumerate(best[:MOST_ANSWERS]):
                 answers[row, column], scores[row, column] = answer, score
-        pixels = arena.stack([each.pixels for each in items])
-        return _Collated(pixels, ids, lengths, answers, scores)
-
-    def batch(
-        self,
-        collated: _Collated,
-        arena: Arena,
-        device: torch.device,
-        keys: tuple[str, ...],
-        broken: tuple[BrokenSample, ...],
-    ) -> QuestionBatch:
-        """See :class:`florence.data.stream.SampleReader`; pixels travel as bytes."""
-        return QuestionBatch(
-            keys=keys,
-            broken=broken,
-            images=self.images.normalised(arena.array(collated.pixels), device),
-            input_ids=to_device(torch.from_numpy(collated.input_ids), device),
-            lengths=to_device(torch.from_numpy(collated.lengths), device),
-            answers=to_device(torch.from_numpy(collated.answers), device),
-            scores=to_device(torch.from_numpy(collated.scores), device),
-        )
+        return {"input_ids": ids, "lengths": lengths, "answers": answers, "scores": scores}

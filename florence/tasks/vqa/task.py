@@ -12,7 +12,6 @@ from torch import Tensor
 
 from florence.config import Evaluate
 from florence.config.progress import StageProgress
-from florence.data.augmented import AugmentedImages
 from florence.data.questions import Listed, QuestionSet, list_questions
 from florence.data.shards import Need
 from florence.data.stream import ShardStream
@@ -106,12 +105,7 @@ class VqaTask(VisionLanguageTraining):
         """Questions, each with its image."""
         settings = self._vqa
         reader = QuestionReader(
-            images=AugmentedImages(
-                resolution=settings.resolution,
-                augmentation=settings.augmentation,
-                operations=settings.rand_augment.operations,
-                magnitude=settings.rand_augment.magnitude,
-            ),
+            images=self.images,
             coder=self.shape.coder,
             text_length=settings.text_length,
             vocabulary=self.labels,

@@ -14,7 +14,6 @@ from florence.config import (
     ActivationCheckpointing,
     CheckpointPolicy,
     EngineKind,
-    ModelConfig,
     Optimizer,
     Precision,
     Schedule,
@@ -23,17 +22,9 @@ from florence.config.detection import BoxMetric, Inference
 from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.settings import Detection
 from florence_jobs.recipes.finetuning import PRETRAINED
-from florence_operator.api import FlorenceJob, JobSpec, Stage
-from florence_operator.api.pods import NodePool
-from florence_operator.api.run_policy import Retries, RunPolicy
-from florence_operator.api.v1alpha1 import (
-    API_VERSION,
-    KIND,
-    Artifacts,
-    Metadata,
-    Resources,
-    Tracking,
-)
+from florence_jobs.recipes.paper_cluster import on_paper_cluster
+from florence_operator.api import FlorenceJob, Stage
+from florence_operator.api.v1alpha1 import Resources
 
 DETECTOR = "s3://florence/models/florence-h-flod"
 FLOD_IMAGES, FLOD_BOXES, FLOD_CLASSES = 8_967_286, 33_408_237, 25_190
@@ -178,30 +169,15 @@ def _detection(data: str, *, max_side: int, **fields: Any) -> Detection:
 
 
 def _job(name: str, settings: Detection, model: str, resources: Resources) -> FlorenceJob:
-    return FlorenceJob(
-        api_version=API_VERSION,
-        kind=KIND,
-        metadata=Metadata(name=name),
-        spec=JobSpec(
-            image="florence-jobs:0.1.0",
-            model=ModelConfig(preset="coswin-h"),
-            artifacts=Artifacts(
-                uri="s3://florence/runs", endpoint="http://minio:9000", credentials_secret="minio"
-            ),
-            tracking=Tracking(mlflow_uri="http://mlflow:5000"),
-            node_pool=NodePool(selector={"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
-            stages=(
-                Stage(
-                    name="boxes",
-                    initial_model=model,
-                    resources=resources.model_copy(update={"cpu": 96, "memory": "1000Gi"}),
-                    detection=settings,
-                ),
-            ),
-            run_policy=RunPolicy(
-                retries=Retries(infrastructure=20, application=2),
-                deadline="14d",
-                stall_timeout="10m",
+    return on_paper_cluster(
+        name,
+        (
+            Stage(
+                name="boxes",
+                initial_model=model,
+                resources=resources.model_copy(update={"cpu": 96, "memory": "1000Gi"}),
+                detection=settings,
             ),
         ),
+        deadline="14d",
     )

@@ -5,22 +5,13 @@ from __future__ import annotations
 from florence.config import (
     ActivationCheckpointing,
     EngineKind,
-    ModelConfig,
     Optimizer,
     Precision,
 )
 from florence.tasks.finetune.settings import CaptionPairs, Finetune, Mode
-from florence_operator.api import FlorenceJob, JobSpec, Stage
-from florence_operator.api.pods import NodePool
-from florence_operator.api.run_policy import Retries, RunPolicy
-from florence_operator.api.v1alpha1 import (
-    API_VERSION,
-    KIND,
-    Artifacts,
-    Metadata,
-    Resources,
-    Tracking,
-)
+from florence_jobs.recipes.paper_cluster import on_paper_cluster
+from florence_operator.api import FlorenceJob, Stage
+from florence_operator.api.v1alpha1 import Resources
 
 PRETRAINED = "s3://florence/models/florence-h"
 
@@ -106,25 +97,8 @@ def retrieval_finetune(
 def _job(
     name: str, stage: str, settings: Finetune, model: str, resources: Resources
 ) -> FlorenceJob:
-    return FlorenceJob(
-        api_version=API_VERSION,
-        kind=KIND,
-        metadata=Metadata(name=name),
-        spec=JobSpec(
-            image="florence-jobs:0.1.0",
-            model=ModelConfig(preset="coswin-h"),
-            artifacts=Artifacts(
-                uri="s3://florence/runs", endpoint="http://minio:9000", credentials_secret="minio"
-            ),
-            tracking=Tracking(mlflow_uri="http://mlflow:5000"),
-            node_pool=NodePool(selector={"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
-            stages=(
-                Stage(name=stage, initial_model=model, resources=resources, finetune=settings),
-            ),
-            run_policy=RunPolicy(
-                retries=Retries(infrastructure=20, application=2),
-                deadline="7d",
-                stall_timeout="10m",
-            ),
-        ),
+    return on_paper_cluster(
+        name,
+        (Stage(name=stage, initial_model=model, resources=resources, finetune=settings),),
+        deadline="7d",
     )

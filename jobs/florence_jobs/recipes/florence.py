@@ -6,7 +6,6 @@ from florence.config import (
     ActivationCheckpointing,
     EngineKind,
     Evaluate,
-    ModelConfig,
     Optimizer,
     Precision,
     Retrieval,
@@ -14,17 +13,9 @@ from florence.config import (
     ZeroShot,
 )
 from florence.tasks.pretrain.settings import Pretrain
-from florence_operator.api import FlorenceJob, JobSpec, Stage
-from florence_operator.api.pods import NodePool
-from florence_operator.api.run_policy import Retries, RunPolicy
-from florence_operator.api.v1alpha1 import (
-    API_VERSION,
-    KIND,
-    Artifacts,
-    Metadata,
-    Resources,
-    Tracking,
-)
+from florence_jobs.recipes.paper_cluster import on_paper_cluster
+from florence_operator.api import FlorenceJob, Stage
+from florence_operator.api.v1alpha1 import Resources
 
 FLORENCE_H_HEADER = """\
 # The paper's pretraining on 512 A100-40GB: CoSwin-H, 24,576 pairs a step, 1M + 180K + 80K steps.
@@ -52,61 +43,42 @@ def florence_h(
         coco: Karpathy's json of the retrieval test set, images beside it.
     """
     gpus = Resources(workers=64, gpus_per_worker=8, cpu=96, memory="1000Gi")
-    return FlorenceJob(
-        api_version=API_VERSION,
-        kind=KIND,
-        metadata=Metadata(name="florence-h"),
-        spec=JobSpec(
-            image="florence-jobs:0.1.0",
-            model=ModelConfig(preset="coswin-h"),
-            artifacts=Artifacts(
-                uri="s3://florence/runs", endpoint="http://minio:9000", credentials_secret="minio"
+    return on_paper_cluster(
+        "florence-h",
+        (
+            Stage(
+                name="mixed",
+                resources=gpus,
+                pretrain=_paper_stage(data, 1_000_000, 5e-4, 2_000),
             ),
-            tracking=Tracking(mlflow_uri="http://mlflow:5000"),
-            node_pool=NodePool(selector={"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
-            stages=(
-                Stage(
-                    name="mixed",
-                    resources=gpus,
-                    pretrain=_paper_stage(data, 1_000_000, 5e-4, 2_000),
-                ),
-                Stage(
-                    name="clean",
-                    depends_on=("mixed",),
-                    resources=gpus,
-                    pretrain=_paper_stage(data, 180_000, 1e-4, 500, exclude_augmented=True),
-                ),
-                Stage(
-                    name="high-resolution",
-                    depends_on=("clean",),
-                    resources=gpus,
-                    pretrain=_paper_stage(
-                        data, 80_000, 2e-5, 500, exclude_augmented=True, resolution=384, window=12
-                    ),
-                ),
-                Stage(
-                    name="zero-shot",
-                    depends_on=("high-resolution",),
-                    resources=Resources(workers=1, gpus_per_worker=8, cpu=96, memory="1000Gi"),
-                    evaluate=Evaluate(
-                        zero_shot=(
-                            ZeroShot(
-                                name="imagenet", data=imagenet, prompts="s3://eval/imagenet.yaml"
-                            ),
-                        ),
-                        retrieval=(
-                            Retrieval(name="coco", data=coco, format=RetrievalFormat.KARPATHY),
-                        ),
-                        precision=Precision.BF16,
-                    ),
+            Stage(
+                name="clean",
+                depends_on=("mixed",),
+                resources=gpus,
+                pretrain=_paper_stage(data, 180_000, 1e-4, 500, exclude_augmented=True),
+            ),
+            Stage(
+                name="high-resolution",
+                depends_on=("clean",),
+                resources=gpus,
+                pretrain=_paper_stage(
+                    data, 80_000, 2e-5, 500, exclude_augmented=True, resolution=384, window=12
                 ),
             ),
-            run_policy=RunPolicy(
-                retries=Retries(infrastructure=20, application=2),
-                deadline="14d",
-                stall_timeout="10m",
+            Stage(
+                name="zero-shot",
+                depends_on=("high-resolution",),
+                resources=Resources(workers=1, gpus_per_worker=8, cpu=96, memory="1000Gi"),
+                evaluate=Evaluate(
+                    zero_shot=(
+                        ZeroShot(name="imagenet", data=imagenet, prompts="s3://eval/imagenet.yaml"),
+                    ),
+                    retrieval=(Retrieval(name="coco", data=coco, format=RetrievalFormat.KARPATHY),),
+                    precision=Precision.BF16,
+                ),
             ),
         ),
+        deadline="14d",
     )
 
 

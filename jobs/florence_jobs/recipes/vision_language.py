@@ -25,16 +25,13 @@ from florence.tasks.vision_language.settings import (
 from florence.tasks.vlp.settings import FurtherData, Vlp
 from florence.tasks.vqa.settings import Vqa
 from florence_jobs.recipes.finetuning import PRETRAINED
+from florence_jobs.recipes.paper_cluster import on_paper_cluster
 from florence_operator.api import FlorenceJob, JobSpec, Stage
-from florence_operator.api.pods import NodePool
-from florence_operator.api.run_policy import Retries, RunPolicy
 from florence_operator.api.v1alpha1 import (
     API_VERSION,
     KIND,
-    Artifacts,
     Metadata,
     Resources,
-    Tracking,
 )
 
 SCENES = "builtin:digits-questions"
@@ -160,28 +157,13 @@ def vision_language(
         **common,
     )
     nodes = Resources(workers=16, gpus_per_worker=8, cpu=96, memory="1000Gi")
-    return FlorenceJob(
-        api_version=API_VERSION,
-        kind=KIND,
-        metadata=Metadata(name="vision-language"),
-        spec=JobSpec(
-            image="florence-jobs:0.1.0",
-            model=ModelConfig(preset="coswin-h"),
-            artifacts=Artifacts(
-                uri="s3://florence/runs", endpoint="http://minio:9000", credentials_secret="minio"
-            ),
-            tracking=Tracking(mlflow_uri="http://mlflow:5000"),
-            node_pool=NodePool(selector={"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}),
-            stages=(
-                Stage(name="vlp", initial_model=model, resources=nodes, vlp=vlp),
-                Stage(name="vqa", depends_on=("vlp",), resources=nodes, vqa=vqa),
-            ),
-            run_policy=RunPolicy(
-                retries=Retries(infrastructure=20, application=2),
-                deadline="21d",
-                stall_timeout="10m",
-            ),
+    return on_paper_cluster(
+        "vision-language",
+        (
+            Stage(name="vlp", initial_model=model, resources=nodes, vlp=vlp),
+            Stage(name="vqa", depends_on=("vlp",), resources=nodes, vqa=vqa),
         ),
+        deadline="21d",
     )
 
 
