@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from florence.config import Augmentation
 from florence.config.video import ClipSampling
-from florence.data.arena import Arena, Stored
+from florence.data.arena import Arena
 from florence.data.augmented_clips import AugmentedClips
-from florence.data.batch import BrokenSample, to_device
+from florence.data.batch import BrokenSample
 from florence.data.captions import CaptionReader
 from florence.data.classes import MIX, ClassBatch
 from florence.data.hashing import uniforms
+from florence.data.image_reader import CollatedImages, Fields, ImageReader
 from florence.data.pairs import Pair
 from florence.data.shards import Sample
 from florence.data.stream import Draw
@@ -42,15 +43,20 @@ class ClassedClip:
     box: Box
 
 
-@dataclass(frozen=True)
-class _Collated:
-    pixels: Stored
-    labels: NDArray[np.int64]
-    shares: NDArray[np.float32]
-    boxes: NDArray[np.int64]
+@dataclass(frozen=True, kw_only=True)
+class ClassClipBatch(ClassBatch):
+    """Clips and their classes.
+
+    Attributes:
+        images: float32 ``(B, 3, T, R, R)``, normalised.
+        boxes: int64 ``(B, 4)``, the rectangle that each clip's partner fills, as in
+            :class:`ClassedClip`.
+    """
+
+    boxes: torch.Tensor
 
 
-class ClassClipReader:
+class ClassClipReader(ImageReader[ClassedClip, ClassClipBatch]):
     """Decodes and augments clips with a class; see :class:`florence.data.stream.SampleReader`.
 
     Everything drawn for a clip depends on it, the epoch and the seed. Partners in mixtures are half
@@ -63,6 +69,8 @@ class ClassClipReader:
         cutmix: the same for pasting a rectangle of another clip; with both, either at random.
     """
 
+    batch_type = ClassClipBatch
+
     def __init__(
         self,
         *,
@@ -71,62 +79,52 @@ class ClassClipReader:
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        self.clips = clips
+        super().__init__(clips)
         self.numbers = numbers
         self.mixup = mixup
         self.cutmix = cutmix
-
-    def bulk_bytes(self, rows: int) -> int:
-        """Bytes of the pixels."""
-        return self.clips.bulk_bytes(rows)
 
     def read(self, sample: Sample, chance: Draw) -> ClassedClip:
         """See :class:`florence.data.stream.SampleReader`."""
         if sample.class_index is None:
             raise BrokenClipError("the clip has no class: add a .cls with its number")
-        pixels = self.clips.pixels(sample.media_bytes, chance)
+        pixels = self.images.pixels(sample.media_bytes, chance)
         share, box = self._mixture(chance)
         return ClassedClip(pixels, int(self.numbers[sample.class_index]), share, box)
 
-    def collate(self, items: Sequence[ClassedClip], arena: Arena) -> _Collated:
-        """See :class:`florence.data.stream.SampleReader`."""
-        return _Collated(
-            arena.stack([item.pixels for item in items]),
-            np.array([item.label for item in items], np.int64),
-            np.array([item.share for item in items], np.float32),
-            np.array([item.box for item in items], np.int64),
-        )
+    def fields(self, items: Sequence[ClassedClip]) -> Fields:
+        """See :class:`ImageReader`."""
+        labels = np.array([item.label for item in items], np.int64)
+        return {
+            "labels": labels,
+            "partners": np.roll(labels, len(labels) // 2) if self._mixes else labels,
+            "shares": np.array([item.share for item in items], np.float32),
+            "boxes": np.array([item.box for item in items], np.int64),
+        }
 
     def batch(
         self,
-        collated: _Collated,
+        collated: CollatedImages,
         arena: Arena,
         device: torch.device,
         keys: tuple[str, ...],
         broken: tuple[BrokenSample, ...],
-    ) -> ClassBatch:
-        """See :class:`florence.data.stream.SampleReader`; images are clips (B, 3, T, R, R)."""
-        clips = self.clips.normalised(arena.array(collated.pixels), device)
-        labels = to_device(torch.from_numpy(collated.labels), device)
-        shares = to_device(torch.from_numpy(collated.shares), device)
-        partners = labels
-        if self.mixup or self.cutmix:
-            away = len(labels) // 2
-            weights = own_weights(shares, collated.boxes, self.clips.resolution).to(device)
-            clips = weights * clips + (1 - weights) * clips.roll(away, dims=0)
-            partners = labels.roll(away)
-        return ClassBatch(
-            keys=keys,
-            broken=broken,
-            images=clips,
-            labels=labels,
-            partners=partners,
-            shares=shares,
-        )
+    ) -> ClassClipBatch:
+        """See :class:`florence.data.stream.SampleReader`; clips are mixed on the device."""
+        made = super().batch(collated, arena, device, keys, broken)
+        if not self._mixes:
+            return made
+        weights = own_weights(made.shares, made.boxes, self.images.resolution).to(device)
+        partners = made.images.roll(len(made) // 2, dims=0)
+        return replace(made, images=weights * made.images + (1 - weights) * partners)
+
+    @property
+    def _mixes(self) -> bool:
+        return bool(self.mixup or self.cutmix)
 
     def _mixture(self, chance: Draw) -> tuple[float, Box]:
         """The clip's own share, and the rectangle that its partner fills."""
-        mixup, cutmix, side = self.mixup, self.cutmix, self.clips.resolution
+        mixup, cutmix, side = self.mixup, self.cutmix, self.images.resolution
         if not mixup and not cutmix:
             return 1.0, (0, 0, 0, 0)
         generator = random.Random(chance.number(MIX))
@@ -190,7 +188,7 @@ def cut(share: float, resolution: int, number: int) -> tuple[float, Box]:
     return left_over, (top, left, bottom, right)
 
 
-def own_weights(shares: torch.Tensor, boxes: NDArray[np.int64], resolution: int) -> torch.Tensor:
+def own_weights(shares: torch.Tensor, boxes: torch.Tensor, resolution: int) -> torch.Tensor:
     """Each pixel's share of a clip itself in a mixture: (B, 1, 1, R, R)."""
     weights = shares.cpu()[:, None, None, None, None].repeat(1, 1, 1, resolution, resolution)
     for row, (top, left, bottom, right) in enumerate(boxes.tolist()):

@@ -15,11 +15,11 @@ from florence.tasks.caption.settings import Caption
 from florence_jobs.recipes.detection import flod_pretraining
 from florence_jobs.recipes.finetuning import imagenet_finetune
 from florence_jobs.recipes.florence import florence_h
+from florence_jobs.recipes.paper_cluster import on_paper_cluster
 from florence_jobs.recipes.video import kinetics
 from florence_jobs.recipes.vision_language import vision_language
 from florence_operator.api import FlorenceJob, Stage
-from florence_operator.api.run_policy import Retries, RunPolicy
-from florence_operator.api.v1alpha1 import Metadata, Resources
+from florence_operator.api.v1alpha1 import Resources
 
 FLORENCE_ALL_HEADER = """\
 # The whole paper as one job: the pretraining of jobs/samples/florence-h.yaml, then from its model
@@ -48,8 +48,7 @@ def florence_all(
         held_out: those of the test split.
         clips: shards of MSR-VTT 1K-A.
     """
-    base = florence_h()
-    *pretraining, zero_shot = base.spec.stages
+    *pretraining, zero_shot = florence_h().spec.stages
     trained = pretraining[-1].name
     vlp, vqa = vision_language().spec.stages
     (imagenet,) = imagenet_finetune().spec.stages
@@ -73,15 +72,7 @@ def florence_all(
             }
         ),
     )
-    policy = RunPolicy(
-        retries=Retries(infrastructure=100, application=5), deadline="60d", stall_timeout="10m"
-    )
-    return base.model_copy(
-        update={
-            "metadata": Metadata(name="florence-all"),
-            "spec": base.spec.model_copy(update={"stages": stages, "run_policy": policy}),
-        }
-    )
+    return on_paper_cluster("florence-all", stages, deadline="60d")
 
 
 def _after(name: str, stage: Stage) -> Stage:

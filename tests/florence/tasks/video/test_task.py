@@ -260,9 +260,9 @@ def test_mixtures_share_labels_and_pixels() -> None:
     generator = np.random.default_rng(0)
     for number in range(50):
         share, box = cut(float(generator.random()), 32, number)
-        weights = own_weights(torch.tensor([share]), np.array([box]), 32)
+        weights = own_weights(torch.tensor([share]), torch.tensor([box]), 32)
         assert float(weights.mean()) == pytest.approx(share, abs=1e-6)
-    blended = own_weights(torch.tensor([0.3]), np.zeros((1, 4), np.int64), 32)
+    blended = own_weights(torch.tensor([0.3]), torch.zeros(1, 4, dtype=torch.int64), 32)
     assert torch.equal(blended, torch.full((1, 1, 1, 32, 32), 0.3))
 
 
