@@ -81,8 +81,8 @@ samples: $(VENV)/.dev ## every sample at full length; writes the figures that do
 samples-short: $(VENV)/.dev ## samples with fewer steps, as CI runs them beside `make run`
 	$(BIN)/python -m tools.samples --short digits-finetune
 
-screenshots: $(VENV)/.dev ## the pictures of docs/start.md, of a run of the sample (needs Chromium)
-	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures
+screenshots: $(VENV)/.dev ## the pictures of the docs, of a run of the sample (needs Chromium)
+	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures report
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
 	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

@@ -3,6 +3,9 @@
 python -m tools.screenshots OUT            runs the sample in a home folder of its own first
 python -m tools.screenshots OUT --home F   of the runs of the sample that are in F
 
+The picture `report` is of the page that Kubeflow's pages show of a pipeline's step: its report of
+the newest job in that folder.
+
 It needs a Chromium or Chrome on the path, which it starts without a window. Every page is waited
 for until it shows what it is for.
 """
@@ -32,6 +35,9 @@ from typing import Any
 import aiohttp
 from PIL import Image
 
+from florence_jobs.local import Records
+from florence_jobs.pipelines.results import html_report
+from florence_jobs.pipelines.running import results_here
 from florencectl.local_server import HOST, answer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -59,6 +65,7 @@ _UNFOLD = """
 const rows = document.querySelectorAll('[role=gridcell][col-id*="Run Name"] button');
 rows.forEach(button => button.click());
 """
+REPORT = "report"
 _IS_LOADING = "!!document.querySelector('.ant-spin, [role=progressbar], [aria-busy=true]')"
 
 
@@ -113,6 +120,18 @@ def pages(server: str) -> list[Page]:
         Page(name="models", path=f"{where}/models?{KIND}", shows="digits"),
         Page(name="model", path=f"{where}/models/{model}?{KIND}", shows="About this logged model"),
     ]
+
+
+def report(home: Path) -> tuple[str, Page]:
+    """The report of the newest job in a home folder, as HTML, and how its picture is taken."""
+    newest = max((home / "jobs").glob("*/*/job.json"), key=lambda file: file.stat().st_mtime)
+    namespace, name = newest.parts[-3:-1]
+    records = Records(home)
+    job = records.load(namespace, name)
+    assert job is not None
+    page = Page(name=REPORT, path=f"{REPORT}.html", shows=name, size=(900, 1150))
+    # Nobody's home folder belongs into a picture.
+    return html_report(results_here(job, records)).replace(str(home), "~/.florence"), page
 
 
 def _tags(run: Mapping[str, Mapping[str, Sequence[Mapping[str, str]]]]) -> dict[str, str]:
@@ -268,16 +287,25 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     program = browser_program()
+    only = set(options.only or ())
     with contextlib.ExitStack() as stack:
         home = options.home
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             command = [sys.executable, "-m", "florencectl.main", "submit", "-f", SAMPLE, "--local"]
             subprocess.run(command, env={**os.environ, "FLORENCE_HOME": str(home)}, check=True)
-        server = stack.enter_context(served(home))
-        wanted = [page for page in pages(server) if page.name in (options.only or page.name)]
         port = stack.enter_context(browsing(program))
-        for name, picture in asyncio.run(pictures(port, server, wanted)).items():
+        taken: dict[str, bytes] = {}
+        if not only or REPORT in only:
+            text, page = report(home)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            (folder / page.path).write_text(text, encoding="utf-8")
+            taken |= asyncio.run(pictures(port, folder.as_uri(), [page]))
+        if only != {REPORT}:
+            server = stack.enter_context(served(home))
+            wanted = [page for page in pages(server) if not only or page.name in only]
+            taken |= asyncio.run(pictures(port, server, wanted))
+        for name, picture in taken.items():
             target = options.out / f"{name}.png"
             target.write_bytes(smaller(picture))
             print(f"{target}: {target.stat().st_size / 1e3:.0f} kB", flush=True)

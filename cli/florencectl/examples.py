@@ -115,6 +115,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "export": (
         "export MODEL exported --format hf",
         "export MODEL exported --format onnx",
+        "export MODEL exported --format timm",
         "export models:/web-contrastive@champion s3://bucket/web --format safetensors",
     ),
     "models list": ("models list", "models list digits-contrastive -o wide"),
@@ -129,6 +130,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "models lineage": ("models lineage digits-classification@champion -o wide",),
     "models compare": ("models compare digits-contrastive@champion digits-contrastive@candidate",),
+    "models export": ("models export digits-contrastive@champion exported/digits --format hf",),
     "pipeline list": ("pipeline list",),
     "pipeline compile": ("pipeline compile pretrain-and-adapt -f pipeline.yaml",),
     "pipeline run": (

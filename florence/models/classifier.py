@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from florence.config import ActivationCheckpointing, Architecture
+from florence.config import ActivationCheckpointing, Architecture, Attention
 from florence.errors import DataError
 from florence.models.image import CoSwin
 from florence.models.meta import on_meta
@@ -179,17 +179,27 @@ def build_classifier(
     return model
 
 
-def classifier_of(stored: StoredModel, *, device: str = "cpu") -> ImageClassifier:
+def classifier_of(
+    stored: StoredModel, *, device: str = "cpu", attention: Attention | None = None
+) -> ImageClassifier:
     """The classifier of a stored model, ready for evaluation, with tensors of its own.
+
+    Args:
+        stored: a model whose card describes a classifier.
+        device: where the model goes.
+        attention: implementation of window attention; the card's where None.
 
     Raises:
         DataError: the card describes no classifier, or the weights do not fit it.
     """
     card = stored.card
     shape = HeadShape.of(card, stored.uri)
+    image = card.architecture.image
+    if attention is not None:
+        image = image.model_copy(update={"attention": attention})
     with on_meta():
         model = ImageClassifier(
-            CoSwin(card.architecture.image, card.architecture.embed_dim, window=card.window),
+            CoSwin(image, card.architecture.embed_dim, window=card.window),
             ClassifierHead(8 * card.architecture.image.width, shape),
         )
     load_tower(model, stored, "")

@@ -64,12 +64,9 @@ class StepMetrics:
         utilisation: for MFU and HFU; ``None`` leaves them out.
     """
 
-    def __init__(
-        self, settings: Training, world: World, attempt: int, utilisation: Utilisation | None
-    ) -> None:
+    def __init__(self, settings: Training, world: World, utilisation: Utilisation | None) -> None:
         self._settings = settings
         self._world = world
-        self._attempt = attempt
         self._utilisation = utilisation
 
     def of(
@@ -94,7 +91,6 @@ class StepMetrics:
             "samples": float(done * self._settings.batch_size),
             "system/skipped_steps": float(state.skipped),
             "system/bad_samples": float(state.bad_samples),
-            "system/attempt": float(self._attempt),
             **_of_time(phases),
         }
         if meter.steps_per_second:

@@ -111,7 +111,6 @@ def train(context: StageContext, settings: Training, kind: Kind) -> None:
         step_metrics=StepMetrics(
             settings,
             context.world,
-            context.attempt,
             utilisation(context.architecture, settings, kind.cost, context.world),
         ),
         metadata={

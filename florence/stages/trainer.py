@@ -234,9 +234,10 @@ class Trainer:
 
     def _record(self, done: int, result: StepResult, rate: float) -> None:
         metrics = self._step_metrics.of(done, result, rate, self._meter, self._state, self._phases)
+        # On every rank: those of other nodes record how busy these are at which step.
+        self._context.recorder.metrics(done, metrics)
         if not self._context.world.is_first:
             return
-        self._context.recorder.metrics(done, metrics)
         log.info("Step %d/%d loss %.4f lr %.3g", done, self._steps, result.loss, rate)
 
     def _stopped_while_evaluating(self, done: int) -> bool:

@@ -11,9 +11,14 @@ MEGABYTE = 1e6
 
 
 class SystemSampler:
-    """Samples processors, memory and, where NVIDIA's library answers, GPUs."""
+    """Samples processors, memory and, where NVIDIA's library answers, GPUs.
 
-    def __init__(self) -> None:
+    Args:
+        node: number of this node among several; names are MLflow's for several nodes then.
+    """
+
+    def __init__(self, node: int | None = None) -> None:
+        self._prefix = "system/" if node is None else f"system/node-{node}/"
         self._nvml = _nvml()
         # The first call has nothing to compare with and always answers 0.
         psutil.cpu_percent()
@@ -22,12 +27,12 @@ class SystemSampler:
         """One sample: percentages in [0, 100], megabytes, watts."""
         memory = psutil.virtual_memory()
         values = {
-            "system/cpu_utilization_percentage": psutil.cpu_percent(),
-            "system/system_memory_usage_megabytes": memory.used / MEGABYTE,
-            "system/system_memory_usage_percentage": memory.percent,
-            "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / MEGABYTE,
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / MEGABYTE,
+            "system_memory_usage_percentage": memory.percent,
+            "process_memory_usage_megabytes": psutil.Process().memory_info().rss / MEGABYTE,
         }
-        return values | self._gpus()
+        return {f"{self._prefix}{name}": value for name, value in (values | self._gpus()).items()}
 
     def _gpus(self) -> dict[str, float]:
         if self._nvml is None:
@@ -38,7 +43,7 @@ class SystemSampler:
                 device = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 memory = self._nvml.nvmlDeviceGetMemoryInfo(device)
                 busy = self._nvml.nvmlDeviceGetUtilizationRates(device)
-                name = f"system/gpu_{index}"
+                name = f"gpu_{index}"
                 values[f"{name}_memory_usage_megabytes"] = memory.used / MEGABYTE
                 values[f"{name}_memory_usage_percentage"] = 100 * memory.used / memory.total
                 values[f"{name}_utilization_percentage"] = float(busy.gpu)

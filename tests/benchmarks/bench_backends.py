@@ -156,14 +156,12 @@ async def measured(
         return str((pod["metadata"].get("labels") or {}).get(way.job_label))
 
     names = [f"job-{number}" for number in range(count)]
-    began = time.monotonic()
     async with watching(Arrivals(client, PODS, job_of)) as made:
         await all_of(client.create(way.document(name)) for name in names)
         await made.reach(count, 1200)
     if missing := set(names) - set(made.seen):
         raise SystemExit(f"{way.title}: {len(missing)} jobs of {count} have no pod after 20 min")
     found: dict[str, Any] = {"way": way.title, "jobs": count}
-    found["pods_per_second"] = round(count / (max(made.seen.values()) - began), 1)
     pods, _ = await client.list(PODS, NAMESPACE)
     await all_of(set_phase(client, pod, "Running") for pod in pods)
     if operator is None:

@@ -18,10 +18,13 @@ from florence_operator.kube.client import (
     Client,
     Resource,
 )
-from florence_operator.kube.resources import TRAIN_JOBS
+from florence_operator.kube.resources import TRAIN_JOBS, TRAINING_RUNTIMES
 from tests.benchmarks.operator_load import NAMESPACE
 
-_EMPTIED = (FLORENCE_JOBS, PYTORCH_JOBS, TRAIN_JOBS, PODS, SERVICES, CONFIG_MAPS)
+_EMPTIED = (
+    *(FLORENCE_JOBS, PYTORCH_JOBS, TRAIN_JOBS, TRAINING_RUNTIMES),
+    *(PODS, SERVICES, CONFIG_MAPS),
+)
 
 
 def kubectl(*arguments: str, given: str | None = None) -> str:

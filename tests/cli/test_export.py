@@ -29,16 +29,20 @@ def test_a_model_is_written_whole_and_not_over_another(tmp_path: Path) -> None:
     code, told, _ = export(str(source), str(out), "--format", "hf", "--force")
     assert code == 0
     assert {Path(line).name for line in told.split()} == {
-        *("model.safetensors", "config.json", "modeling_florence.py", "README.md")
+        *("model.safetensors", "config.json", "modeling_florence.py", "README.md"),
+        "preprocessor_config.json",
     }
 
 
 def test_a_format_that_cannot_hold_a_model_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
-    card = small_model.CARD.model_copy(update={"task": "classification"})
+    card = small_model.CARD.model_copy(update={"task": "detection"})
     source = small_model.save(tmp_path / "m", card)
-    code, _, told = export(str(source), str(tmp_path / "out"), "--format", "hf")
-    assert code == 2
-    assert "'classification'" in told
-    assert not (tmp_path / "out").exists()
+    for form in ("hf", "onnx", "torch-export", "timm", "open-clip"):
+        code, _, told = export(str(source), str(tmp_path / "out"), "--format", form)
+        assert code == 2
+        assert "'detection'" in told
+        assert not (tmp_path / "out").exists()
+    code, _, told = export(str(small_model.save(tmp_path / "m")), "out", "--format", "timm")
+    assert (code, "are convolutions, which no model of timm has" in told) == (2, True)

@@ -122,6 +122,10 @@ class Machine:
         program = os.environ.get("FLORENCE_E2E_MACHINE")
         return cls(Path(program)) if program else None
 
+    def beside(self, name: str) -> Path:
+        """A file beside the program, which need not be there."""
+        return self._program.with_name(name)
+
     def __call__(self, action: str, node: int) -> None:
         subprocess.run([str(self._program), action, str(node)], check=True, timeout=300)
 

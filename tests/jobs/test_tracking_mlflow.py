@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -34,6 +35,7 @@ from florence_jobs.tracking.mlflow_run import (  # noqa: E402
     RejectedError,
     RunTarget,
 )
+from florence_jobs.tracking.node_metrics import NodeMetrics  # noqa: E402
 from florence_jobs.tracking.recorder import Tracker  # noqa: E402
 from florence_jobs.tracking.target import run_target  # noqa: E402
 from florence_operator.api.stage import PlanTracking, StagePlan  # noqa: E402
@@ -70,6 +72,7 @@ def test_a_run_holds_everything(store: str, client: Any, tmp_path: Path) -> None
     for step in range(250):
         tracker.metrics(step, {"train/loss": 1 / (step + 1), "coco/imageToText/R@1": 0.5})
     tracker.table("results", [{"task": "digits", "top1": 0.98}])
+    tracker.table("digits/confusion", [{"true class": "0", "0": 5}])
     tracker.picture("digits/confusion", b"\x89PNG")
     tracker.artifact("config/plan.json", b"{}")
     tracker.checkpoint("s3://bucket/runs/whole/mixed#200", 200, {"loss": 0.25})
@@ -87,8 +90,13 @@ def test_a_run_holds_everything(store: str, client: Any, tmp_path: Path) -> None
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("shards", "0123456789abcdef")
     assert dataset.tags[0].value == "pretrain"
+    assert run.data.tags["florence.data"] == "s3://bucket/shards/"
+    assert run.data.tags["florence.dataFingerprint"] == "0123456789abcdef"
     names = {file.path for folder in ("", "pictures/digits", "config")
              for file in client.list_artifacts(tracker.run_id, folder)}  # fmt: skip
+    # MLflow's pages list both tables.
+    listed = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in listed] == ["results.json", "digits/confusion.json"]
     assert {"results.json", "pictures/digits/confusion.png", "config/plan.json"} <= names
     assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config/plan.json") == "{}"
     # Artifacts lie beside the database, not in the working directory.
@@ -124,6 +132,10 @@ def test_a_resumed_attempt_continues_its_run(store: str, client: Any, tmp_path: 
     restarts = {k: v for k, v in run.data.tags.items() if k.startswith("restart.")}
     assert restarts == {"restart.2.lr": "0.2"}
     assert run.data.tags["florence.attempt"] == "2"
+    ended = "{} at TIME, since TIME"
+    attempts = {n: re.sub(r"[-\d]+T[:\d]+Z", "TIME", run.data.tags[f"florence.attempt.{n}"])
+                for n in (1, 2)}  # fmt: skip
+    assert attempts == {1: ended.format("FAILED"), 2: ended.format("FINISHED")}
     assert [m.step for m in client.get_metric_history(first.run_id, "loss")] == [1, 2]
     other = start(store, "other", tmp_path)
     other.close("FINISHED")
@@ -356,6 +368,93 @@ def test_rank_0_of_a_tracked_plan_records(
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_every_node_tells_how_busy_it_is_in_the_run_of_rank_0(
+    store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLORENCE_HOME", str(tmp_path))
+    output = open_storage(str(tmp_path / "output"))
+    ours = plan(store, job="nodes", uid="nodes-uid")
+    world = World(rank=0, size=4, local_rank=0, local_size=2)
+    first = make_recorder(ours, world, output)
+    first.close("FINISHED")
+    beside = make_recorder(ours, replace(world, rank=1, local_rank=1), output)
+    assert not isinstance(beside, NodeMetrics)  # its node is rank 0's
+    other = make_recorder(ours, replace(world, rank=2), output)
+    assert isinstance(other, NodeMetrics)
+    other.close("FINISHED")
+    # What make_recorder has made, without the ten seconds between samples.
+    sampled = threading.Event()
+
+    class Told(MlflowRun):
+        def send_metrics(self, events: Any) -> None:
+            super().send_metrics(events)
+            sampled.set()
+
+    run = Told(run_target(ours))
+    other = NodeMetrics(run, SystemSampler(1), interval_s=0.01)
+    other.metrics(7, {"train/loss": 1.0})
+    assert sampled.wait(60)
+    other.close("FINISHED")
+    assert run.run_id == first.run_id
+    found = client.get_run(first.run_id).data.metrics
+    names = {name.split("/")[1] for name in found if "cpu_utilization" in name}
+    assert names == {"node-0", "node-1"}
+    assert "train/loss" not in found
+    (sample, *_) = client.get_metric_history(
+        first.run_id, "system/node-1/cpu_utilization_percentage"
+    )
+    assert sample.step in (0, 7)
+
+
+def test_a_node_waits_for_the_run_of_its_attempt_and_an_outage_is_one_warning(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = plan(store, job="waits", uid="waits-uid")
+    joined = MlflowRun(run_target(ours))
+    assert joined.join() is None
+    MlflowRun(run_target(ours.model_copy(update={"attempt": 2}))).open()
+    assert joined.join() is None
+    tries = threading.Semaphore(0)
+
+    class Away:
+        def join(self) -> str | None:
+            tries.release()
+            raise ConnectionError("the server is away")
+
+        def send_metrics(self, events: Any) -> None:
+            raise AssertionError
+
+    recorder_ = NodeMetrics(Away(), dict, interval_s=0.001)
+    for _ in range(3):
+        assert tries.acquire(timeout=60)
+    recorder_.close("FAILED")
+    warnings = [r.getMessage() for r in caplog.records if "this node" in r.getMessage()]
+    assert warnings == ["System metrics of this node are missing: the server is away"]
+
+
+def test_a_run_names_the_version_that_its_stage_starts_from(store: str, client: Any) -> None:
+    uri = "s3://bucket/first/mixed/model"
+    tags = {"florence.startedFrom": "s3://bucket/first/mixed"}
+
+    def parent(job: str) -> str:
+        run_id = MlflowRun(target(store, job, tags=tags)).open()
+        return str(client.get_run(run_id).data.tags["florence.parent"])
+
+    assert parent("unregistered") == "s3://bucket/first/mixed"
+    client.create_registered_model("web-contrastive")
+    client.create_model_version("web-contrastive", source=uri, tags={"florence.uri": uri})
+    assert parent("registered") == "models:/web-contrastive/1"
+
+
+def test_an_experiment_of_somebody_else_opens_on_training_runs_too(store: str, client: Any) -> None:
+    made = client.create_experiment("by-hand")
+    chosen = client.create_experiment("chosen", tags={"mlflow.experimentKind": "genai_development"})
+    for name in ("by-hand", "chosen"):
+        MlflowRun(replace(target(store, name), experiment=name)).open()
+    kinds = [client.get_experiment(e).tags["mlflow.experimentKind"] for e in (made, chosen)]
+    assert kinds == ["custom_model_development", "genai_development"]
+
+
 def test_a_stage_that_fails_early_says_why_and_with_which_settings(
     store: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,12 +466,15 @@ def test_a_stage_that_fails_early_says_why_and_with_which_settings(
     assert run.info.status == "FAILED"
     assert run.info.end_time >= run.info.start_time
     reason = "attempt 1: no data at s3://bucket/nothing: check the URI"
-    assert run.data.tags["florence.problem"] == run.data.tags["mlflow.note.content"] == reason
+    assert run.data.tags["florence.problem"] == reason
+    about = "Stage `mixed` (pretrain) of job `team-a/early`; its artifacts are in `/runs/digits/"
+    assert run.data.tags["mlflow.note.content"] == f"{reason}\n\n{about}mixed`."
     assert run.data.params["stage.batchSize"] == "8"
     assert run.data.params["model.image.width"]
     job = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert job.info.status == "FAILED"
-    assert job.data.tags["mlflow.note.content"] == f"mixed: {reason}"
+    about_job = "Job `team-a/early`; its artifacts are in `/runs/digits`."
+    assert job.data.tags["mlflow.note.content"] == f"mixed: {reason}\n\n{about_job}"
     again = make_recorder(plan(store, job="early", uid="early-uid", attempt=2), World(), output)
     again.parameters({"stage": {"batchSize": 8}})
     again.metrics(5, {"validation/held/top1": 0.75, "train/loss": 1.0, "gradient_norm": 2.0})
@@ -381,6 +483,15 @@ def test_a_stage_that_fails_early_says_why_and_with_which_settings(
     job = client.get_run(job.info.run_id)
     assert job.info.status == "FINISHED"
     assert job.data.metrics == {"validation/held/top1": 0.75}
+    # What went wrong before is no description of a run that goes on; a user's own words stay.
+    run = client.get_run(made.run_id)
+    assert run.data.tags["mlflow.note.content"] == f"{about}mixed`."
+    assert job.data.tags["mlflow.note.content"] == about_job
+    client.set_tag(made.run_id, "mlflow.note.content", "the good one")
+    make_recorder(plan(store, job="early", uid="early-uid", attempt=3), World(), output).close(
+        "FINISHED"
+    )
+    assert client.get_run(made.run_id).data.tags["mlflow.note.content"] == "the good one"
 
 
 def test_a_run_that_began_in_an_experiment_of_its_job_goes_on_there(
@@ -435,7 +546,8 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_owner_of_the_job(
     end_tracked_run(path, "rank 0 was killed")
     run = client.get_run(run_id)
     assert run.info.status == "FAILED"
-    assert run.data.tags["mlflow.note.content"] == "attempt 2: rank 0 was killed"
+    assert run.data.tags["mlflow.note.content"].startswith("attempt 2: rank 0 was killed\n\nStage ")
+    assert run.data.tags["florence.attempt.2"].startswith("FAILED at ")
     assert run.info.end_time >= run.info.start_time
     job = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert job.info.status == "FAILED"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
+from florence_jobs.local import Records
+from florence_operator.api import FlorenceJob
 from tools import screenshots
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,30 @@ def test_without_a_browser_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="no browser: install one of chromium"):
         screenshots.browser_program()
+
+
+def test_the_report_is_that_of_the_newest_job(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for name, top1 in (("old", 0.5), ("new", 0.875)):
+        document = yaml.safe_load((ROOT / "jobs/samples/digits.yaml").read_text())
+        (stage, *_) = document["spec"]["stages"]
+        found = {"name": "mixed", "state": "Succeeded", "metrics": {"top1": top1, "steps": 60}}
+        records.save(
+            FlorenceJob.model_validate(
+                {
+                    **document,
+                    "metadata": {"name": name},
+                    "spec": {**document["spec"], "stages": [stage]},
+                    "status": {"phase": "Succeeded", "stages": [found]},
+                }
+            )
+        )
+        os.utime(records.folder("default", name) / "job.json", (top1, top1))
+    text, page = screenshots.report(tmp_path)
+    assert (page.shows, page.path) == ("new", "report.html")
+    for fact in ("<h1>new</h1>", "<td>0.8750</td>", "<td>60</td>", "~/.florence/artifacts/default"):
+        assert fact in text
+    assert str(tmp_path) not in text
 
 
 def test_pictures_of_the_docs_are_small_and_shown() -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from florence.errors import ConfigurationError
+from florencectl.commands.export import ExportFormat, Force, Form, Out, write_folder
+from florencectl.options import ModelEndpoint
 from florencectl.output import DocumentFormat, Format, note, print_document, print_list, print_table
 
 if TYPE_CHECKING:
@@ -217,6 +219,24 @@ def compare(
         print_document([_document(version) for version in versions], output)
         return
     print_table(["metric", *(version.uri for version in versions)], compared(versions))
+
+
+@app.command("export")
+def export(
+    model: Named,
+    out: Out,
+    form: Form = ExportFormat.SAFETENSORS,
+    force: Force = False,
+    endpoint: ModelEndpoint = None,
+    mlflow: Store = None,
+) -> None:
+    """Write a version as a folder that other programs load; as 'florencectl export' does."""
+    from florence.config.storage import S3Settings
+    from florence_jobs.registry.resolving import located
+
+    s3 = S3Settings(endpoint=endpoint)
+    version = _registry(mlflow).find(_reference(model))
+    write_folder(lambda: located(version.uri, s3, store=mlflow), out, form, s3, force=force)
 
 
 def compared(versions: list[Version]) -> list[list[Any]]:

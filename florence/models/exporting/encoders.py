@@ -16,7 +16,7 @@ def encoders_of(
 
     Args:
         stored: any model.
-        holds: which format is for such models alone, as the message says it.
+        holds: which format is for such models, as the message says it.
         lacks: why it is not for others.
         attention: implementation of window attention; the card's where None.
 

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from florence.config.model import Attention
 from florence.errors import FlorenceError
 from florence.models.card import card_bytes
+from florence.models.classifier import CLASSIFICATION, ImageClassifier, classifier_of
 from florence.models.exporting.encoders import encoders_of
 from florence.models.stored import CARD, StoredModel
 from florence.models.two_tower import TwoTower
@@ -22,7 +23,7 @@ ONNX_BYTES = 1_800_000_000
 """Weights of more bytes go into a file beside the graph: protobuf ends at 2 GiB."""
 
 TOLERANCE = 1e-4
-"""Largest difference between outputs of unit length that counts as rounding."""
+"""Largest difference that counts as rounding, of outputs whose largest is 1."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,41 @@ class _Texts(nn.Module):
         return self.model.encode_text(input_ids)
 
 
+class _Logits(nn.Module):
+    def __init__(self, model: ImageClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values)
+        return logits
+
+
 def graphs_of(stored: StoredModel) -> dict[str, Graph]:
-    """The encoders of a two-tower model by name, ``image`` and ``text``.
+    """The encoders of a two-tower model, ``image`` and ``text``, or a ``classifier``.
 
     ``image``: pixel_values (B, 3, R, R) float32, normalised, to (B, D) of unit length. ``text``:
-    input_ids (B, L) int64 with L the tower's context, padded with 0, to (B, D).
+    input_ids (B, L) int64 with L the tower's context, padded with 0, to (B, D). ``classifier``:
+    pixel_values to logits (B, C).
 
     Raises:
-        ConfigurationError: the model has not two towers.
+        ConfigurationError: the model is of another task.
         DataError: its weights do not fit its card.
     """
     card = stored.card
-    model = encoders_of(
-        stored,
-        "graphs are written of",
-        "answers are not made by its network alone",
-        # The fused attention asks how large the batch is; a graph of any batch cannot.
-        attention=Attention.MATH,
-    )
+    # The fused attention asks how large the batch is; a graph of any batch cannot.
+    attention = Attention.MATH
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, card.resolution, card.resolution, generator=generator)
+    if card.task == CLASSIFICATION:
+        classifier = _Logits(classifier_of(stored, attention=attention)).eval()
+        return {"classifier": Graph(classifier, images, "pixel_values", "logits")}
+    model = encoders_of(
+        stored,
+        "graphs are written of classifiers and",
+        "answers are not made by its network alone",
+        attention=attention,
+    )
     context = card.architecture.text.context
     texts = torch.randint(1, card.architecture.text.vocabulary, (2, context), generator=generator)
     return {
@@ -95,7 +111,8 @@ def traced(graph: Graph) -> ExportedProgram:
 
 
 def torch_export_files(stored: StoredModel) -> dict[str, bytes]:
-    """``image.pt2`` and ``text.pt2``, as ``torch.export.load`` reads them, and the card."""
+    """``image.pt2`` and ``text.pt2``, or ``classifier.pt2``, for ``torch.export.load``, and the
+    card. Raises as :func:`graphs_of`."""
     files = {}
     for name, graph in graphs_of(stored).items():
         buffer = io.BytesIO()
@@ -105,10 +122,10 @@ def torch_export_files(stored: StoredModel) -> dict[str, bytes]:
 
 
 def onnx_files(stored: StoredModel, *, largest: int = ONNX_BYTES) -> dict[str, bytes]:
-    """``image.onnx`` and ``text.onnx``, with ``….onnx.data`` where they are large, and the card.
+    """The graphs as ``NAME.onnx``, with ``NAME.onnx.data`` where they are large, and the card.
 
     Args:
-        stored: a model with two towers.
+        stored: a model with two towers, or a classifier.
         largest: bytes of weights that stay in the graph's own file.
 
     Raises:
@@ -151,8 +168,9 @@ def check_onnx(path: Path, graph: Graph) -> None:
     for batch in (graph.example[:1], torch.cat([graph.example, graph.example[:1]])):
         (found,) = session.run([graph.output], {graph.input: batch.numpy()})
         with torch.no_grad():
-            difference = float((graph.module(batch) - torch.from_numpy(found)).abs().max())
-        if not difference <= TOLERANCE:
+            expected = graph.module(batch)
+        difference = float((expected - torch.from_numpy(found)).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
             raise FlorenceError(
                 f"{path.name}: onnxruntime differs from the model by {difference:.2g}: this "
                 "version of torch writes another graph: try the one of constraints.txt"

@@ -1,7 +1,8 @@
-"""A two-tower model of florence for transformers: goes beside the weights of an exported model.
+"""Models of florence for transformers: goes beside the weights of an exported model.
 
-It is what ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` runs; the towers are those
-of the package ``florence``, which has to be installed.
+It is what ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` runs, and the same of
+``AutoModelForImageClassification``; the models are those of the package ``florence``, which has to
+be installed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from florence.models.card import ModelCard
+from florence.models.classifier import ClassifierHead, HeadShape, ImageClassifier
+from florence.models.image import CoSwin
 from florence.models.two_tower import TwoTower
 
 
@@ -22,7 +26,7 @@ class FlorenceConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is
         card: as in ``config.json`` of the model that was exported.
     """
 
-    model_type = "florence-two-tower"
+    model_type = "florence"
 
     def __init__(self, card: dict[str, Any] | None = None, **others: Any) -> None:
         self.card = card or {}
@@ -63,3 +67,27 @@ class FlorenceTwoTower(PreTrainedModel):  # type: ignore[misc]
             similarity = found["image_embeds"] @ found["text_embeds"].T
             found["logits_per_image"] = self.model.logit_scale.exp() * similarity
         return ModelOutput(found)
+
+
+class FlorenceImageClassifier(PreTrainedModel):  # type: ignore[misc]
+    """An image tower with a classifier of C classes."""
+
+    config_class = FlorenceConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: FlorenceConfig) -> None:
+        super().__init__(config)
+        card = ModelCard.model_validate(config.card)
+        image = card.architecture.image
+        self.model = ImageClassifier(
+            CoSwin(image, card.architecture.embed_dim, window=card.window),
+            ClassifierHead(8 * image.width, HeadShape.of(card, "config.json")),
+        )
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        """Weights come from the file, all of them."""
+
+    def forward(self, pixel_values: Any, **_: Any) -> ImageClassifierOutput:
+        """(B, 3, H, W), normalised as the card says, to logits (B, C)."""
+        return ImageClassifierOutput(logits=self.model(pixel_values))

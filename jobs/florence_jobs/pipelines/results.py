@@ -19,6 +19,9 @@ MOST_PICTURES = 12
 LARGEST_PICTURE = 2 << 20
 """Bytes of a picture in a report."""
 
+MOST_TRIES = 3
+"""Of a request for what a report shows: a step without keys, or a store, is done all the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageResults:
@@ -78,6 +81,7 @@ def results_of(job: FlorenceJob, uri_of: Mapping[str, str], s3: S3Settings) -> J
         s3: where ``s3://`` is.
     """
     assert job.status is not None
+    s3 = s3.model_copy(update={"attempts": MOST_TRIES})
     stages, notes = [], []
     for status in job.status.stages:
         uri = uri_of[status.name]
@@ -130,7 +134,7 @@ def html_report(results: JobResults) -> str:
         parts.append(f"<h2>{html.escape(stage.name)}</h2>")
         parts.append(_html_table(_facts(stage)))
         if stage.metrics:
-            parts.append(_html_table({k: f"{v:.4f}" for k, v in stage.metrics.items()}))
+            parts.append(_html_table({k: _number(v) for k, v in stage.metrics.items()}))
         for name, png in stage.pictures.items():
             data = base64.b64encode(png).decode()
             parts.append(f"<h3>{html.escape(name)}</h3>")
@@ -144,7 +148,7 @@ def markdown_report(results: JobResults) -> str:
     for stage in results.stages:
         lines += [f"## {stage.name}", "", "| | |", "|---|---|"]
         lines += [f"| {_cell(key)} | `{_cell(value)}` |" for key, value in _facts(stage).items()]
-        lines += [f"| {_cell(key)} | {value:.4f} |" for key, value in stage.metrics.items()]
+        lines += [f"| {_cell(key)} | {_number(value)} |" for key, value in stage.metrics.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -152,6 +156,11 @@ def markdown_report(results: JobResults) -> str:
 def _facts(stage: StageResults) -> dict[str, str]:
     facts = {"model": stage.model, "artifacts": stage.uri, "MLflow run": stage.mlflow_run}
     return {key: value for key, value in facts.items() if value}
+
+
+def _number(value: float) -> str:
+    """A count as one, anything else with four decimals."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def _html_table(rows: Mapping[str, str]) -> str:

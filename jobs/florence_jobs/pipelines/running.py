@@ -19,6 +19,7 @@ from florence_operator.api.artifacts import artifacts_uri
 from florence_operator.api.manifest import from_store
 
 if TYPE_CHECKING:
+    from florence_jobs.local import Records
     from florence_jobs.pipelines.cluster_jobs import ClusterJobs
 
 HERE = "FLORENCE_PIPELINES_HERE"
@@ -137,7 +138,6 @@ def _run_here(job: FlorenceJob) -> JobResults:
     """Run the job as ``florencectl submit --local`` does, in this process."""
     from florence.home import florence_home
     from florence_jobs.local import LocalRunner, Records, StoppedByUserError
-    from florence_jobs.local.plans import stage_uri
 
     records = Records(florence_home())
     known = records.current(job.namespace, job.metadata.name)
@@ -150,8 +150,15 @@ def _run_here(job: FlorenceJob) -> JobResults:
     assert end is not None
     if end.code:
         raise JobFailedError(end)
-    uris = {s.name: stage_uri(done, s.name, records.artifacts_uri) for s in done.spec.stages}
-    return results_of(done, uris, done.spec.artifacts.s3)
+    return results_here(done, records)
+
+
+def results_here(job: FlorenceJob, records: Records) -> JobResults:
+    """What a finished job on this machine left."""
+    from florence_jobs.local.plans import stage_uri
+
+    uris = {s.name: stage_uri(job, s.name, records.artifacts_uri) for s in job.spec.stages}
+    return results_of(job, uris, job.spec.artifacts.s3)
 
 
 class _Teller:

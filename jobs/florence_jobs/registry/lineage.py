@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from florence.errors import FlorenceError
 from florence_jobs.registry.references import is_reference, parse_reference
 from florence_jobs.registry.store import ModelRegistry, Version
-from florence_jobs.registry.tags import COMMIT, IMAGE, PARENT
+from florence_jobs.registry.tags import COMMIT, FINGERPRINT, IMAGE, PARENT
 
 LONGEST = 50
 """Ancestors that are told at most: a chain of more is a circle."""
@@ -31,7 +31,7 @@ class Ancestor:
             "stage": tags.get("florence.stage"),
             "attempt": tags.get("florence.attempt"),
             "data": tags.get("florence.data"),
-            "fingerprint": tags.get("florence.dataFingerprint"),
+            "fingerprint": tags.get(FINGERPRINT),
             "commit": tags.get(COMMIT),
             "image": tags.get(IMAGE),
             "uri": tags.get("florence.uri"),

@@ -73,7 +73,7 @@ def register(client: Any, model_id: str, run_id: str, data: Mapping[str, Any]) -
             return str(known.version)
     tags = {**data["tags"], MODEL_ID: model_id}
     if started := tags.get(STARTED_FROM):
-        tags[PARENT] = _parent(client, started)
+        tags[PARENT] = parent_of(client, started)
     model = client.get_logged_model(model_id)
     made = client.create_model_version(
         name,
@@ -92,7 +92,7 @@ def register(client: Any, model_id: str, run_id: str, data: Mapping[str, Any]) -
     return str(made.version)
 
 
-def _parent(client: Any, uri: str) -> str:
+def parent_of(client: Any, uri: str) -> str:
     """The registered version whose files are at a URI, else the URI."""
     if uri.startswith(SCHEME):
         return uri

@@ -18,11 +18,16 @@ MODEL_ID = "florence.modelId"
 ENDPOINT = "florence.endpoint"
 """Tag of a version: the S3 service of an ``s3://`` URI."""
 PARENT = "florence.parent"
-"""Tag of a version: the version that it started from, or its URI where that is not registered."""
+"""Tag of a version and of a run: the version that it started from, or its URI where that is not
+registered."""
+FINGERPRINT = "florence.dataFingerprint"
+"""Tag of a run and a version: what tells its training data from other data."""
 STARTED_FROM = "florence.startedFrom"
 """Tag of a run: the URI of the model that the stage started from."""
 COMMIT = "mlflow.source.git.commit"
 """MLflow's own tag of the code's revision."""
+BRANCH, REPOSITORY = "mlflow.source.git.branch", "mlflow.source.git.repoURL"
+"""MLflow's own tags of the checkout that the code is of."""
 IMAGE = "florence.image"
 """Tag: the container image that the stage ran in."""
 
@@ -35,16 +40,34 @@ def place_of(uri: str) -> str:
 def code_tags(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Which code runs: the revision of the working directory or the image, and the image."""
     found = {}
-    if commit := environment.get("FLORENCE_GIT_SHA") or _revision(Path.cwd()):
+    if commit := environment.get("FLORENCE_GIT_SHA"):
         found[COMMIT] = commit
+    else:
+        found |= _checkout(Path.cwd())
     if image := environment.get("FLORENCE_IMAGE"):
         found[IMAGE] = image
     return found
 
 
-def _revision(folder: Path) -> str | None:
-    """The git revision of a folder; a ``-dirty`` one has changes that it does not have."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+def _checkout(folder: Path) -> dict[str, str]:
+    """The git revision of a folder, its branch and where it is from, as far as there are such.
+
+    A ``-dirty`` revision has changes that it does not have.
+    """
+    commit = _git(folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    if commit is None:
+        return {}
+    asked = {
+        COMMIT: commit,
+        BRANCH: _git(folder, "symbolic-ref", "--short", "--quiet", "HEAD"),
+        REPOSITORY: _git(folder, "config", "--get", "remote.origin.url"),
+    }
+    return {tag: redacted(value) for tag, value in asked.items() if value}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says in one line; ``None`` where it says nothing."""
+    command = ["git", *arguments]
     try:
         ran = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=10, check=True

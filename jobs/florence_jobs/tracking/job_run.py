@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from florence_jobs.tracking.logged_models import DESCRIPTION
+from florence_jobs.tracking.descriptions import DESCRIPTION, described, is_ours
 
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag of a nested run."""
@@ -23,6 +23,7 @@ class JobRun:
         name: what the pages show.
         started: when this stage began, in Unix milliseconds.
         tags: of a new run.
+        description: on its page.
         sweep: what identifies the sweep that the job is of; its run is nested in the sweep's.
         varied: the settings that vary in it, and the job's values: parameters of a new run.
     """
@@ -37,6 +38,7 @@ class JobRun:
         name: str,
         started: int,
         tags: Mapping[str, str],
+        description: str = "",
         sweep: str | None = None,
         varied: Mapping[str, str] | None = None,
     ) -> None:
@@ -44,6 +46,7 @@ class JobRun:
         self._job, self._stage, self._name = job, stage, name
         self._started = started
         self._tags = {**tags, "florence.job": job, _JOB_RUN: "true"}
+        self._description = description
         self._sweep, self._varied = sweep, varied or {}
         self.run_id = ""
 
@@ -54,6 +57,8 @@ class JobRun:
             found = self._new()
         elif found.info.status != "RUNNING":
             self._client.update_run(found.info.run_id, status="RUNNING")
+        if self._description and is_ours(found.data.tags.get(DESCRIPTION), self._description):
+            self._client.set_tag(found.info.run_id, DESCRIPTION, self._description)
         self.run_id = str(found.info.run_id)
         return self.run_id
 
@@ -72,7 +77,8 @@ class JobRun:
             for name, value in results.items()
             if not name.startswith(_BOOKKEEPING) and "/" in name
         ]
-        note = [RunTag(DESCRIPTION, f"{self._stage}: {problem}"[:8000])] if problem else []
+        told = described(self._description, f"{self._stage}: {problem}"[:7000])
+        note = [RunTag(DESCRIPTION, told)] if problem else []
         self._client.log_batch(self.run_id, metrics=metrics[:1000], tags=note)
         stages = self._client.search_runs([self._experiment], f"tags.`{PARENT}` = '{self.run_id}'")
         states = {run.info.status for run in stages}

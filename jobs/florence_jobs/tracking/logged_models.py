@@ -11,15 +11,13 @@ from typing import Any
 from florence_jobs.registry.references import parse_reference
 from florence_jobs.registry.registering import register
 from florence_jobs.registry.tags import MODEL_ID
+from florence_jobs.tracking.descriptions import DESCRIPTION
 from florence_jobs.tracking.events import Event
 
 MOST_METRICS = 1000
 """MLflow's limit per batch."""
 
 LONGEST_MODEL_PARAMETER = 500
-
-DESCRIPTION = "mlflow.note.content"
-"""MLflow's own tag: the description on the page of a run or a model."""
 
 TRAINING = "train/"
 """Metrics of that prefix were measured on the data that the model was trained on."""

@@ -12,6 +12,7 @@ from florence_jobs.registry.references import is_reference
 from florence_jobs.system_metrics import SystemSampler
 from florence_jobs.tracking.events import Spill
 from florence_jobs.tracking.mlflow_run import MlflowRun, RunTarget
+from florence_jobs.tracking.node_metrics import NodeMetrics
 from florence_jobs.tracking.recorder import Tracker
 from florence_jobs.tracking.server import redacted
 from florence_jobs.tracking.several import ClosableRecorder, SeveralRecorders
@@ -21,7 +22,9 @@ from florence_operator.api.stage import StagePlan
 
 
 def make_recorder(plan: StagePlan, world: World, output: Storage) -> ClosableRecorder:
-    """What rank 0 of a tracked plan records with; nothing elsewhere.
+    """What rank 0 of a tracked plan records with.
+
+    The first process of any other node records how busy that is; the others nothing.
 
     A recorder of another kind is one more class with the methods of ``Recorder``, added here.
 
@@ -32,17 +35,22 @@ def make_recorder(plan: StagePlan, world: World, output: Storage) -> ClosableRec
         ConfigurationError: the plan's ``tracking.mlflowUri`` is no address MLflow tracks to.
     """
     tracking = plan.tracking
-    if world.rank != 0 or tracking is None:
+    if tracking is None or world.local_rank != 0:
         return SeveralRecorders()
+    nodes = world.size // world.local_size
+    sampler = SystemSampler(world.rank // world.local_size if nodes > 1 else None)
+    target = run_target(plan)
+    if world.rank != 0:
+        return SeveralRecorders() if target is None else NodeMetrics(MlflowRun(target), sampler)
     recorders: list[ClosableRecorder] = []
-    if (target := run_target(plan)) is not None:
-        recorders.append(_tracker(plan, target))
+    if target is not None:
+        recorders.append(_tracker(plan, target, sampler))
     if tracking.tensorboard:
         recorders.append(TensorBoardRecorder(output))
     return SeveralRecorders(recorders)
 
 
-def _tracker(plan: StagePlan, target: RunTarget) -> Tracker:
+def _tracker(plan: StagePlan, target: RunTarget, sampler: SystemSampler) -> Tracker:
     file = re.sub(r"[^\w.-]", "_", f"{target.job}-{plan.stage}") + ".jsonl"
     tracker = Tracker(
         MlflowRun(target),
@@ -55,7 +63,8 @@ def _tracker(plan: StagePlan, target: RunTarget) -> Tracker:
         origin=origin_of(plan, target),
         measured=plan.inputs.model if is_reference(plan.inputs.model or "") else None,
         close_timeout_s=min(60.0, max(2.0, plan.grace_seconds / 3)),
-        sampler=SystemSampler(),
+        sampler=sampler,
+        description=target.description,
     )
     document = json.dumps(plan.wire(), indent=2)
     tracker.artifact(

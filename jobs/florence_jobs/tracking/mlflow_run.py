@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
+from florence_jobs.registry.registering import parent_of
+from florence_jobs.registry.tags import FINGERPRINT, STARTED_FROM
+from florence_jobs.registry.tags import PARENT as PARENT_MODEL
+from florence_jobs.tracking.descriptions import DESCRIPTION, described, is_ours
 from florence_jobs.tracking.events import Event
+from florence_jobs.tracking.experiments import connected, experiment_named
 from florence_jobs.tracking.job_run import PARENT, JobRun
-from florence_jobs.tracking.logged_models import (
-    DESCRIPTION,
-    MOST_METRICS,
-    LoggedModels,
-    folder_of,
-)
-from florence_jobs.tracking.server import check_uri, redacted, silence_mlflow
+from florence_jobs.tracking.logged_models import MOST_METRICS, LoggedModels, folder_of
+from florence_jobs.tracking.server import check_uri, redacted
 
 MOST_TAGS = 100
 """MLflow's limit per batch."""
 
-DEFAULT_EXPERIMENT = "0"
-"""MLflow makes it in every new store, for runs that name none; ours all do."""
-
-TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
-"""MLflow's pages show experiments without it as those of chat bots."""
+TABLES = "mlflow.loggedArtifacts"
+"""MLflow's own tag: the tables that its pages show, beside each other for several runs."""
 
 PROBLEM = "florence.problem"
 """Tag of a run that failed, beside the description on its page."""
@@ -78,6 +74,8 @@ class RunTarget:
     tags: Mapping[str, str] | None = None
     job_tags: Mapping[str, str] | None = None
     """Of the run of the job."""
+    description: str = ""
+    job_description: str = ""
 
 
 class MlflowRun:
@@ -91,6 +89,8 @@ class MlflowRun:
         self._parameters: dict[str, str] = {}
         self._job: JobRun | None = None
         self._models: Any = None
+        self._tables: list[dict[str, str]] = []
+        self._since = ""
         self.run_id: str | None = None
 
     def open(self) -> str:
@@ -98,12 +98,13 @@ class MlflowRun:
         if self.run_id is not None:
             return self.run_id
         with _translated():
-            self._client = self._connect()
+            self._client = connected(self._target.uri)
             self._experiment_id = self._experiment()
             run = self._named_run() or self._found_run()
             if run is not None:
                 self._experiment_id = run.info.experiment_id
             tags = {**(self._target.tags or {}), "florence.attempt": str(self._target.attempt)}
+            tags |= self._parent_model()
             if self._target.job_name is not None:
                 self._job = self._job_run(self._target.job_name)
                 tags[PARENT] = self._job.open()
@@ -112,10 +113,29 @@ class MlflowRun:
             if run.info.status != "RUNNING":
                 self._client.update_run(run_id, status="RUNNING")
             self._parameters = dict(run.data.params)
+            with contextlib.suppress(ValueError):  # somebody else's
+                self._tables = json.loads(run.data.tags.get(TABLES, "[]"))
+            tags |= self._attempt(run) | self._description(run)
             self._client.log_batch(run_id, tags=_tags(tags))
             self._models = LoggedModels(self._client, self._target.uri, self._experiment_id, run_id)
             self.run_id = run_id
         return run_id
+
+    def join(self) -> str | None:
+        """The id of the run that rank 0 of this attempt has made; ``None`` before it has."""
+        if self.run_id is None:
+            with _translated():
+                if self._client is None:
+                    self._client = connected(self._target.uri)
+                found = self._client.get_experiment_by_name(self._target.experiment)
+                if found is None:
+                    return None
+                self._experiment_id = str(found.experiment_id)
+                run = self._named_run() or self._found_run()
+                attempt = str(self._target.attempt)
+                if run is not None and run.data.tags.get("florence.attempt") == attempt:
+                    self.run_id = str(run.info.run_id)
+        return self.run_id
 
     def end_abandoned(self, problem: str) -> bool:
         """End the run as FAILED if the attempt's process ended without having done so.
@@ -124,7 +144,7 @@ class MlflowRun:
             Whether it was left running; never where a later attempt has taken it over.
         """
         with _translated():
-            self._client = self._connect()
+            self._client = connected(self._target.uri)
             self._experiment_id = self._experiment()
             run = self._named_run() or self._found_run()
             attempt = str(self._target.attempt)
@@ -134,7 +154,8 @@ class MlflowRun:
                 return False
         self.open()
         told = f"attempt {attempt}: {redacted(problem)}"
-        self.send(Event("tags", {"values": {PROBLEM: told, DESCRIPTION: told}}))
+        text = described(self._target.description, told)
+        self.send(Event("tags", {"values": {PROBLEM: told, DESCRIPTION: text}}))
         about = {"time": milliseconds(), "metrics": {}, "problem": told}
         self.send(Event("finish", {"status": "FAILED", **about}))
         return True
@@ -165,46 +186,8 @@ class MlflowRun:
             for start in range(0, len(metrics), MOST_METRICS):
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + MOST_METRICS])
 
-    def _connect(self) -> Any:
-        silence_mlflow()
-        from mlflow import MlflowClient
-
-        database = _file_of(self._target.uri)
-        fresh = database is not None and not database.exists()
-        if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(tracking_uri=self._target.uri)
-        if fresh:  # empty for ever, and its artifacts would go to the working directory
-            with contextlib.suppress(Exception):
-                client.delete_experiment(DEFAULT_EXPERIMENT)
-        return client
-
     def _experiment(self) -> str:
-        name = self._target.experiment
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(
-                    self._client.create_experiment(
-                        name, self._artifact_location(), tags=TRAINING_PAGES
-                    )
-                )
-            except Exception:
-                # Another job may have made it in between; if not, the error stands.
-                experiment = self._client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            self._client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
-
-    def _artifact_location(self) -> str | None:
-        """For SQLite a folder beside the file: MLflow's own default is the working directory."""
-        database = _file_of(self._target.uri)
-        if database is None:
-            return None
-        folder = re.sub(r"[^\w.-]", "_", self._target.experiment)
-        return (database.absolute().parent / "mlflow-artifacts" / folder).as_uri()
+        return experiment_named(self._client, self._target.uri, self._target.experiment)
 
     def _named_run(self) -> Any | None:
         from mlflow.exceptions import MlflowException
@@ -243,6 +226,28 @@ class MlflowRun:
             run_name=self._target.name,
         )
 
+    def _parent_model(self) -> dict[str, str]:
+        """The registered version that the stage starts from, as far as there is one."""
+        started = (self._target.tags or {}).get(STARTED_FROM)
+        if started is None:
+            return {}
+        with contextlib.suppress(Exception):  # a server without a registry
+            return {PARENT_MODEL: parent_of(self._client, started)}
+        return {}
+
+    def _attempt(self, run: Any) -> dict[str, str]:
+        """A tag that says since when this attempt runs; one that is there is right."""
+        name = f"florence.attempt.{self._target.attempt}"
+        known = run.data.tags.get(name, "").rpartition("since ")[2]
+        started = milliseconds() if self._target.started is None else self._target.started
+        self._since = known or _moment(started)
+        return {name: f"RUNNING since {self._since}"}
+
+    def _description(self, run: Any) -> dict[str, str]:
+        text = self._target.description
+        ours = text and is_ours(run.data.tags.get(DESCRIPTION), text)
+        return {DESCRIPTION: text} if ours else {}
+
     def _job_run(self, name: str) -> JobRun:
         target = self._target
         return JobRun(
@@ -253,6 +258,7 @@ class MlflowRun:
             name=name,
             started=milliseconds() if target.started is None else target.started,
             tags=target.job_tags or {},
+            description=target.job_description,
             sweep=target.sweep,
             varied=target.varied,
         )
@@ -297,12 +303,18 @@ class MlflowRun:
         )
         tag = InputTag("mlflow.data.context", data["context"])
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
+        about = {"florence.data": redacted(data["uri"]), FINGERPRINT: data["fingerprint"]}
+        self._set_tags(about)
 
     def _send_artifact(self, event: Event) -> None:
         with folder_of(event.files) as folder:
             self._client.log_artifacts(self.run_id, str(folder))
-        if tags := event.data.get("tags"):
+        if tags := event.data.get("tags"):  # kept in a file by an earlier version
             self._set_tags(tags)
+        if path := event.data.get("table"):
+            table = {"path": path, "type": "table"}
+            self._tables = [*(each for each in self._tables if each != table), table]
+            self._set_tags({TABLES: json.dumps(self._tables)})
 
     def _send_linked_model(self, event: Event) -> None:
         self._models.link(event.data)
@@ -315,6 +327,8 @@ class MlflowRun:
 
     def _send_finish(self, event: Event) -> None:
         data = event.data
+        ended = f"{data['status']} at {_moment(data['time'])}, since {self._since}"
+        self._set_tags({f"florence.attempt.{self._target.attempt}": ended})
         self._client.set_terminated(self.run_id, status=data["status"], end_time=data["time"])
         if self._job is not None:
             self._job.close(data["time"], data["metrics"], data["problem"])
@@ -339,15 +353,13 @@ def _tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(key[:250], str(value)[:8000]) for key, value in tags.items()]
 
 
-def _file_of(uri: str) -> Path | None:
-    """The file of a SQLite store."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").split("?")[0])
-
-
 def _quoted(text: str) -> str:
     return text.replace("'", "")
+
+
+def _moment(time_ms: int) -> str:
+    """Unix milliseconds as a time of day in UTC."""
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def milliseconds() -> int:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from florence_jobs.registry.registering import registration
-from florence_jobs.registry.tags import WEIGHTS_DIGEST, place_of
+from florence_jobs.registry.tags import FINGERPRINT, WEIGHTS_DIGEST, place_of
 from florence_jobs.tracking.delivery import Delivery, RunSink, one_line
+from florence_jobs.tracking.descriptions import DESCRIPTION, described
 from florence_jobs.tracking.events import Event, EventQueue, Spill, flatten, split_finite
-from florence_jobs.tracking.logged_models import DESCRIPTION
 from florence_jobs.tracking.mlflow_run import MOST_MODEL_BYTES, PROBLEM, milliseconds
 from florence_jobs.tracking.server import redacted
 
@@ -42,6 +42,7 @@ class Tracker:
         experiment: final models are registered as ``<experiment>-<task>``; none: they are not.
         origin: where it is from: tags of the registered version.
         measured: the registered model that the stage measures, where it has one by name.
+        description: on the run's page, under what went wrong.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Tracker:
         experiment: str | None = None,
         origin: Mapping[str, str] | None = None,
         measured: str | None = None,
+        description: str = "",
         interval_s: float = 5.0,
         close_timeout_s: float = 60.0,
         capacity: int = QUEUE_CAPACITY,
@@ -68,7 +70,7 @@ class Tracker:
         self._model_name = model_name
         self._planned = planned or {}
         self._experiment, self._origin = experiment, origin or {}
-        self._measured = measured
+        self._measured, self._description = measured, description
         self._dataset: dict[str, str] | None = None
         self._close_timeout = close_timeout_s
         self._clock = clock_ms
@@ -129,17 +131,16 @@ class Tracker:
         """Record rows with the same keys as a table that MLflow's pages show."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         document = {"columns": columns, "data": [[row.get(c) for c in columns] for row in rows]}
-        path = f"{_path(name)}.json"
-        tag = {"mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"}])}
-        self.artifact(path, json.dumps(document, default=str).encode(), tags=tag)
+        path, content = f"{_path(name)}.json", json.dumps(document, default=str).encode()
+        self._queue.put(Event("artifact", {"table": path}, {path: content}))
 
     def picture(self, name: str, png: bytes) -> None:
         """Record a PNG under ``pictures/``."""
         self.artifact(f"pictures/{_path(name)}.png", png)
 
-    def artifact(self, path: str, content: bytes, *, tags: Mapping[str, str] | None = None) -> None:
+    def artifact(self, path: str, content: bytes) -> None:
         """Record a small file of the run."""
-        self._queue.put(Event("artifact", {"tags": dict(tags or {})}, {path: content}))
+        self._queue.put(Event("artifact", {}, {path: content}))
 
     def checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
         """Record where the newest commit is, in tags. Only the final model is one of MLflow's."""
@@ -196,7 +197,7 @@ class Tracker:
             self.parameters(self._planned)
         if problem is not None:
             problem = f"attempt {self._attempt}: {redacted(problem)}"
-            self.tags({PROBLEM: problem, DESCRIPTION: problem})
+            self.tags({PROBLEM: problem, DESCRIPTION: described(self._description, problem)})
         metrics = dict(self._newest)
         self._put("finish", status=status, time=self._clock(), metrics=metrics, problem=problem)
         limit = self._close_timeout if timeout_s is None else timeout_s
@@ -211,7 +212,7 @@ class Tracker:
             "florence.uri": place_of(uri),
             "florence.attempt": str(self._attempt),
             **({"florence.data": data["uri"]} if "uri" in data else {}),
-            **({"florence.dataFingerprint": data["digest"]} if "digest" in data else {}),
+            **({FINGERPRINT: data["digest"]} if "digest" in data else {}),
         }
         return registration(self._experiment, files, {**self._origin, **about})
 

@@ -6,6 +6,7 @@ import getpass
 import os
 
 from florence_jobs.registry.tags import COMMIT, ENDPOINT, STARTED_FROM, code_tags
+from florence_jobs.tracking.descriptions import of_job, of_stage
 from florence_jobs.tracking.mlflow_run import RunTarget, milliseconds
 from florence_jobs.tracking.server import redacted
 from florence_operator.api.stage import StagePlan
@@ -24,8 +25,9 @@ def run_target(plan: StagePlan) -> RunTarget | None:
         "mlflow.user": _user(),
         **code_tags(),
     }
+    name, output = f"{plan.namespace}/{plan.job}", redacted(plan.output).rstrip("/")
     started_from = plan.inputs.checkpoint or plan.inputs.model
-    of_stage = {STARTED_FROM: redacted(started_from)} if started_from else {}
+    of_stage_tags = {STARTED_FROM: redacted(started_from)} if started_from else {}
     return RunTarget(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
@@ -40,11 +42,13 @@ def run_target(plan: StagePlan) -> RunTarget | None:
         started=milliseconds(),
         tags={
             **about,
-            **of_stage,
+            **of_stage_tags,
             "florence.kind": plan.kind,
             "florence.output": redacted(plan.output),
         },
         job_tags=about,
+        description=of_stage(name, plan.stage, plan.kind, output, of_stage_tags.get(STARTED_FROM)),
+        job_description=of_job(name, output.rpartition("/")[0] or output),
     )
 
 

@@ -139,9 +139,9 @@ def _environment(
         cpu = stage.resources.cpu or settings.defaults.cpu
         values["OMP_NUM_THREADS"] = str(max(1, int(quantity(cpu))))
     values |= job.spec.pods.environment
-    values |= {
-        "FLORENCE_HOME": "/tmp/florence",
-    }
+    values |= {"FLORENCE_HOME": "/tmp/florence"}
+    if image := job.spec.image or settings.defaults.image:
+        values["FLORENCE_IMAGE"] = image  # MLflow's tags have it; a pod cannot know its own
     fields = {
         "POD_NAME": "metadata.name",
         "POD_IP": "status.podIP",

@@ -66,7 +66,7 @@ def of(
     use: Utilisation | None = None,
     world: World | None = None,
 ) -> dict[str, float]:
-    recorded = StepMetrics(settings(), world or World(), 3, use)
+    recorded = StepMetrics(settings(), world or World(), use)
     return recorded.of(10, told, 0.01, meter, cast(Any, State()), phases())
 
 
@@ -81,7 +81,6 @@ def test_before_a_rate_is_known_everything_else_is_told() -> None:
         "samples": 80.0,
         "system/skipped_steps": 2.0,
         "system/bad_samples": 5.0,
-        "system/attempt": 3.0,
         "system/goodput": 0.5,
         "system/train_seconds": 5.0,
         "system/data_wait_seconds": 3.0,

@@ -11,6 +11,7 @@ import torch
 
 from florence.errors import ConfigurationError, FlorenceError
 from florence.models.card import parse_card
+from florence.models.classifier import classifier_of
 from florence.models.exporting.graphs import (
     check_onnx,
     graphs_of,
@@ -19,6 +20,7 @@ from florence.models.exporting.graphs import (
 )
 from florence.models.stored import CARD, StoredModel
 from tests import small_model
+from tests.florence.models.exporting.small_exports import classifier
 
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -81,6 +83,24 @@ def test_torchs_own_programs_compute_the_same_for_any_batch() -> None:
                 torch.testing.assert_close(
                     program(values), expected(name, values), rtol=0, atol=1e-5
                 )
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_classifiers_logits_are_those_of_both_graphs(tmp_path: Path) -> None:
+    stored = classifier(hidden=8)
+    onnx, program = onnx_files(stored), torch_export_files(stored)
+    assert (onnx.keys(), program.keys()) == ({"classifier.onnx", CARD}, {"classifier.pt2", CARD})
+    (tmp_path / "classifier.onnx").write_bytes(onnx["classifier.onnx"])
+    session = ort.InferenceSession(str(tmp_path / "classifier.onnx"))
+    loaded = torch.export.load(io.BytesIO(program["classifier.pt2"])).module()
+    model = classifier_of(stored)
+    for batch in (1, 5):
+        images = inputs(batch)["image"]
+        logits = model(images)
+        (found,) = session.run(["logits"], {"pixel_values": images.numpy()})
+        np.testing.assert_allclose(found, logits.numpy(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded(images), logits, rtol=0, atol=1e-5)
 
 
 def test_other_tasks_are_refused_with_the_reason() -> None:
