@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from florence.errors import ConfigurationError
-from florence.tasks import caption, detection, evaluate, finetune, pretrain, vlp, vqa
+from florence.tasks import caption, detection, evaluate, finetune, pretrain, video, vlp, vqa
 from florence.tasks.kind import Kind, ModelTask
 
 KINDS: dict[str, Kind] = {
@@ -15,6 +15,7 @@ KINDS: dict[str, Kind] = {
         vlp.KIND,
         vqa.KIND,
         caption.KIND,
+        video.KIND,
         evaluate.KIND,
     )
 }

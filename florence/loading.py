@@ -41,7 +41,8 @@ class LoadedModel:
         """An answer for every image.
 
         Args:
-            images: one or many: paths, bytes of files, or Pillow images.
+            images: one or many: paths, bytes of files, or Pillow images; of models that take
+                videos, paths or bytes of those.
             parameters: of the model's task, such as ``labels=["cat", "dog"]``; of what stands in
                 every row, such as ``question="how many?"``, one for all images or a list of one
                 for each.
@@ -57,7 +58,8 @@ class LoadedModel:
                 raise ConfigurationError(
                     f"{self.card.task} models take no '{name}': use {', '.join(known) or 'none'}"
                 )
-        rows: list[dict[str, Any]] = [{"image": content_of(image)} for image in _many(images)]
+        medium = self.predictor.inputs.medium
+        rows: list[dict[str, Any]] = [{medium: content_of(image)} for image in _many(images)]
         named = {parameter.name for parameter in self.predictor.inputs.parameters}
         for name in parameters.keys() - named:
             for row, value in zip(rows, _each(name, parameters[name], len(rows)), strict=True):
@@ -74,6 +76,17 @@ class LoadedModel:
         """
         embed = self._ability("embed_images", "images")
         result: Tensor = embed([content_of(image) for image in _many(images)])
+        return result
+
+    def embed_videos(self, videos: Sequence[bytes]) -> Tensor:
+        """Embeddings (N, D) of unit length, fp32, on the CPU, of the contents of video files.
+
+        Raises:
+            ConfigurationError: models of this task do not embed videos.
+            ValueError: a video is unusable; names the row.
+        """
+        embed = self._ability("embed_videos", "videos")
+        result: Tensor = embed(videos)
         return result
 
     def embed_texts(self, texts: str | Sequence[str]) -> Tensor:

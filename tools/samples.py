@@ -95,6 +95,23 @@ SAMPLES: dict[str, Sample] = {
         chance={"boxes/boxes/ap50": 0.01},
         minutes=10,
     ),
+    "digits-video": Sample(
+        short=(
+            "pretrain.steps=15",
+            "actions.steps=60",
+            "actions-scratch.steps=2",
+            "actions-one-frame.steps=2",
+            "retrieval.steps=10",
+            "retrieval-scratch.steps=2",
+        ),
+        pretraining="pretrain",
+        required={
+            "actions/actions/top1": 0.95,
+            "retrieval/video-retrieval/textToVideo/R@1": 0.60,
+        },
+        chance={"actions/actions/top1": 0.3},
+        minutes=12,
+    ),
     "digits-vision-language": Sample(
         short=(
             "pretrain.steps=15",

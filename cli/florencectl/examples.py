@@ -42,6 +42,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "submit caption --data shards/coco-train --validation shards/coco-test --batch-size 256 "
         "--epochs 10 --from runs/default/fusion/vlp --local",
     ),
+    "submit video": (
+        "submit video --mode actions --data shards/k400-train --validation shards/k400-val "
+        "--batch-size 64 --epochs 30 --from runs/default/web/pretrain --local",
+        "submit video --mode retrieval --data shards/msrvtt-train --validation shards/msrvtt-1ka "
+        "--batch-size 128 --epochs 5 --from runs/default/web/pretrain --local",
+    ),
     "submit evaluate": (
         "submit evaluate --model runs/default/web/pretrain --local "
         "--set 'zeroShot=[{name: food, data: food101/test, prompts: food101}]'",
@@ -101,6 +107,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "embed MODEL images -o embeddings.parquet",
         "embed MODEL cat.jpg -o json",
     ),
+    "search": ('search MODEL index.npz "a person skating" --top 5',),
     "model import": (
         "model import swin_tiny.safetensors OUT",
         "model import swin_base.safetensors clip_text.pt OUT --text-heads 8",

@@ -23,6 +23,17 @@ def content(name: str, s3: S3Settings) -> bytes:
     return open_storage(folder, s3).read(key)
 
 
+def contents_of(
+    names: Iterable[str], s3: S3Settings, refuse: Callable[[str], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Files by name, as they are; what is wrong with those left out is told in a line."""
+    for name in names:
+        try:
+            yield name, content(name, s3)
+        except DataError as error:
+            refuse(str(error))
+
+
 def pictures_of(
     names: Iterable[str], s3: S3Settings, refuse: Callable[[str], None]
 ) -> Iterator[tuple[str, Image.Image]]:

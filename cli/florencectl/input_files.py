@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
 STDIN = "-"
 _S3 = "s3://"
 

@@ -49,7 +49,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Memory, speed and days of a training job, before it runs.",
     ),
     "predict": ("florencectl.commands.predict", "Classify images with words of your choice."),
-    "embed": ("florencectl.commands.embed", "Write the embeddings of images and texts to a file."),
+    "embed": (
+        "florencectl.commands.embed",
+        "Write the embeddings of images, videos and texts to a file.",
+    ),
+    "search": ("florencectl.commands.search", "Find images and videos by a text."),
     "serve": ("florencectl.commands.serve", "Answer HTTP requests with a trained model."),
     "model": ("florencectl.commands.model", "Bring models in from other projects."),
     "export": ("florencectl.commands.export", "Write a model as other programs load it."),

@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from florence.config.base import Holds, Settings, location, setting
+from florence.config.base import Holds, Settings, location, setting, settings_group
+from florence.config.video import Views
 
 PROMPT_SETS = (
     "aircraft",
@@ -20,6 +21,7 @@ PROMPT_SETS = (
     "flowers102",
     "food101",
     "imagenet",
+    "kinetics400",
     "pets",
     "sun397",
     "voc2007",
@@ -214,5 +216,83 @@ class Captioning(EvaluationSettings):
         None,
         description="folder, where the stage runs, of meteor-1.5.jar or spice-1.0.jar with their "
         "data, to measure METEOR and SPICE; needs Java there. Default: neither is measured",
+        min_length=1,
+    )
+
+
+class Pooling(StrEnum):
+    """How a video becomes one embedding."""
+
+    FRAMES = "frames"
+    CLIP = "clip"
+
+
+class ActionRecognition(EvaluationSettings):
+    """Videos with one class each, by a model that was trained to name actions."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with .cls members",
+        min_length=1,
+    )
+    views: Views = settings_group(
+        Views, description="how often a video is looked at; the softmax of all views is averaged"
+    )
+
+
+class VideoEmbedding(EvaluationSettings):
+    """What evaluations share that compare videos with texts."""
+
+    pooling: Pooling = setting(
+        Pooling.FRAMES,
+        description="frames: the mean of the embeddings of single frames; clip: one pass of the "
+        "tower of clips, to which a model of images is inflated",
+    )
+    frames: int = setting(
+        12,
+        description="models of images: frames of a video, one a second, evenly spaced where it "
+        "has more seconds",
+        unit="frames",
+        ge=1,
+    )
+
+
+class VideoRetrieval(VideoEmbedding):
+    """Text-to-video and video-to-text retrieval: R@1, R@5, R@10, median and mean rank."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with captions",
+        min_length=1,
+    )
+    captions_per_clip: int = setting(
+        1,
+        description="captions used of each clip, the first ones",
+        ge=1,
+    )
+    label: RetrievalLabel = setting(
+        RetrievalLabel.IMAGE,
+        description="what is right: image: a clip's own captions; text: equal ones of other "
+        "clips too",
+    )
+    dual_softmax: bool = setting(
+        False,
+        description="weigh each score by a softmax over the other direction (DSL), which looks "
+        "at all queries at once",
+    )
+
+
+class ZeroShotActions(VideoEmbedding):
+    """Videos with one class each, named by comparing them with the classes' names in sentences."""
+
+    data: str = location(
+        holds=Holds.DATA,
+        description="URI of shards of clips with .cls members",
+        min_length=1,
+    )
+    prompts: str = location(
+        holds=Holds.PROMPTS,
+        description="class names and templates, as zeroShot.prompts",
+        names=PROMPT_SETS,
         min_length=1,
     )

@@ -105,3 +105,37 @@ class VideoTower(Settings):
             window_frames=self.window_frames,
             windows=self.windows or ((window,) * 4 if inherits else _PRESET_WINDOWS),
         )
+
+
+class ShortClip(StrEnum):
+    """What fills a span when the video is shorter."""
+
+    LOOP = "loop"
+    CLAMP = "clamp"
+
+
+class ClipSampling(Settings):
+    """Which frames of a video are looked at."""
+
+    frames: int = setting(32, description="frames of a clip", unit="frames", ge=1)
+    stride: int = setting(2, description="one of so many frames is taken", unit="frames", ge=1)
+    frame_rate: float | None = setting(
+        None,
+        description="look at videos as if they had this frame rate. Default: their own frames",
+        unit="frames/s",
+        gt=0,
+    )
+    short: ShortClip = setting(
+        ShortClip.LOOP,
+        description="when a video is shorter than frames x stride: loop it, or clamp: its last "
+        "frame stands",
+    )
+
+
+class Views(Settings):
+    """How often a video is looked at in evaluation; the softmax of all views is averaged."""
+
+    spans: int = setting(4, description="clips, evenly spaced in time", unit="clips", ge=1)
+    crops: Literal[1, 3] = setting(
+        3, description="squares of each clip along its longer side, 1 or 3", unit="crops"
+    )

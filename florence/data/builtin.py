@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from florence.data.digit_clips import write_actions, write_pairs
 from florence.data.digit_questions import write_questions
 from florence.data.digit_scenes import write_scenes
 from florence.data.digits import write_digits
@@ -19,12 +20,14 @@ from florence.errors import ConfigurationError, TransientError
 from florence.home import florence_home
 
 SCHEME = "builtin:"
-DATA_SETS = dict.fromkeys(("digits", "digits-scenes", "digits-questions"), ("train", "test"))
 _WRITERS: dict[str, Callable[[str], object]] = {
     "digits": write_digits,
     "digits-scenes": write_scenes,
     "digits-questions": write_questions,
+    "digits-actions": write_actions,
+    "digits-pairs": write_pairs,
 }
+DATA_SETS = dict.fromkeys(_WRITERS, ("train", "test"))
 # A part of the folder's name: raise it when what is written changes.
 _EDITION = 1
 

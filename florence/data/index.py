@@ -51,6 +51,8 @@ SUFFIX = ".idx"
 # The code is the place in this list. Append only: codes are in files.
 MEDIA_TYPES = ("image", *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
 FIRST_VIDEO = MEDIA_TYPES.index(VIDEO_EXTENSIONS[0])
+OnMedia = Callable[[bytes], object]
+"""Told the bytes of a file; raises ``ValueError`` for a broken one."""
 RECORD = np.dtype(
     [
         ("offset", "<u8"),  # of the run of bytes that holds media, text and json
@@ -225,17 +227,18 @@ def build_index(
     storage: Storage,
     entry: Entry,
     *,
-    on_image: Callable[[bytes], object] | None = None,
+    on_image: OnMedia | None = None,
+    on_clip: OnMedia | None = None,
 ) -> ShardIndex:
     """Read a shard from front to back and index it.
 
-    ``on_image`` is called with the bytes of every image and raises ``ValueError`` for a broken one:
-    that is how ``data check`` decodes while it reads.
+    ``on_image`` and ``on_clip`` are called with the bytes of every image and clip and raise
+    ``ValueError`` for a broken one: that is how ``data check`` decodes while it reads.
     """
     archive = Archive(storage, entry.key, entry.size)
     records, keys = [], []
     for sample in archive.samples():
-        record = _record(archive, sample, on_image)
+        record = _record(archive, sample, on_image, on_clip)
         if record is not None:
             records.append(record)
             keys.append(sample.key)
@@ -268,7 +271,7 @@ def _note_odd_ones(archive: Archive, records: NDArray[Any], keys: Sequence[str])
 
 
 def _record(
-    archive: Archive, sample: RawSample, on_image: Callable[[bytes], object] | None
+    archive: Archive, sample: RawSample, on_image: OnMedia | None, on_clip: OnMedia | None
 ) -> tuple[int | float, ...] | None:
     media_type = sample.media_type
     if media_type is None:
@@ -290,9 +293,10 @@ def _record(
     if length >= 1 << 32:
         archive.note(sample.key, f"spans {length} bytes: a sample is read at once, below 4 GiB")
         return None
-    if on_image is not None and media_type in IMAGE_EXTENSIONS:
+    on_media = on_image if media_type in IMAGE_EXTENSIONS else on_clip
+    if on_media is not None:
         try:
-            on_image(archive.read(media))
+            on_media(archive.read(media))
         except ValueError as error:
             archive.note(media.name, str(error))
     query = meta.get("query")

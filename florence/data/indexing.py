@@ -33,6 +33,7 @@ from florence.data.manifest import (
 )
 from florence.data.members import is_beyond_all
 from florence.data.statistics import ShardCounts, Statistics, Tally
+from florence.data.video.decoding import check_clip
 from florence.errors import DataError, TransientError
 from florence.storage import Entry, MissingKeyError, Storage, open_storage
 
@@ -218,7 +219,7 @@ def _check_shard(
     root: str, s3: S3Settings | None, names: Sequence[str] | None, entry: Entry
 ) -> _Read:
     storage = open_storage(root, s3)
-    index = build_index(storage, entry, on_image=decode)
+    index = build_index(storage, entry, on_image=decode, on_clip=check_clip)
     return _Read.of(index, *_nameless(index, names), *_stale(storage, entry, index))
 
 

@@ -75,4 +75,25 @@ EVALUATIONS = (
         tasks=("vqa",),
         prepare="florence.tasks.vqa.evaluate:prepare",
     ),
+    Evaluation(
+        field="action_recognition",
+        help="action recognitions by a model that was trained for it",
+        settings="florence.config.evaluations:ActionRecognition",
+        tasks=("actionRecognition",),
+        prepare="florence.evaluation.action_recognition:prepare",
+    ),
+    Evaluation(
+        field="video_retrieval",
+        help="retrievals of videos by texts and of texts by videos",
+        settings="florence.config.evaluations:VideoRetrieval",
+        tasks=("contrastive", "videoText"),
+        prepare="florence.evaluation.video_text_retrieval:prepare",
+    ),
+    Evaluation(
+        field="zero_shot_actions",
+        help="zero-shot action recognitions",
+        settings="florence.config.evaluations:ZeroShotActions",
+        tasks=("contrastive", "videoText"),
+        prepare="florence.evaluation.zero_shot_actions:prepare",
+    ),
 )

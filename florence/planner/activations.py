@@ -90,14 +90,32 @@ def image_units(
     numbers: Numerics,
 ) -> list[Unit]:
     """The image tower's units in the order of its forward pass; the images are not counted."""
+    return tower_units(
+        architecture,
+        image_stages(architecture.image, resolution, window),
+        values=3 * resolution**2,
+        checkpointing=checkpointing,
+        numbers=numbers,
+    )
+
+
+def tower_units(
+    architecture: Architecture,
+    stages: Sequence[ImageStage],
+    *,
+    values: int,
+    checkpointing: ActivationCheckpointing,
+    numbers: Numerics,
+) -> list[Unit]:
+    """The units of a tower with these stages, whose samples have so many ``values``."""
     units: list[Unit] = []
     ratio = architecture.image.mlp_ratio
     # Bytes of the map that an embedding's convolution reads; of the images, only autocast's copy.
-    previous = 3.0 * resolution**2 * numbers.product if numbers.product != FP32 else 0.0
-    for stage in image_stages(architecture.image, resolution, window):
-        units.append(_embedding_unit(stage, previous, numbers))
+    previous = float(values) * numbers.product if numbers.product != FP32 else 0.0
+    for stage in stages:
+        units.append(_embedding_unit(stage, previous * stage.input_copies, numbers))
         for number in range(stage.depth):
-            shifted = bool(number % 2) and stage.side > stage.window
+            shifted = bool(number % 2) and stage.has_shifts
             units.append(_swin_unit(stage, ratio, shifted, checkpointing, numbers))
         previous = stage.tokens * stage.channels * numbers.product
     last = stage.tokens * (stage.channels * numbers.residual + 2 * FP32)
@@ -155,7 +173,7 @@ def _swin_unit(
     # The MLP comes first: one gradient of its hidden layer at a time, and those of the stream.
     # By the time of the attention, what the MLP kept is freed.
     mlp_gradients = 2 * stream + ratio * tokens * channels * numbers.product
-    scores = stage.heads * stage.padded_tokens * stage.window**2
+    scores = stage.heads * stage.padded_tokens * stage.area
     score_bytes = numbers.product if numbers.fused else FP32
     attention_gradients = 2 * stream + 2 * scores * score_bytes
     if checkpointing is ActivationCheckpointing.NONE:
@@ -170,7 +188,7 @@ def _swin_unit(
 def _attention_bytes(stage: ImageStage, shifted: bool, numbers: Numerics) -> float:
     """Inputs of the two projections, and what the attention between them keeps."""
     matrix = stage.padded_tokens * stage.channels
-    area = stage.window**2
+    area = stage.area
     scores = stage.heads * stage.padded_tokens * area
     ends = 2 * matrix * numbers.product
     if numbers.fused:

@@ -6,6 +6,7 @@ A multiply-accumulate (MAC) is two FLOPs; a training step needs three forward pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from florence.config import ActivationCheckpointing, Architecture, Embedding, ImageTower
@@ -50,6 +51,26 @@ class ImageStage:
     def padded_tokens(self) -> int:
         """Tokens of the map padded to whole windows."""
         return self.padded**2
+
+    @property
+    def area(self) -> int:
+        """Tokens of one window."""
+        return self.window**2
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether windows tile the map without padding."""
+        return self.padded == self.side
+
+    @property
+    def has_shifts(self) -> bool:
+        """Whether every second block shifts its windows."""
+        return self.side > self.window
+
+    @property
+    def input_copies(self) -> float:
+        """How often the map before it is kept for its embedding's convolution to read."""
+        return 1.0
 
 
 def image_stages(
@@ -149,18 +170,26 @@ def image_recomputed_macs(
     window: int | None = None,
 ) -> int:
     """The image tower's part of :func:`recomputed_macs`."""
+    stages = image_stages(architecture.image, resolution, window)
+    return blocks_recomputed_macs(stages, architecture.image.mlp_ratio, checkpointing)
+
+
+def blocks_recomputed_macs(
+    stages: Sequence[ImageStage], ratio: int, checkpointing: ActivationCheckpointing
+) -> int:
+    """The same of the blocks of some stages, with MLPs ``ratio`` times as wide as their maps."""
     if checkpointing is ActivationCheckpointing.NONE:
         return 0
     total = 0
-    for stage in image_stages(architecture.image, resolution, window):
+    for stage in stages:
         square = stage.channels**2
         if checkpointing is ActivationCheckpointing.SELECTIVE:
             # Where the map is padded, its tokens are put back in order after the projection.
-            last = stage.tokens * square if stage.padded == stage.side else 0
-            total += stage.depth * (_attention_macs(stage) - last)
+            last = stage.tokens * square if stage.is_tiled else 0
+            total += stage.depth * (attention_macs(stage) - last)
         else:
-            first_layer = stage.tokens * architecture.image.mlp_ratio * square
-            total += stage.depth * (_attention_macs(stage) + first_layer)
+            first_layer = stage.tokens * ratio * square
+            total += stage.depth * (attention_macs(stage) + first_layer)
     return total
 
 
@@ -208,17 +237,19 @@ def _image_macs(architecture: Architecture, resolution: int, window: int | None)
     total = 8 * architecture.image.width * architecture.embed_dim
     for stage in image_stages(architecture.image, resolution, window):
         total += stage.tokens * stage.kernel**2 * stage.in_channels * stage.channels
-        block = _attention_macs(stage) + _mlp_macs(stage, architecture.image.mlp_ratio)
+        block = attention_macs(stage) + mlp_macs(stage, architecture.image.mlp_ratio)
         total += stage.depth * block
     return total
 
 
-def _attention_macs(stage: ImageStage) -> int:
+def attention_macs(stage: ImageStage) -> int:
+    """Of one block's attention."""
     c = stage.channels
-    return stage.padded_tokens * (4 * c * c + 2 * stage.window**2 * c)
+    return stage.padded_tokens * (4 * c * c + 2 * stage.area * c)
 
 
-def _mlp_macs(stage: ImageStage, ratio: int) -> int:
+def mlp_macs(stage: ImageStage, ratio: int) -> int:
+    """Of one block's MLP."""
     return stage.tokens * 2 * ratio * stage.channels**2
 
 

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Type = Literal["image", "text", "texts", "templates", "number", "integer"]
-"""``image``: bytes of a file (base64 on the wire); ``texts``: a list of texts; ``templates``: a
-list of sentences with {}, on the command line also the name of a built-in list or a file."""
+Type = Literal["image", "video", "text", "texts", "templates", "number", "integer", "seconds"]
+"""``image``, ``video``: bytes of a file (base64 on the wire); ``texts``: a list of texts;
+``templates``: a list of sentences with {}, on the command line also the name of a built-in list or
+a file; ``seconds``: a number, on the command line also 2s, 500ms or 1m."""
 
 LISTS = ("texts", "templates")
+FILES = ("image", "video")
+"""Types whose values are files."""
 
 
 def texts_in(line: str) -> list[str]:
@@ -61,8 +64,13 @@ class Inputs:
     parameters: tuple[Parameter, ...] = ()
 
     @property
+    def medium(self) -> Type:
+        """``image`` or ``video``: what a row has a file of; the column is called so, too."""
+        return next((column.type for column in self.columns if column.type in FILES), "image")
+
+    @property
     def given(self) -> tuple[Column | Parameter, ...]:
         """What is given beside images, each name once: parameters, then other columns."""
         named = {parameter.name for parameter in self.parameters}
-        others = [c for c in self.columns if c.type != "image" and c.name not in named]
+        others = [c for c in self.columns if c.type not in FILES and c.name not in named]
         return (*self.parameters, *others)

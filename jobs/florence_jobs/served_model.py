@@ -20,7 +20,7 @@ from florence.kinds import model_task_named
 from florence.loading import load
 from florence.models.card import parse_card
 from florence.models.stored import CARD
-from florence.tasks.inputs import LISTS, Column, Inputs, Parameter, Type, texts_in
+from florence.tasks.inputs import FILES, LISTS, Column, Inputs, Parameter, Type, texts_in
 from florence.tasks.task import Predictor
 from florence.text.templates import BUILTIN
 
@@ -50,7 +50,7 @@ class ServedModel:
         Raises:
             MlflowException: an image or a parameter is unusable; the message names the row.
         """
-        images = {c.name for c in self._predictor.inputs.columns if c.type == "image"}
+        images = {c.name for c in self._predictor.inputs.columns if c.type in FILES}
         try:
             rows = [
                 {
@@ -97,15 +97,16 @@ def served(predictor: Predictor) -> Any:
 def example_request(inputs: Inputs, url: str) -> str:
     """A shell command that asks a server about a picture; any POSIX shell runs it."""
     row = {
-        column.name: "%s" if column.type == "image" else _EXAMPLES[column.type]
+        column.name: "%s" if column.type in FILES else _EXAMPLES[column.type]
         for column in inputs.columns
         if column.required
     }
     params = {p.name: _EXAMPLES[p.type] for p in inputs.parameters if p.required}
     body = json.dumps({"dataframe_records": [row], **({"params": params} if params else {})})
     # Through a pipe: as an argument a large picture would be too long.
+    photo = "clip.mp4" if inputs.medium == "video" else "photo.jpg"
     return (
-        f"printf {shlex.quote(body)} \"$(base64 < photo.jpg | tr -d '\\n')\" | "
+        f"printf {shlex.quote(body)} \"$(base64 < {photo} | tr -d '\\n')\" | "
         f"curl -s {url}/invocations -H 'Content-Type: application/json' -d @-"
     )
 
@@ -154,7 +155,7 @@ def signature(inputs: Inputs, *, lenient: bool = False) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    types = {"number": DataType.double, "integer": DataType.long}
+    types = {"number": DataType.double, "integer": DataType.long, "seconds": DataType.double}
 
     def column(column: Column) -> Any:
         kind = types.get(column.type, DataType.string)
@@ -180,19 +181,18 @@ _EXAMPLES: dict[Type, Any] = {
     "templates": ["a photo of a {}."],
     "number": 0.5,
     "integer": 1,
+    "seconds": 2.0,
 }
 
 
 def input_example(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
-    """One grey image, and something for everything else that is needed."""
+    """One grey image or video, and something for everything else that is needed."""
     import pandas as pd
-    from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), (128, 128, 128)).save(buffer, format="PNG")
-    image = base64.b64encode(buffer.getvalue()).decode()
     row = {
-        column.name: image if column.type == "image" else _EXAMPLES[column.type]
+        column.name: base64.b64encode(_grey(column.type)).decode()
+        if column.type in FILES
+        else _EXAMPLES[column.type]
         for column in inputs.columns
         if column.required
     }
@@ -201,6 +201,21 @@ def input_example(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
         for parameter in inputs.parameters
     }
     return pd.DataFrame({name: [value] for name, value in row.items()}), parameters
+
+
+def _grey(media: Type) -> bytes:
+    """The smallest file of its type that is worth the name."""
+    if media == "video":
+        import numpy as np
+
+        from florence.data.video.writing import write_clip
+
+        return write_clip([np.full((32, 32, 3), 128, np.uint8)] * 2, rate=2)
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (128, 128, 128)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _default(parameter: Parameter) -> Any:
@@ -212,7 +227,8 @@ def _default(parameter: Parameter) -> Any:
 
 def _content(value: Any, name: str, row: int) -> bytes:
     if not isinstance(value, str):
-        raise ValueError(f"row {row}: {name} must be base64 text of a JPEG, PNG or WebP file")
+        kinds = "video" if name == "video" else "JPEG, PNG or WebP"
+        raise ValueError(f"row {row}: {name} must be base64 text of a {kinds} file")
     if value.startswith("data:"):
         value = value.partition(",")[2]
     try:

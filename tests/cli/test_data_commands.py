@@ -7,6 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from florence.data import digit_clips
 from florencectl.main import app
 from tests.florence.data.making import sample, write_samples, write_shards
 
@@ -74,7 +75,9 @@ def test_a_folder_without_shards_is_one_line(tmp_path: Path, command: str) -> No
     assert f"{tmp_path}/nothing holds no shards" in line
 
 
-def test_digits_are_written(tmp_path: Path) -> None:
+def test_digits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digit_clips, "ACTION_COUNTS", {"train": 16, "test": 8})
+    monkeypatch.setattr(digit_clips, "PAIR_COUNTS", {"train": 10, "test": 5})
     result = run("digits", str(tmp_path), "-o", "json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["samples"] == {
@@ -84,8 +87,14 @@ def test_digits_are_written(tmp_path: Path) -> None:
         "scenes/test": 300,
         "questions/train": 4000,
         "questions/test": 400,
+        "actions/train": 16,
+        "actions/test": 8,
+        "pairs/train": 10,
+        "pairs/test": 5,
     }
     assert (tmp_path / "scenes" / "instances_test.json").is_file()
     assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 1200
+    assert len(list((tmp_path / "pairs" / "videos").iterdir())) == 15
+    assert (tmp_path / "actions" / "test.csv").read_text().count("\n") == 9
     checked = run("check", str(tmp_path / "test"), "--workers", "1", "-o", "json")
     assert json.loads(checked.stdout)["statistics"]["classes"] == 10

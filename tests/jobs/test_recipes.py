@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from florence.config import Training
 from florence.planner import GPUS, StageRequest, estimate_job
 from florence.planner.memory import memory_per_gpu
 from florence.planner.sizes import image_stages
 from florence.tasks.detection.settings import Detection
 from florence.tasks.finetune.settings import Finetune
 from florence.tasks.pretrain.settings import Pretrain
+from florence.tasks.video.settings import Video
 from florence_jobs.recipes.detection import (
     FLOD_BOXES,
     FLOD_IMAGES,
@@ -21,8 +23,10 @@ from florence_jobs.recipes.detection import (
 )
 from florence_jobs.recipes.finetuning import imagenet_finetune, retrieval_finetune
 from florence_jobs.recipes.florence import florence_h
+from florence_jobs.recipes.florence_all import florence_all
 from florence_jobs.recipes.registry import RECIPES, write_samples
 from florence_jobs.recipes.roboflow import main as print_roboflow
+from florence_jobs.recipes.video import kinetics, msrvtt_zero_shot
 from florence_operator.api import FlorenceJob, load_job
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -167,3 +171,57 @@ def test_a_roboflow_benchmark_is_printed_as_a_job(
     assert zero.initial_model == "s3://m"
     with pytest.raises(SystemExit):
         printed("--shots", "7")
+
+
+def test_the_papers_kinetics() -> None:
+    (stage,) = kinetics().spec.stages
+    settings = stage.config
+    assert isinstance(settings, Video)
+    assert (settings.resolution, settings.epochs, settings.optimizer.lr) == (384, 30, 2e-4)
+    assert (settings.drop_path, settings.views.spans, settings.views.crops) == (0.5, 4, 3)
+    assert (settings.clip.frames, settings.clip.stride) == (32, 2)
+    assert settings.head.tower_lr_scale == 0.1
+    again = FlorenceJob.model_validate(kinetics().manifest())
+    assert again.spec == kinetics().spec
+
+
+def test_msrvtt_is_measured_by_the_protocol_of_1ka() -> None:
+    (stage,) = msrvtt_zero_shot().spec.stages
+    (one,) = stage.config.video_retrieval
+    assert (one.frames, one.captions_per_clip) == (12, 1)
+    assert not one.dual_softmax
+
+
+def test_the_whole_paper_is_one_job_with_a_price() -> None:
+    job = florence_all()
+    after = {stage.name: stage.depends_on for stage in job.spec.stages}
+    assert after == {
+        "mixed": (),
+        "clean": ("mixed",),
+        "high-resolution": ("clean",),
+        "imagenet": ("high-resolution",),
+        "boxes": ("high-resolution",),
+        "vlp": ("high-resolution",),
+        "vqa": ("vlp",),
+        "caption": ("vlp",),
+        "kinetics": ("high-resolution",),
+        "evaluate": ("high-resolution",),
+    }
+    requests = [
+        StageRequest(
+            name=stage.name,
+            settings=stage.config,
+            cost=stage.kind.cost,
+            processes=stage.resources.processes,
+            gpu=GPUS["A100-40GB"],
+        )
+        for stage in job.spec.stages
+        if isinstance(stage.config, Training) and stage.kind.cost is not None
+    ]
+    assert len(requests) == len(after) - 1
+    estimate = estimate_job(job.spec.model.architecture(), requests, mfu=0.3)
+    prices = {stage.name: stage for stage in estimate.stages}
+    # 30 epochs of 240,000 clips by 64.
+    assert prices["kinetics"].steps == 112_500
+    assert prices["imagenet"].steps == pytest.approx(10 * 1_281_167 / 8_192, abs=1)
+    assert all(stage.pace is not None and stage.pace.days > 0 for stage in estimate.stages)

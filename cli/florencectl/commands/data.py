@@ -64,6 +64,10 @@ def digits(
         bool,
         typer.Option(help="Also write OUT/scenes: pictures of several digits with boxes."),
     ] = True,
+    clips: Annotated[
+        bool,
+        typer.Option(help="Also write OUT/actions and OUT/pairs: videos of digits in motion."),
+    ] = True,
     output: Output = DocumentFormat.TABLE,
     endpoint: Endpoint = None,
     region: Region = None,
@@ -73,22 +77,29 @@ def digits(
     OUT/scenes/train and OUT/scenes/test hold scenes with boxes, also as COCO would have them:
     OUT/scenes/instances_train.json with OUT/scenes/images/train. OUT/questions has scenes with
     captions and questions, and beside the shards the same with VQAv2's and Karpathy's json.
+    OUT/actions has videos of a digit in motion, in eight classes, with Kinetics' csv beside the
+    shards; OUT/pairs those of a digit that passes another, with captions and MSR-VTT's json.
     """
+    from florence.data.digit_clips import write_actions, write_pairs
     from florence.data.digit_questions import write_questions
     from florence.data.digit_scenes import write_scenes
     from florence.data.digits import write_digits
 
     s3 = s3_settings(endpoint, region)
     counts = write_digits(out, s3, side=side)
+    base = out.rstrip("/")
+    more: dict[str, dict[str, int]] = {}
     if scenes:
-        made = write_scenes(f"{out.rstrip('/')}/scenes", s3, coco=True)
-        counts |= {f"scenes/{split}": count for split, count in made.items()}
-        asked = write_questions(f"{out.rstrip('/')}/questions", s3)
-        counts |= {f"questions/{split}": count for split, count in asked.items()}
+        more["scenes"] = write_scenes(f"{base}/scenes", s3, coco=True)
+        more["questions"] = write_questions(f"{base}/questions", s3)
+    if clips:
+        more["actions"] = write_actions(f"{base}/actions", s3, files=True)
+        more["pairs"] = write_pairs(f"{base}/pairs", s3, files=True)
+    for name, made in more.items():
+        counts |= {f"{name}/{split}": count for split, count in made.items()}
     if output is not DocumentFormat.TABLE:
         print_document({"uri": out, "samples": counts}, output)
         return
-    base = out.rstrip("/")
     print_table(["split", "samples", "uri"], [[s, n, f"{base}/{s}"] for s, n in counts.items()])
 
 

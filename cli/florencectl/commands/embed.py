@@ -1,4 +1,4 @@
-"""``florencectl embed``: embeddings of image and text files."""
+"""``florencectl embed``: embeddings of image, video and text files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from florence.config.storage import S3Settings
 from florence.errors import DataError
 from florencectl.embedding_files import FILES, PRINTED, check_target, write
 from florencectl.failures import BadFiles
-from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.input_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_named, in_parts
 from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import note
@@ -31,8 +31,8 @@ def embed(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="JPEG, PNG, WebP and .txt files, folders or globs of them, or s3:// URIs; - reads "
-            "names from stdin, one a line."
+            help="JPEG, PNG, WebP, video and .txt files, folders or globs of them, or s3:// URIs; "
+            "- reads names from stdin, one a line."
         ),
     ],
     output: Annotated[
@@ -48,7 +48,7 @@ def embed(
     device: Device = None,
     endpoint: ModelEndpoint = None,
 ) -> None:
-    """Write the embeddings of images and texts to a file, or print them.
+    """Write the embeddings of images, videos and texts to a file, or print them.
 
     A .txt file holds one text. For each file there is its name, as given, and its embedding, an
     fp32 row of unit length: the dot product of two rows is their similarity. A .npz has the arrays
@@ -60,7 +60,8 @@ def embed(
     s3 = S3Settings(endpoint=endpoint)
     check_target(output)
     bad = BadFiles()
-    names = files_named(files, (*IMAGE_SUFFIXES, TEXT_SUFFIX), stdin=sys.stdin, refuse=bad.add)
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, TEXT_SUFFIX)
+    names = files_named(files, suffixes, stdin=sys.stdin, refuse=bad.add)
     rows = embeddings_of(model, names, device=device, s3=s3, refuse=bad.add)
     if rows:
         write(output, rows)
@@ -87,12 +88,14 @@ def embeddings_of(
     if not files:  # nothing that would be worth loading torch
         return []
     from florence.loading import load
-    from florencectl.inference import pictures_of
+    from florencectl.inference import contents_of, pictures_of
 
     is_text = {name: name.lower().endswith(TEXT_SUFFIX) for name in files}
     texts = list(texts_of([name for name in files if is_text[name]], s3, refuse))
-    images = [name for name in files if not is_text[name]]
-    if not texts and not images:
+    is_video = {name: name.lower().endswith(VIDEO_SUFFIXES) for name in files}
+    images = [name for name in files if not is_text[name] and not is_video[name]]
+    videos = [name for name in files if is_video[name]]
+    if not texts and not images and not videos:
         return []
     model = load(resolved(model_uri, s3), device=device, s3=s3)
     found: dict[str, NDArray[np.float32]] = {}
@@ -107,6 +110,11 @@ def embeddings_of(
 
     for part in in_parts(images, IMAGES_AT_ONCE):
         embed_some(part)
+    for name, content in contents_of(videos, s3, refuse):
+        try:
+            found[name] = model.embed_videos([content]).numpy()[0]
+        except ValueError as error:
+            refuse(f"{name}: {str(error).removeprefix('row 0: video: ')}")
     return [(name, found[name]) for name in files if name in found]
 
 

@@ -1,4 +1,4 @@
-"""``florencectl predict``: what a trained model says about image files."""
+"""``florencectl predict``: what a trained model says about image or video files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import typer
 from florence.config.storage import S3Settings
 from florence.errors import ConfigurationError
 from florence.kinds import MODEL_TASKS, model_task_named
-from florence.tasks.inputs import Column, Parameter, texts_in
-from florence.tasks.kind import ModelTask
+from florence.tasks.inputs import Column, Parameter
 from florencectl.drawings import Drawings
 from florencectl.failures import BadFiles
 from florencectl.flags import with_parameters
-from florencectl.input_files import IMAGE_SUFFIXES, files_named, in_parts
+from florencectl.input_files import files_named, in_parts
+from florencectl.input_values import check_inputs, flag_of, parsed
+from florencectl.media_files import MEDIA_SUFFIXES, contents_for, fits, noun
 from florencectl.model_uris import resolved
 from florencectl.options import Device, ModelEndpoint, ModelUri
 from florencectl.output import DocumentFormat, print_csv, print_document, print_table
@@ -55,8 +56,8 @@ def _predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="JPEG, PNG or WebP files, folders or globs of them, or s3:// URIs; - reads names "
-            "from stdin, one a line."
+            help="JPEG, PNG or WebP files, or videos for models that take those; folders or globs "
+            "of them, or s3:// URIs; - reads names from stdin, one a line."
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Labels shown of each image.")] = 3,
@@ -99,7 +100,7 @@ def _predict(
         if text is not None and text != []
     }
     bad = BadFiles()
-    files = files_named(images, IMAGE_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
+    files = files_named(images, MEDIA_SUFFIXES, stdin=sys.stdin, refuse=bad.add)
     drawings = Drawings(save, files) if save is not None else None
     answers = answers_of(
         model,
@@ -139,7 +140,7 @@ def show(
         every = [_short(result) for name, answer in answers for result in results(name, answer)]
         print_document(every, DocumentFormat(output.value))
     else:
-        document = [{"image": name, **rounded(answer)} for name, answer in answers]
+        document = [{noun(name): name, **rounded(answer)} for name, answer in answers]
         print_document(document, DocumentFormat(output.value))
 
 
@@ -178,85 +179,12 @@ def is_column(name: str) -> bool:
     return isinstance(given, Column) and given.type == "text"
 
 
-def flag_of(name: str) -> str:
-    """The flag of an input."""
-    return f"--{name.replace('_', '-')}"
-
-
 def command() -> Callable[..., None]:
     """The command, with a flag for every input of the models that are known now."""
     return with_parameters(_predict, input_flags(), name="predict")
 
 
 predict = command()
-
-
-def parsed(given: Column | Parameter, text: str | list[str], s3: S3Settings) -> Any:
-    """The value of an input from the command line.
-
-    Raises:
-        ConfigurationError: it is not of the input's type; names the flag.
-    """
-    flag = flag_of(given.name)
-    if isinstance(text, list):
-        return text
-    if given.type == "templates":
-        return parse_templates(text, flag, s3)
-    if given.type == "texts":
-        return parse_labels(text, flag)
-    if given.type in ("number", "integer"):
-        try:
-            return int(text) if given.type == "integer" else float(text)
-        except ValueError:
-            raise ConfigurationError(f"{flag}: '{text}' is not a number") from None
-    return text
-
-
-def parse_labels(labels: str, flag: str = "--labels") -> list[str]:
-    """The words between commas; see :func:`florence.tasks.inputs.texts_in`.
-
-    Raises:
-        ConfigurationError: there is none, or one comes twice.
-    """
-    names = texts_in(labels)
-    if not names:
-        raise ConfigurationError(f"{flag} names no word: write {flag} 'cat,dog'")
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"{flag} names '{name}' twice")
-    return names
-
-
-def parse_templates(name: str, flag: str, s3: S3Settings) -> tuple[str, ...]:
-    """The templates of a built-in list or a text file, or those of an evaluation's prompts."""
-    from florence.config.evaluations import PROMPT_SETS
-    from florence.text.templates import BUILTIN, load_templates
-
-    if name not in BUILTIN and (name in PROMPT_SETS or name.endswith((".yaml", ".yml"))):
-        from florence.evaluation.prompts import load_prompts
-
-        return load_prompts(name, s3).templates
-    return load_templates(name, flag, s3=s3)
-
-
-def check_inputs(task: ModelTask, given: Mapping[str, Any]) -> None:
-    """Refuse inputs that models of a task do not take, and the lack of those that they need.
-
-    Raises:
-        ConfigurationError: names the flag, and the flags that such models take.
-    """
-    known = {each.name: each for each in task.inputs.given}
-    for name in given:
-        if name not in known:
-            takes = ", ".join(flag_of(other) for other in known) or "no options of its own"
-            raise ConfigurationError(
-                f"{flag_of(name)} is not for {task.name} models, which take {takes}"
-            )
-    for name, each in known.items():
-        if each.required and name not in given:
-            raise ConfigurationError(
-                f"{flag_of(name)} is needed by {task.name} models: {each.help}"
-            )
 
 
 def answers_of(
@@ -271,7 +199,7 @@ def answers_of(
     drawings: Drawings | None = None,
     attention: Path | None = None,
 ) -> list[Answer]:
-    """The model's answer for every image; images are read and decoded some at a time.
+    """The model's answer for every file; images are read and decoded some at a time.
 
     Args:
         given: by name: the task's parameters, and columns that are the same for every image; of a
@@ -290,7 +218,6 @@ def answers_of(
         return []
     from florence.loading import load
     from florence.models.opening import read_card
-    from florencectl.inference import pictures_of
 
     model_uri = resolved(model_uri, s3)
     task = model_task_named(read_card(model_uri, s3).task)
@@ -305,19 +232,21 @@ def answers_of(
     parameters = {name: value for name, value in {**offered, **given}.items() if name in names}
     columns = {name: value for name, value in given.items() if name not in names}
     every = rows_of(columns)
+    medium = task.inputs.medium
 
     def answers_to(some: Sequence[str]) -> list[Answer]:
-        pictures = list(pictures_of(some, s3, refuse))
-        asked = [(name, {"image": image, **own}) for name, image in pictures for own in every]
+        contents = list(contents_for(medium, some, s3, refuse))
+        asked = [(name, {medium: content, **own}) for name, content in contents for own in every]
         answers = model.predictor.predict([row for _, row in asked], parameters) if asked else []
         for (name, row), answer in zip(asked, answers, strict=True):
             if drawings is not None:
-                drawings.add(name, row["image"], answer)
+                drawings.add(name, row[medium], answer)
             if attention is not None and draw is not None:
                 write_numbered(attention, Path(name).stem, draw(row, answer))
         return [(name, answer) for (name, _), answer in zip(asked, answers, strict=True)]
 
-    parts = in_parts(files, IMAGES_AT_ONCE)
+    fitting = [name for name in files if fits(name, task, refuse)]
+    parts = in_parts(fitting, IMAGES_AT_ONCE if medium == "image" else 1)
     return [answer for part in parts for answer in answers_to(part)]
 
 
@@ -344,7 +273,14 @@ def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: the best labels, or the boxes, else what each answer holds."""
+    """Header and rows: the best labels, the boxes or the timeline, else what each answer holds."""
+    medium = noun(answers[0][0])
+    if all("timeline" in answer for _, answer in answers):
+        parts = [(name, part) for name, answer in answers for part in answer["timeline"]]
+        return [medium, "start", "label", "probability"], [
+            [name, f"{part['start']:g} s", part["label"], f"{part['probability']:.4f}"]
+            for name, part in parts
+        ]
     if all("probabilities" in answer for _, answer in answers):
         asked = ["question"] if any("question" in answer for _, answer in answers) else []
         rows = [
@@ -352,7 +288,7 @@ def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[
             for name, answer in answers
             for label, probability in list(answer["probabilities"].items())[:top]
         ]
-        return ["image", *asked, "label", "probability"], rows
+        return [medium, *asked, "label", "probability"], rows
     if all("boxes" in answer for _, answer in answers):
         found = [(name, box) for name, answer in answers for box in answer["boxes"]]
         return ["image", "label", "score", "box"], [
@@ -360,7 +296,7 @@ def table_of(answers: Sequence[Answer], top: int) -> tuple[list[str], list[list[
             for name, box in found
         ]
     columns = list(dict.fromkeys(column for _, answer in answers for column in answer))
-    return ["image", *columns], [
+    return [medium, *columns], [
         [name, *(answer.get(column, "") for column in columns)] for name, answer in answers
     ]
 

@@ -21,7 +21,10 @@ from florence.data.importing.settings import (
     Questions,
     Regions,
     Roboflow,
+    SegmentCaptions,
     Table,
+    VideoCaptions,
+    VideoClasses,
     VisualGenome,
     Voc,
     WebDataset,
@@ -98,6 +101,10 @@ def _is_regions(document: Mapping[str, Any]) -> bool:
 
 def _is_questions(document: Mapping[str, Any]) -> bool:
     return {"question", "question_id"} <= _first(document, "questions").keys()
+
+
+def _is_msrvtt(document: Mapping[str, Any]) -> bool:
+    return {"caption", "video_id"} <= _first(document, "sentences").keys()
 
 
 _HERE = "florence.data.importing"
@@ -240,6 +247,87 @@ _ALL = (
         settings=Questions,
         opener=f"{_HERE}.questions:open_questions",
         fits=_is_questions,
+    ),
+    ImportFormat(
+        name="kinetics",
+        help="Kinetics: its csv beside the clips, or a folder of clips for each class.",
+        sources="csv files with label, youtube_id, time_start, time_end; or folders of folders",
+        example="k400/train.csv shards/k400 --videos k400/train --short-side 256 --fps 30",
+        settings=VideoClasses,
+        opener=f"{_HERE}.video_classes:open_kinetics",
+    ),
+    ImportFormat(
+        name="mmaction",
+        help="mmaction's lists of videos, a path and a class number a line.",
+        sources=".txt lists",
+        example="train_list.txt shards/actions --videos clips --classes names.txt",
+        settings=VideoClasses,
+        opener=f"{_HERE}.video_classes:open_mmaction",
+    ),
+    ImportFormat(
+        name="ucf101",
+        help="UCF101's split lists.",
+        sources="trainlist0N.txt or testlist0N.txt",
+        example="ucf/trainlist01.txt shards/ucf101 --videos ucf/UCF-101",
+        settings=VideoClasses,
+        opener=f"{_HERE}.video_classes:open_ucf101",
+    ),
+    ImportFormat(
+        name="hmdb51",
+        help="HMDB51's split files; FILE is the training part, FILE#2 the test part.",
+        sources="<class>_test_split<n>.txt files",
+        example="hmdb/run_test_split1.txt hmdb/walk_test_split1.txt shards/hmdb51",
+        settings=VideoClasses,
+        opener=f"{_HERE}.video_classes:open_hmdb51",
+    ),
+    ImportFormat(
+        name="ssv2",
+        help="Something-Something v2's json of templates.",
+        sources="something-something-v2-train.json or -validation.json",
+        example="ssv2/something-something-v2-train.json shards/ssv2 --videos ssv2/videos",
+        settings=VideoClasses,
+        opener=f"{_HERE}.video_classes:open_ssv2",
+    ),
+    ImportFormat(
+        name="msrvtt",
+        help="MSR-VTT's json of sentences, or JSFUSION's csv: the test set 1K-A.",
+        sources="MSRVTT_data.json, or MSRVTT_JSFUSION_test.csv",
+        example="MSRVTT_JSFUSION_test.csv shards/msrvtt-1ka --videos msrvtt/videos",
+        settings=VideoCaptions,
+        opener=f"{_HERE}.video_captions:open_msrvtt",
+        fits=_is_msrvtt,
+    ),
+    ImportFormat(
+        name="msvd",
+        help="MSVD's list of descriptions, a video and a caption a line.",
+        sources="AllVideoDescriptions.txt",
+        example="AllVideoDescriptions.txt shards/msvd --videos YouTubeClips",
+        settings=VideoCaptions,
+        opener=f"{_HERE}.video_captions:open_msvd",
+    ),
+    ImportFormat(
+        name="didemo",
+        help="DiDeMo's json of descriptions with times.",
+        sources="train_data.json, val_data.json or test_data.json",
+        example="test_data.json shards/didemo --videos didemo",
+        settings=SegmentCaptions,
+        opener=f"{_HERE}.video_captions:open_didemo",
+    ),
+    ImportFormat(
+        name="activitynet",
+        help="ActivityNet Captions' json of sentences with times.",
+        sources="train.json, val_1.json or val_2.json",
+        example="val_1.json shards/activitynet --videos activitynet",
+        settings=SegmentCaptions,
+        opener=f"{_HERE}.video_captions:open_activitynet",
+    ),
+    ImportFormat(
+        name="webvid",
+        help="WebVid's csv beside the videos; shards of videos are webdataset.",
+        sources="results_2M_train.csv",
+        example="results_2M_val.csv shards/webvid --videos webvid --short-side 256",
+        settings=VideoCaptions,
+        opener=f"{_HERE}.video_captions:open_webvid",
     ),
     ImportFormat(
         name="webdataset",

@@ -59,6 +59,8 @@ class Row:
         where: file and row, for messages: ``pairs.csv row 17``.
         source: what the sample came from, relative to its folder, for whoever reads the shards.
         image: the image; None for samples that have none, whose ``files`` hold all.
+        video: the clip, of a sample without an image.
+        between: seconds of the video that are the clip; None: all of it.
         files: further members by extension, copied as they are.
         text: what becomes the ``.txt`` member; None: none.
         class_index: what becomes the ``.cls`` member.
@@ -70,6 +72,8 @@ class Row:
     where: str
     source: str = ""
     image: Bytes | None = None
+    video: Bytes | None = None
+    between: tuple[float, float] | None = None
     files: Mapping[str, Bytes] = field(default_factory=dict)
     text: str | None = None
     class_index: int | None = None

@@ -45,7 +45,8 @@ def make_sample(row: Row | BrokenRow, settings: ImportSettings) -> Made | Broken
     except MissingKeyError as error:
         return BrokenRow(row.where, f"{error.url} does not exist: add the file or remove the row")
     except BrokenImageError as error:
-        return BrokenRow(row.where, f"{error}: replace the image or remove the row")
+        what = "image" if row.video is None else "video"
+        return BrokenRow(row.where, f"{error}: replace the {what} or remove the row")
     except _WrongSizeError as error:
         return BrokenRow(row.where, str(error))
     except UnicodeEncodeError:
@@ -71,6 +72,12 @@ def _made(row: Row, settings: ImportSettings) -> Made:
             except ValueError as error:
                 raise _WrongSizeError(str(error)) from error
             meta = {**row.objects.extra, **checked.record.wire(), "sha256": meta["sha256"]}
+    if row.video is not None:
+        from florence.data.importing.videos import stored_video
+
+        extension, data, meta = stored_video(row, _read(row.video), settings)
+        members[extension] = data
+        meta["sha256"] = hashlib.sha256(data).hexdigest()
     copied = {extension: _read(value) for extension, value in row.files.items()}
     if row.text is not None:
         members["txt"] = row.text.encode()

@@ -148,6 +148,56 @@ class Questions(ImportSettings):
     )
 
 
+class VideoImport(ImportSettings):
+    """What importers of videos have in common."""
+
+    videos: str | None = setting(
+        None, description="folder of the video files; default: that of the source"
+    )
+    short_side: int | None = setting(
+        None,
+        description="write videos anew as H.264 in mp4 without sound, with this shorter side "
+        "where theirs is longer; without it and fps, their bytes are copied as they are",
+        unit="pixels",
+        ge=16,
+    )
+    fps: float | None = setting(
+        None,
+        description="write videos anew with this frame rate",
+        unit="frames/s",
+        gt=0,
+        le=240,
+    )
+
+
+class VideoClasses(VideoImport):
+    """Videos with one class each."""
+
+    classes: str | None = setting(
+        None,
+        description="file with the classes' names in the order of their numbers, as a JSON list "
+        "or one per line; default: the names that occur, sorted",
+    )
+
+
+class VideoCaptions(VideoImport):
+    """Videos with captions."""
+
+    split: str | None = setting(
+        None, description="only videos of this split, where the source names splits"
+    )
+
+
+class SegmentCaptions(VideoCaptions):
+    """Videos whose captions belong to parts of them."""
+
+    whole: bool = setting(
+        True,
+        description="one sample for each video, described by all its captions in one text, as "
+        "paragraph retrieval has it; no: one for each part, cut out",
+    )
+
+
 class WebDataset(ImportSettings):
     """Shards that are packed anew."""
 

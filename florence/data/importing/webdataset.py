@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from florence.config.storage import S3Settings
-from florence.data.archive import Archive
+from florence.data.archive import VIDEO_EXTENSIONS, Archive
 from florence.data.builtin import resolve
 from florence.data.importing.rows import BrokenRow, Row, Source, fingerprint
 from florence.data.importing.settings import WebDataset
@@ -55,15 +55,18 @@ def _rows(storage: Storage, entry: Entry) -> Iterator[Row | BrokenRow]:
     archive = Archive(storage, entry.key, entry.size)
     for sample in archive.samples():
         where = f"{storage.url(entry.key)}:{sample.key}"
-        image = sample.image
-        if image is None:
-            yield BrokenRow(where, "has no image (.jpg, .jpeg, .png or .webp): remove it")
+        media = sample.media_type
+        if media is None:
+            yield BrokenRow(where, "has no image and no video: remove it")
             continue
         # Now, while they are in the archive's read-ahead.
         members = {ext: archive.read(member) for ext, member in sample.members.items()}
+        is_video = media in VIDEO_EXTENSIONS
         yield Row(
             where=where,
-            image=members.pop(next(e for e, m in sample.members.items() if m is image)),
+            source=f"{sample.key}.{media}" if is_video else "",
+            image=None if is_video else members.pop(media),
+            video=members.pop(media) if is_video else None,
             files=members,
             meta=None,
         )

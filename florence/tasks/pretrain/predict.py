@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from florence.evaluation.classify import class_embeddings
@@ -55,6 +56,24 @@ class ContrastivePredictor:
         """Embeddings (N, D) of unit length, fp32, of files' bytes or Pillow images."""
         rows = [{"image": image} for image in images]
         return embed_images(self.module, image_batches(rows, self.card))
+
+    def embed_videos(self, videos: Sequence[bytes]) -> Tensor:
+        """Embeddings (N, D) of unit length, fp32: the mean over a frame a second, at most 12."""
+        from florence.data.video.files import BrokenClipError
+        from florence.data.video.sampling import even_frames
+        from florence.evaluation.video_embeddings import mean_direction
+        from florence.tasks.video.predict import opened
+
+        found = []
+        for number, video in enumerate(videos):
+            with opened({"video": video}, number) as clip:
+                chosen = even_frames(clip.times, clip.duration, per_second=1.0, most=12)
+                try:
+                    frames = [Image.fromarray(frame) for frame in clip.frames(chosen.tolist())]
+                except BrokenClipError as error:
+                    raise BadRowError(f"row {number}: video: {error}") from None
+            found.append(mean_direction(self.embed_images(frames)))
+        return torch.stack(found)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (N, D) of unit length, fp32."""

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from florence_jobs.recipes import digits, digits_detection, florence, vision_language
+from florence_jobs.recipes import (
+    digits,
+    digits_detection,
+    digits_video,
+    florence,
+    florence_all,
+    vision_language,
+)
 from florence_operator.api import FlorenceJob, to_yaml
 from florence_operator.api.generated import write_or_check
 
@@ -32,8 +39,10 @@ RECIPES: dict[str, Recipe] = {
     "digits-vision-language": Recipe(
         vision_language.digits_vision_language, vision_language.DIGITS_VISION_LANGUAGE_HEADER
     ),
+    "digits-video": Recipe(digits_video.digits_video, digits_video.DIGITS_VIDEO_HEADER),
     "digits-cluster": Recipe(digits.digits_cluster, digits.DIGITS_CLUSTER_HEADER),
     "florence-h": Recipe(florence.florence_h, florence.FLORENCE_H_HEADER),
+    "florence-all": Recipe(florence_all.florence_all, florence_all.FLORENCE_ALL_HEADER),
 }
 
 

@@ -126,6 +126,8 @@ class _Converter:
             self._fill(converted, plain, path)
             converted |= BOUNDS.get(path, {})
         description = _description(plain)
+        if description and _REPEATED in path:
+            description = _ELSEWHERE
         if description:
             converted = {"description": description, **converted}
         if nullable:
@@ -200,6 +202,11 @@ class _Converter:
         elif schema.get("default") not in (None, [], {}):
             converted["default"] = schema["default"]
         return converted
+
+
+_REPEATED, _ELSEWHERE = ".evaluation.", "as in evaluate"
+"""Every kind that trains has all evaluations: they are described once, lest the CRD outgrow what a
+client may apply."""
 
 
 def _description(schema: _Schema) -> str:

@@ -337,7 +337,8 @@ def test_clips_are_counted_apart(tmp_path: Path) -> None:
     )
     found = index_data(str(tmp_path)).statistics
     assert (found.images, found.clips, found.texts, found.labelled) == (1, 2, 3, 3)
-    assert not check_data(str(tmp_path)).problems  # clips are read, but not decoded
+    problems = check_data(str(tmp_path)).problems  # clips are decoded, too
+    assert [problem.member for problem in problems] == ["00001.mp4", "00002.webm"]
 
 
 def test_a_killed_process_is_an_error_that_says_so(tmp_path: Path) -> None:
