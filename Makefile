@@ -85,7 +85,7 @@ screenshots: $(VENV)/.dev ## the pictures of the docs, of a run of the sample (n
 	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures report
 
 bench: $(VENV)/.dev ## speed and memory against the field's own code, as ratios
-	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	for bench in $(filter-out %bench_operator.py %bench_running_jobs.py %bench_backends.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 bench-operator: $(VENV)/.dev ## the operator with running jobs, then on the cluster in KUBECONFIG, beside the Training Operator and Trainer
 	$(BIN)/python tests/benchmarks/bench_running_jobs.py
