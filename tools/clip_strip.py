@@ -14,6 +14,8 @@ from florence.data.shards import Need, ShardSet
 from florence.evaluation.clips import StoredClips, strip
 
 PICTURE = "docs/pictures/clips.png"
+COLOURS = 48
+"""As many as look right: a page loads the picture every time."""
 
 
 def pictures(uri: str, numbers: Sequence[int]) -> bytes:
@@ -25,7 +27,6 @@ def pictures(uri: str, numbers: Sequence[int]) -> bytes:
 
 def stacked(pngs: Sequence[bytes]) -> bytes:
     """Pictures one below the other; a PNG."""
-
     images = [Image.open(io.BytesIO(png)) for png in pngs]
     size = max(image.width for image in images), sum(image.height for image in images)
     whole, top = Image.new("RGB", size, "white"), 0
@@ -33,7 +34,7 @@ def stacked(pngs: Sequence[bytes]) -> bytes:
         whole.paste(image, (0, top))
         top += image.height
     buffer = io.BytesIO()
-    whole.save(buffer, "PNG", optimize=True)
+    whole.quantize(COLOURS).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -21,7 +21,7 @@ from florence.data.importing.rows import (
     stored_file,
 )
 from florence.data.importing.settings import SegmentCaptions, VideoCaptions
-from florence.data.importing.videos import VideoFolder, checked_times
+from florence.data.importing.videos import VideoFolder, checked_times, require_rows
 from florence.errors import DataError
 
 _DIDEMO_PART = 5.0
@@ -173,6 +173,7 @@ def _source(
     described: Sequence[_Described],
     name: str,
 ) -> Source:
+    require_rows(described, sources)
     folder = VideoFolder(settings.videos or split_uri(sources[0])[0], s3)
 
     def rows() -> Iterator[Row | BrokenRow]:

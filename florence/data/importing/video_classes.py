@@ -19,7 +19,7 @@ from florence.data.importing.rows import (
     stored_file,
 )
 from florence.data.importing.settings import VideoClasses
-from florence.data.importing.videos import VideoFolder
+from florence.data.importing.videos import VideoFolder, require_rows
 from florence.errors import ConfigurationError, DataError
 from florence.storage import open_storage
 
@@ -126,6 +126,7 @@ def _source(
     name: str,
 ) -> Source:
     listed = list(listed)
+    require_rows(listed, sources)
     first = sources[0]
     is_folder = "." not in first.rstrip("/").rpartition("/")[2]
     folder = VideoFolder(settings.videos or (first if is_folder else split_uri(first)[0]), s3)

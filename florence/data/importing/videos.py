@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from florence.config.storage import S3Settings
@@ -11,6 +11,7 @@ from florence.data.importing.rows import Row, StoredBytes
 from florence.data.importing.settings import ImportSettings, VideoImport
 from florence.data.video.decoding import open_clip
 from florence.data.video.writing import rewritten
+from florence.errors import DataError
 from florence.storage import open_storage
 
 
@@ -40,6 +41,12 @@ class VideoFolder:
         raise ValueError(
             f"there is no video '{names[0]}' in {self._storage.uri}: add the file or set videos"
         )
+
+
+def require_rows(rows: Sequence[object], sources: Sequence[str]) -> None:
+    """Raise :class:`DataError` where the sources list nothing."""
+    if not rows:
+        raise DataError(f"{', '.join(sources)}: no video is listed there: check the path")
 
 
 def _names(key: str) -> Iterator[str]:
