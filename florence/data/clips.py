@@ -114,7 +114,7 @@ class ClassClipReader(ImageReader[ClassedClip, ClassClipBatch]):
         made = super().batch(collated, arena, device, keys, broken)
         if not self._mixes:
             return made
-        weights = own_weights(made.shares, made.boxes, self.images.resolution).to(device)
+        weights = own_weights(made.shares, made.boxes, self.images.resolution)
         partners = made.images.roll(len(made) // 2, dims=0)
         return replace(made, images=weights * made.images + (1 - weights) * partners)
 
@@ -190,9 +190,10 @@ def cut(share: float, resolution: int, number: int) -> tuple[float, Box]:
 
 def own_weights(shares: torch.Tensor, boxes: torch.Tensor, resolution: int) -> torch.Tensor:
     """Each pixel's share of a clip itself in a mixture: (B, 1, 1, R, R)."""
-    weights = shares.cpu()[:, None, None, None, None].repeat(1, 1, 1, resolution, resolution)
-    for row, (top, left, bottom, right) in enumerate(boxes.tolist()):
-        if bottom > top and right > left:
-            weights[row] = 1
-            weights[row, :, :, top:bottom, left:right] = 0
-    return weights
+    place = torch.arange(resolution, device=boxes.device)
+    top, left, bottom, right = boxes.T[:, :, None]
+    rows, columns = (top <= place) & (place < bottom), (left <= place) & (place < right)
+    inside = rows[:, :, None] & columns[:, None, :]
+    is_cut = inside.any(dim=2).any(dim=1)[:, None, None]
+    weights = torch.where(is_cut, (~inside).to(shares.dtype), shares[:, None, None])
+    return weights[:, None, None]

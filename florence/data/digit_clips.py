@@ -26,7 +26,6 @@ from florence.data.indexing import index_data
 from florence.data.manifest import CLASSES
 from florence.data.ordered_map import map_in_threads
 from florence.data.shard_writer import write_shard
-from florence.data.video.writing import write_clip
 from florence.storage import open_storage
 
 ACTIONS = ("left", "right", "up", "down", "rotate", "grow", "shrink", "still")
@@ -164,6 +163,9 @@ def clip_frames(clip: DigitClip, scans: Scans) -> Iterator[NDArray[np.uint8]]:
 
 def clip_file(clip: DigitClip, scans: Scans) -> bytes:
     """The clip as H.264 in mp4."""
+    # Here, so that whoever only reads a built-in data set loads no decoder.
+    from florence.data.video.writing import write_clip
+
     options = {"crf": "18", "preset": "veryfast", "g": str(FRAMES)}
     return write_clip(clip_frames(clip, scans), rate=RATE, options=options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -215,3 +216,20 @@ def read_named_folders(uri: str, s3: S3Settings | None) -> tuple[tuple[str, str]
                 f"classes: {uri} has '{twice}' more than once: make names unique"
             )
     return tuple(pairs)
+
+
+def read_text(uri: str, s3: S3Settings | None) -> str:
+    """A file of UTF-8. Raises :class:`DataError` when it is missing or is none."""
+    storage, entry = stored_file(uri, s3)
+    try:
+        return storage.read(entry.key).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} is not UTF-8: {error.reason}: convert it") from error
+
+
+def read_json(uri: str, s3: S3Settings | None) -> Any:
+    """A file's JSON. Raises :class:`DataError` when it is missing or has none."""
+    try:
+        return json.loads(read_text(uri, s3))
+    except ValueError as error:
+        raise DataError(f"{uri} is not JSON: {error}: fetch it again") from error

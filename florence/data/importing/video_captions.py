@@ -6,7 +6,6 @@ The first caption becomes the ``.txt``; all of them are ``captions`` of the ``.j
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,8 @@ from florence.data.importing.rows import (
     Row,
     Source,
     fingerprint,
+    read_json,
+    read_text,
     split_uri,
     stored_file,
 )
@@ -72,7 +73,7 @@ def open_msvd(sources: Sequence[str], settings: VideoCaptions, s3: S3Settings | 
     found: list[_Described] = []
     for uri in sources:
         pairs = []
-        for number, line in enumerate(_text(uri, s3).splitlines(), 1):
+        for number, line in enumerate(read_text(uri, s3).splitlines(), 1):
             if not line.strip() or line.startswith("#"):
                 continue
             name, _, caption = line.strip().partition(" ")
@@ -91,7 +92,7 @@ def open_didemo(sources: Sequence[str], settings: SegmentCaptions, s3: S3Setting
     """
     found: list[_Described] = []
     for uri in sources:
-        entries = _json(uri, s3)
+        entries = read_json(uri, s3)
         if not isinstance(entries, list) or not all(
             isinstance(e, Mapping) and {"video", "description", "times"} <= e.keys()
             for e in entries
@@ -123,7 +124,7 @@ def open_activitynet(
     """
     found: list[_Described] = []
     for uri in sources:
-        document = _json(uri, s3)
+        document = read_json(uri, s3)
         if not isinstance(document, Mapping) or not all(
             isinstance(v, Mapping) and {"timestamps", "sentences"} <= v.keys()
             for v in document.values()
@@ -200,23 +201,8 @@ def _source(
     return Source(name=name, identity=identity, rows=rows)
 
 
-def _text(uri: str, s3: S3Settings | None) -> str:
-    storage, entry = stored_file(uri, s3)
-    try:
-        return storage.read(entry.key).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is not UTF-8: {error.reason}: convert it") from error
-
-
-def _json(uri: str, s3: S3Settings | None) -> Any:
-    try:
-        return json.loads(_text(uri, s3))
-    except ValueError as error:
-        raise DataError(f"{uri} is not JSON: {error}: fetch it again") from error
-
-
 def _object(uri: str, s3: S3Settings | None, lists: Sequence[str]) -> Mapping[str, Any]:
-    document = _json(uri, s3)
+    document = read_json(uri, s3)
     for name in lists:
         listed = document.get(name) if isinstance(document, Mapping) else None
         if not isinstance(listed, list) or not all(isinstance(e, Mapping) for e in listed):
@@ -226,7 +212,7 @@ def _object(uri: str, s3: S3Settings | None, lists: Sequence[str]) -> Mapping[st
 
 
 def _table(uri: str, s3: S3Settings | None, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    table = csv.DictReader(_text(uri, s3).splitlines())
+    table = csv.DictReader(read_text(uri, s3).splitlines())
     lacking = [name for name in columns if name not in (table.fieldnames or ())]
     if lacking:
         raise DataError(f"{uri} has no column {', '.join(lacking)}: give a file of this format")

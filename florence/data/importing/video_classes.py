@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from florence.data.importing.rows import (
     Source,
     fingerprint,
     read_class_names,
+    read_json,
+    read_text,
     split_uri,
     stored_file,
 )
@@ -45,7 +46,7 @@ def open_kinetics(sources: Sequence[str], settings: VideoClasses, s3: S3Settings
 
 def _kinetics_table(uri: str, s3: S3Settings | None) -> Iterator[Labelled]:
     wanted = {"label", "youtube_id", "time_start", "time_end"}
-    table = csv.DictReader(_text(uri, s3).splitlines())
+    table = csv.DictReader(read_text(uri, s3).splitlines())
     lacking = wanted - set(table.fieldnames or ())
     if lacking:
         raise DataError(
@@ -181,16 +182,8 @@ def _identity(sources: Sequence[str], s3: S3Settings | None, names: Any) -> list
     return [found, names]
 
 
-def _text(uri: str, s3: S3Settings | None) -> str:
-    storage, entry = stored_file(uri, s3)
-    try:
-        return storage.read(entry.key).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is not UTF-8: {error.reason}: convert it") from error
-
-
 def _lines(uri: str, s3: S3Settings | None) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_text(uri, s3).splitlines(), 1):
+    for number, line in enumerate(read_text(uri, s3).splitlines(), 1):
         if line.strip():
             yield number, line.strip()
 
@@ -207,10 +200,7 @@ def _listed(uri: str, s3: S3Settings | None, what: str) -> Iterator[tuple[str, s
 def _json_list(
     uri: str, s3: S3Settings | None, fields: Sequence[str]
 ) -> Iterator[Mapping[str, Any]]:
-    try:
-        document = json.loads(_text(uri, s3))
-    except ValueError as error:
-        raise DataError(f"{uri} is not JSON: {error}: fetch it again") from error
+    document = read_json(uri, s3)
     if not isinstance(document, list) or not all(
         isinstance(entry, Mapping) and all(name in entry for name in fields) for entry in document
     ):
