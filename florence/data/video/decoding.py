@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from florence.data.video.files import ClipFile, ClipLimits
-from florence.data.video.pyav import PyAvClip, version
 
 _BLOCK = 64
 
@@ -19,6 +18,9 @@ def open_clip(data: bytes, limits: ClipLimits | None = None, *, threads: int = 1
     Raises:
         BrokenClipError: it is no video, has no frame, or is beyond the limits; says which.
     """
+    # When it is needed: what only reads images loads no decoder.
+    from florence.data.video.pyav import PyAvClip
+
     return PyAvClip(data, limits or ClipLimits(), threads)
 
 
@@ -31,4 +33,6 @@ def check_clip(data: bytes) -> None:
 
 def decoder() -> str:
     """The name and version of what decodes here, for a model's card."""
+    from florence.data.video.pyav import version
+
     return version()
