@@ -31,7 +31,7 @@ from florence_operator.api.labels import JOB_LABEL
 from florence_operator.api.times import timestamp
 from florence_operator.kube.client import FLORENCE_JOBS, PODS, PYTORCH_JOBS, Client, Resource
 from florence_operator.kube.resources import TRAIN_JOBS
-from tests.benchmarks.benchmark_namespace import empty_namespace, kubectl
+from tests.benchmarks.benchmark_namespace import empty_namespace, kubectl, refuse_an_operator
 from tests.benchmarks.operator_load import (
     NAMESPACE,
     NOWHERE,
@@ -236,10 +236,7 @@ async def _ends(
 
 
 async def main(options: argparse.Namespace) -> None:
-    if kubectl(
-        "get", "deployments", "-A", "-l", "app.kubernetes.io/name=florence-operator"
-    ).strip():
-        raise SystemExit("this cluster has a florence-operator: use one that nobody else uses")
+    refuse_an_operator()
     kubectl("apply", "--server-side", "-k", str(ROOT / "manifests/base/crds"))
     restart_training_operator(RAISED)
     try:

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence_operator.api.labels import JOB_LABEL
 from florence_operator.kube.client import FLORENCE_JOBS, PODS, PYTORCH_JOBS, Client
-from tests.benchmarks.benchmark_namespace import empty_namespace, kubectl
+from tests.benchmarks.benchmark_namespace import empty_namespace, kubectl, refuse_an_operator
 from tests.benchmarks.operator_load import (
     NAMESPACE,
     Arrivals,
@@ -143,10 +143,7 @@ async def training_operator(client: Client, count: int) -> float:
 
 
 async def main(options: argparse.Namespace) -> None:
-    if kubectl(
-        "get", "deployments", "-A", "-l", "app.kubernetes.io/name=florence-operator"
-    ).strip():
-        raise SystemExit("this cluster has a florence-operator: use one that nobody else uses")
+    refuse_an_operator()
     kubectl("apply", "--server-side", "-k", str(ROOT / "manifests/base/crds"))
     async with await Client.connect() as client:
         with without_training_operator():

@@ -35,6 +35,13 @@ def kubectl(*arguments: str, given: str | None = None) -> str:
     return done.stdout
 
 
+def refuse_an_operator() -> None:
+    """End the benchmark where an operator of ours runs on the cluster."""
+    ours = "app.kubernetes.io/name=florence-operator"
+    if kubectl("get", "deployments", "-A", "-l", ours).strip():
+        raise SystemExit("this cluster has a florence-operator: use one that nobody else uses")
+
+
 @contextlib.asynccontextmanager
 async def empty_namespace(client: Client) -> AsyncIterator[None]:
     """The namespace, emptied afterwards: jobs first, so that nobody makes their pods again.
