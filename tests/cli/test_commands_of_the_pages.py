@@ -77,6 +77,7 @@ PAGES_OF_OTHER_TESTS = {
     "registry.md": "test_models_commands.py",
     "pipelines.md": "test_pipeline_commands.py",
     "storage.md": "storage/test_storage_commands.py",
+    "video.md": "test_video_page.py",
 }
 """Pages whose commands are about one store or server each, and run one after another."""
 
