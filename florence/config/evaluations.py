@@ -22,6 +22,7 @@ PROMPT_SETS = (
     "food101",
     "imagenet",
     "kinetics400",
+    "kinetics600",
     "pets",
     "sun397",
     "voc2007",

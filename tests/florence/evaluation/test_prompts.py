@@ -89,6 +89,7 @@ COUNTS = {
     "food101": (101, 1, 75_750, 25_250),
     "imagenet": (1000, 80, 1_281_167, 50_000),
     "kinetics400": (400, 28, 240_000, 20_000),
+    "kinetics600": (600, 28, 410_000, 29_000),
     "pets": (37, 1, 3_680, 3_669),
     "sun397": (397, 2, 19_850, 19_850),
     "voc2007": (20, 1, 5_011, 4_952),
@@ -124,7 +125,8 @@ def test_the_list_of_sets_is_that_of_the_files() -> None:
 
 def test_orders_are_those_of_the_data_sets() -> None:
     """Class numbers in shards come from the data sets, so the lists must be in their order."""
-    for name in ("cifar100", "dtd", "food101", "kinetics400", "sun397", "voc2007", "aircraft"):
+    sets = ("cifar100", "dtd", "food101", "kinetics400", "kinetics600", "sun397", "voc2007")
+    for name in (*sets, "aircraft"):
         classes = load_prompts(name).classes
         assert list(classes) == sorted(classes), name
     for name in ("pets",):
