@@ -71,7 +71,7 @@ def _model_table(estimate: JobEstimate) -> tuple[list[str], list[list[Any]]]:
     parts = [p for p in ("image", "text", "head") if any(getattr(c, p) for c in counts)]
     several = len(estimate.stages) > 1
     names = ["parameters"] + [
-        "training FLOPs per sample" + (f" at {stage.resolution}" if several else "")
+        "training FLOPs per sample" + (f" at {stage.resolution}: {stage.name}" if several else "")
         for stage in stages
     ]
     rows = [
