@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from florence.data.digit_chalk import write_chalk
 from florence.data.digit_clips import write_actions, write_pairs
 from florence.data.digit_questions import write_questions
 from florence.data.digit_scenes import write_scenes
@@ -22,6 +23,7 @@ from florence.home import florence_home
 SCHEME = "builtin:"
 _WRITERS: dict[str, Callable[[str], object]] = {
     "digits": write_digits,
+    "digits-chalk": write_chalk,
     "digits-scenes": write_scenes,
     "digits-questions": write_questions,
     "digits-actions": write_actions,

@@ -128,6 +128,22 @@ def scenes(split: str, count: int) -> Iterator[DigitScene]:
         yield _scene(number, [(scans[row], int(classes[row])) for row in rows], draw)
 
 
+def single(scan: Pixels, side: int, seed: int) -> bytes:
+    """The JPEG of a square scene of one digit, as large and turned as in scenes, anywhere in it.
+
+    Args:
+        scan: the digit's ink, (8, 8) in [0, 1].
+        side: of the scene, in pixels; at least ``MOST_SIDE``.
+        seed: what size, place, turn, colour and background depend on.
+    """
+    draw = uniforms(mix(_SEED, seed))
+    canvas = _background(side, side, draw)
+    ink = _ink(scan, draw)
+    x, y = (int(next(draw) * (side - ink.shape[0] + 1)) for _ in range(2))
+    _draw(canvas, ink, x, y, draw)
+    return _jpeg(canvas)
+
+
 def _scan(first: int, count: int, place: int) -> int:
     again, inside = divmod(place, count)
     return first + int(permutation(count, mix(_SEED, first, again))[inside])
@@ -151,13 +167,17 @@ def _scene(number: int, digits: Sequence[tuple[Pixels, int]], draw: Iterator[flo
         boxes.append((box[0], box[1], box[2], box[3]))
         bbox = (float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1]))
         annotations.append(Annotation(bbox=bbox, category=WORDS[digit]))
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
-    image.save(buffer, "JPEG", quality=92)
     record = AnnotatedImage(
         image_id=number, width=width, height=height, source=SOURCE, boxes=tuple(annotations)
     )
-    return DigitScene(buffer.getvalue(), record)
+    return DigitScene(_jpeg(canvas), record)
+
+
+def _jpeg(canvas: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+    image.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
 
 
 def _background(width: int, height: int, draw: Iterator[float]) -> Pixels:

@@ -83,6 +83,8 @@ def test_digits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert json.loads(result.stdout)["samples"] == {
         "train": 1400,
         "test": 397,
+        "chalk/train": 5600,
+        "chalk/test": 397,
         "scenes/train": 1200,
         "scenes/test": 300,
         "questions/train": 4000,

@@ -62,7 +62,9 @@ def digits(
     side: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 32,
     scenes: Annotated[
         bool,
-        typer.Option(help="Also write OUT/scenes: pictures of several digits with boxes."),
+        typer.Option(
+            help="Also write OUT/scenes, OUT/questions and OUT/chalk: digits in larger pictures."
+        ),
     ] = True,
     clips: Annotated[
         bool,
@@ -77,9 +79,11 @@ def digits(
     OUT/scenes/train and OUT/scenes/test hold scenes with boxes, also as COCO would have them:
     OUT/scenes/instances_train.json with OUT/scenes/images/train. OUT/questions has scenes with
     captions and questions, and beside the shards the same with VQAv2's and Karpathy's json.
+    OUT/chalk has single digits as those scenes show them, with captions.
     OUT/actions has videos of a digit in motion, in eight classes, with Kinetics' csv beside the
     shards; OUT/pairs those of a digit that passes another, with captions and MSR-VTT's json.
     """
+    from florence.data.digit_chalk import write_chalk
     from florence.data.digit_clips import write_actions, write_pairs
     from florence.data.digit_questions import write_questions
     from florence.data.digit_scenes import write_scenes
@@ -90,6 +94,7 @@ def digits(
     base = out.rstrip("/")
     more: dict[str, dict[str, int]] = {}
     if scenes:
+        more["chalk"] = write_chalk(f"{base}/chalk", s3)
         more["scenes"] = write_scenes(f"{base}/scenes", s3, coco=True)
         more["questions"] = write_questions(f"{base}/questions", s3)
     if clips:

@@ -173,6 +173,24 @@ def digits_finetune() -> FlorenceJob:
     )
 
 
+def digits_pretraining(scans: int = 200, chalk: int = 500) -> tuple[Stage, Stage]:
+    """Stages ``scans`` and ``pretrain``: two towers that know a digit of any size, anywhere.
+
+    The first learns from scans that fill their picture, the second from digits on textures, from
+    which alone nothing is learned in the first hundreds of steps.
+
+    Args:
+        scans: steps of the first.
+        chalk: steps of the second.
+    """
+    cores = Resources(workers=2)
+    textured = _digits_stage(chalk, 1e-3, 25, data="builtin:digits-chalk/train")
+    return (
+        Stage(name="scans", resources=cores, pretrain=_digits_stage(scans, 1e-3, 25)),
+        Stage(name="pretrain", depends_on=("scans",), resources=cores, pretrain=textured),
+    )
+
+
 def digits_cluster() -> FlorenceJob:
     """The digits on a cluster: two pods, shards and artifacts in MinIO, metrics in MLflow.
 
@@ -229,10 +247,8 @@ def _digits_finetune(mode: Mode, steps: int, lr: float, **fields: Any) -> Finetu
     )
 
 
-def _digits_stage(
-    steps: int, lr: float, warmup_steps: int, *, exclude_augmented: bool = False
-) -> Pretrain:
-    fields = {
+def _digits_stage(steps: int, lr: float, warmup_steps: int, **fields: Any) -> Pretrain:
+    usual = {
         "data": "builtin:digits/train",
         "batch_size": 128,
         "steps": steps,
@@ -245,6 +261,4 @@ def _digits_stage(
         "engine": EngineKind.TORCH,
         "checkpoints": CheckpointPolicy(every_steps=200),
     }
-    if exclude_augmented:
-        fields["exclude_augmented"] = True
-    return Pretrain.model_validate(fields)
+    return Pretrain.model_validate({**usual, **fields})

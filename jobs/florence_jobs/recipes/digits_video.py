@@ -12,18 +12,17 @@ from florence.config import (
     ModelConfig,
     Optimizer,
     RetrievalLabel,
-    Text,
 )
 from florence.config.video import ClipSampling, VideoTower, Views
 from florence.tasks.finetune.settings import RandAugmentSettings
-from florence.tasks.pretrain.settings import Pretrain
 from florence.tasks.video.settings import ActionHead, ClipCaptions, Video, VideoMode
+from florence_jobs.recipes.digits import digits_pretraining
 from florence_operator.api import FlorenceJob, JobSpec, Stage
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, Metadata, Resources
 
 DIGITS_VIDEO_HEADER = """\
 # Videos of scanned digits in motion, held-out ones of other hands: a tower of images, trained on
-# scenes of digits, is inflated to one of clips and learns what digits do (eight actions), and which
+# pictures of digits, is inflated to one of clips and learns what digits do (eight actions), and which
 # of two passes the other (retrieval by texts). actions-one-frame sees a single frame of each clip,
 # which does not show what happens; the stages called ...-scratch do not start from the images'
 # tower.
@@ -39,19 +38,8 @@ _TOWER = VideoTower(window_frames=(4, 4, 4, 4))
 
 
 def digits_video() -> FlorenceJob:
-    """Pretraining on scenes, then actions and retrieval: minutes on two CPU cores."""
+    """Pretraining on pictures, then actions and retrieval: minutes on two CPU cores."""
     cores, after = Resources(workers=2), ("pretrain",)
-    pretrain = Pretrain(
-        data="builtin:digits-questions/train",
-        batch_size=64,
-        steps=400,
-        resolution=RESOLUTION,
-        text=Text(templates="none"),
-        optimizer=Optimizer(lr=1e-3, warmup_steps=40),
-        loader=Loader(workers=1),
-        engine=EngineKind.TORCH,
-        checkpoints=CheckpointPolicy(every_steps=200),
-    )
     one_frame = {"clip": ClipSampling(frames=1, stride=1), "tower": VideoTower(tubelet=1)}
     return FlorenceJob(
         api_version=API_VERSION,
@@ -60,7 +48,7 @@ def digits_video() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="pretrain", resources=cores, pretrain=pretrain),
+                *digits_pretraining(),
                 Stage(name="actions", depends_on=after, resources=cores, video=_actions(200)),
                 Stage(
                     name="actions-scratch",
@@ -74,12 +62,12 @@ def digits_video() -> FlorenceJob:
                     resources=cores,
                     video=_actions(200, **one_frame),
                 ),
-                Stage(name="retrieval", depends_on=after, resources=cores, video=_retrieval(400)),
+                Stage(name="retrieval", depends_on=after, resources=cores, video=_retrieval(700)),
                 Stage(
                     name="retrieval-scratch",
                     depends_on=after,
                     resources=cores,
-                    video=_retrieval(400, inflate=False),
+                    video=_retrieval(700, inflate=False),
                 ),
             ),
         ),
@@ -109,7 +97,17 @@ def _actions(steps: int, **fields: Any) -> Video:
 def _retrieval(steps: int, **fields: Any) -> Video:
     # Four hundred captions describe six clips each: whichever clip has one is right for it.
     captions = ClipCaptions(label=RetrievalLabel.TEXT, captions_per_clip=1)
-    return _stage(VideoMode.RETRIEVAL, _PAIRS, steps, captions=captions, **fields)
+    return _stage(
+        VideoMode.RETRIEVAL,
+        _PAIRS,
+        steps,
+        captions=captions,
+        # Who passes whom is seen in four frames; nothing is to be cut off.
+        clip=ClipSampling(frames=4, stride=4),
+        tower=VideoTower(window_frames=(2, 2, 2, 2)),
+        augmentation=Augmentation(scale_min=1.0, scale_max=1.0),
+        **fields,
+    )
 
 
 def _stage(mode: VideoMode, data: str, steps: int, **fields: Any) -> Video:
