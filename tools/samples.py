@@ -84,19 +84,21 @@ SAMPLES: dict[str, Sample] = {
     ),
     "digits-detection": Sample(
         short=(
-            "pretrain.steps=60",
+            "scans.steps=60",
+            "pretrain.steps=15",
             "boxes.steps=40",
             "boxes-scratch.steps=5",
             "five-shot.steps=5",
             "zero-shot.steps=5",
         ),
-        pretraining="pretrain",
+        pretraining="scans",
         required={"boxes/boxes/ap50": 0.90, "boxes/boxes/ap": 0.55},
         chance={"boxes/boxes/ap50": 0.01},
         minutes=10,
     ),
     "digits-video": Sample(
         short=(
+            "scans.steps=15",
             "pretrain.steps=15",
             "actions.steps=60",
             "actions-scratch.steps=2",
@@ -104,7 +106,7 @@ SAMPLES: dict[str, Sample] = {
             "retrieval.steps=10",
             "retrieval-scratch.steps=2",
         ),
-        pretraining="pretrain",
+        pretraining="scans",
         required={
             "actions/actions/top1": 0.95,
             "retrieval/video-retrieval/textToVideo/R@1": 0.60,

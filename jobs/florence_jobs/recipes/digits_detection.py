@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from florence.config import (
-    Augmentation,
-    CheckpointPolicy,
     EngineKind,
     Loader,
     ModelConfig,
     Optimizer,
-    Text,
 )
-from florence.tasks.detection.augmentation import DetectionAugmentation
+from florence.tasks.detection.augmentation import DetectionAugmentation, LargeScaleJitter
 from florence.tasks.detection.settings import Detection, DetectionHead
-from florence.tasks.pretrain.settings import Pretrain
+from florence_jobs.recipes.digits import digits_pretraining
 from florence_operator.api import FlorenceJob, JobSpec, Stage
 from florence_operator.api.v1alpha1 import API_VERSION, KIND, Metadata, Resources
 
@@ -32,21 +29,7 @@ _TRAIN, _TEST = "builtin:digits-scenes/train", "builtin:digits-scenes/test"
 
 def digits_detection() -> FlorenceJob:
     """Pretraining, then detectors: fine-tuned, from scratch, of five shots, zero-shot."""
-    cores = Resources(workers=2)
-    pretrain = Pretrain(
-        data="builtin:digits/train",
-        batch_size=128,
-        steps=300,
-        resolution=64,
-        text=Text(templates="digits"),
-        augmentation=Augmentation(scale_min=0.7, rotation=15),
-        drop_path=0.1,
-        optimizer=Optimizer(lr=1e-3, warmup_steps=25),
-        loader=Loader(workers=1),
-        engine=EngineKind.TORCH,
-        checkpoints=CheckpointPolicy(every_steps=200),
-    )
-    after = ("pretrain",)
+    cores, after = Resources(workers=2), ("pretrain",)
     return FlorenceJob(
         api_version=API_VERSION,
         kind=KIND,
@@ -54,9 +37,9 @@ def digits_detection() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="pretrain", resources=cores, pretrain=pretrain),
-                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(400)),
-                Stage(name="boxes-scratch", resources=cores, detection=_stage(400)),
+                *digits_pretraining(),
+                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(900)),
+                Stage(name="boxes-scratch", resources=cores, detection=_stage(900)),
                 Stage(
                     name="five-shot",
                     depends_on=after,
@@ -81,13 +64,16 @@ def _stage(steps: int, **fields: Any) -> Detection:
         batch_size=16,
         steps=steps,
         resolution=96,
-        optimizer=Optimizer(lr=2e-3, warmup_steps=20),
+        optimizer=Optimizer(lr=1e-3, warmup_steps=20),
         loader=Loader(workers=1),
         engine=EngineKind.TORCH,
-        tower_lr_scale=0.5,
+        # What the tower knows of whole pictures it has to learn of places.
+        tower_lr_scale=1.0,
         # Digits are 18 to 56 pixels high: three levels, of anchors of 64, 128 and 256 pixels.
-        head=DetectionHead(channels=32, groups=8, blocks=1, coarsest_stride=32),
-        # A digit that is mirrored is another one.
-        boxes=DetectionAugmentation(flip=0.0, short_side_min=88, short_side_max=112, max_side=160),
+        head=DetectionHead(channels=64, groups=8, blocks=1, coarsest_stride=32),
+        # A digit that is mirrored is another one. Squares are all of one size: none is padded.
+        boxes=DetectionAugmentation(
+            flip=0.0, large_scale_jitter=LargeScaleJitter(side=128, scale_min=0.8, scale_max=1.25)
+        ),
         **fields,
     )

@@ -22,10 +22,10 @@ from florence_operator.api.v1alpha1 import API_VERSION, KIND, Metadata, Resource
 
 DIGITS_VIDEO_HEADER = """\
 # Videos of scanned digits in motion, held-out ones of other hands: a tower of images, trained on
-# pictures of digits, is inflated to one of clips and learns what digits do (eight actions), and which
-# of two passes the other (retrieval by texts). actions-one-frame sees a single frame of each clip,
-# which does not show what happens; the stages called ...-scratch do not start from the images'
-# tower.
+# pictures of digits, is inflated to one of clips and learns what digits do (eight actions), and
+# which of two passes the other (retrieval by texts). actions-one-frame sees a single frame of each
+# clip, which does not show what happens; the stages called ...-scratch do not start from the
+# images' tower.
 #
 #   florencectl submit -f jobs/samples/digits-video.yaml --local
 """
