@@ -1,6 +1,6 @@
 """Run the samples on this machine: whole, for the figures that the docs quote, or short, for CI.
 
-python -m tools.samples [NAME…]            full length; writes the table in docs/results.md
+python -m tools.samples [NAME…]            full length; writes their rows in docs/results.md
 python -m tools.samples --short [NAME…]    fewer steps; only looks that each ends well and learns
 
 Every sample is a job under ``jobs/samples`` and runs as a user would run it, with
@@ -209,27 +209,37 @@ def shortfalls(metrics: Mapping[str, float], least: Mapping[str, float]) -> list
     ]
 
 
-def table(results: Mapping[str, tuple[Mapping[str, float], float]]) -> str:
-    """The metrics of samples as a Markdown table; those of time and progress are left out."""
-    lines = ["| sample | stage | metric | value |", "|---|---|---|---|"]
-    for name, (metrics, seconds) in results.items():
-        for path, value in metrics.items():
-            stage, _, metric = path.partition("/")
-            if metric in ("steps", "logitScale"):
-                continue
-            lines.append(f"| {name} | {stage} | {metric} | {shown(metric, value)} |")
-        lines.append(f"| {name} | | minutes | {seconds / 60:.1f} |")
-    return "\n".join(lines)
+def rows_of(name: str, metrics: Mapping[str, float], seconds: float) -> list[str]:
+    """The rows of a sample in the table; metrics of time and progress are left out."""
+    rows = []
+    for path, value in metrics.items():
+        stage, _, metric = path.partition("/")
+        if metric not in ("steps", "logitScale"):
+            rows.append(f"| {name} | {stage} | {metric} | {shown(metric, value)} |")
+    return [*rows, f"| {name} | | minutes | {seconds / 60:.1f} |"]
 
 
-def with_table(page: str, text: str) -> str:
-    """The page with ``text`` between its two marks."""
+def rows_on(page: str) -> dict[str, list[str]]:
+    """The rows that a page has between its two marks, by sample."""
+    _, _, inside = page.partition(BEGIN)
+    found: dict[str, list[str]] = {}
+    for line in inside.partition(END)[0].splitlines():
+        name = line.strip("| ").partition(" ")[0]
+        if line.startswith("|") and name in SAMPLES:
+            found.setdefault(name, []).append(line)
+    return found
+
+
+def with_table(page: str, rows: Mapping[str, Sequence[str]]) -> str:
+    """The page with the samples' rows as a Markdown table between its two marks."""
     before, mark, rest = page.partition(BEGIN)
     first_line, _, after = rest.partition("\n")
     _, end, tail = after.partition(END)
     if not mark or not end:
         raise SystemExit(f"{RESULTS}: has no '{BEGIN}' … '{END}' to write between")
-    return f"{before}{mark}{first_line}\n{text}\n{end}{tail}"
+    lines = ["| sample | stage | metric | value |", "|---|---|---|---|"]
+    lines += [row for name in SAMPLES for row in rows.get(name, ())]
+    return "\n".join((f"{before}{mark}{first_line}", *lines, f"{end}{tail}"))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -241,16 +251,18 @@ def main(arguments: Sequence[str]) -> int:
     for name in options.names:
         if name not in SAMPLES:
             parser.error(f"unknown sample '{name}': use {', '.join(SAMPLES)}")
-    results, failed = {}, False
+    rows, failed = {}, False
     for name in options.names or SAMPLES:
-        metrics, seconds = results[name] = run(name, short=options.short)
+        metrics, seconds = run(name, short=options.short)
+        rows[name] = rows_of(name, metrics, seconds)
         sample = SAMPLES[name]
         found = shortfalls(metrics, sample.chance if options.short else sample.required)
+        print("\n".join(rows[name]))
         print(f"{name}: {seconds / 60:.1f} min{''.join(f'; {each}' for each in found)}", flush=True)
         failed |= bool(found)
-    print(table(results))
-    if not options.short and not options.names:
-        RESULTS.write_text(with_table(RESULTS.read_text("utf-8"), table(results)), "utf-8")
+    if not options.short:
+        page = RESULTS.read_text("utf-8")
+        RESULTS.write_text(with_table(page, {**rows_on(page), **rows}), "utf-8")
     return int(failed)
 
 

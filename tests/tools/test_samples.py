@@ -9,7 +9,7 @@ import yaml
 
 from florence_operator.api import load_job
 from florencectl.job_file import changed
-from tools.samples import SAMPLES, metrics_of, on_model, shortfalls, table, with_table
+from tools.samples import SAMPLES, metrics_of, on_model, rows_of, rows_on, shortfalls, with_table
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -26,13 +26,14 @@ def test_short_forms_and_requirements_name_stages_of_the_sample(name: str) -> No
 def test_a_short_form_may_start_from_a_model_that_is_there(tmp_path: Path) -> None:
     document = yaml.safe_load(Path("jobs/samples/digits-detection.yaml").read_text())
     path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(on_model(document, "pretrain", "/models/digits")))
+    path.write_text(yaml.safe_dump(on_model(document, "scans", "/models/digits")))
     stages = {stage.name: stage for stage in load_job(path).spec.stages}
-    assert list(stages) == ["boxes", "boxes-scratch", "five-shot", "zero-shot"]
+    assert list(stages) == ["pretrain", "boxes", "boxes-scratch", "five-shot", "zero-shot"]
     starts = {name: stage.initial_model for name, stage in stages.items()}
-    assert starts.pop("boxes-scratch") is None
-    assert set(starts.values()) == {"/models/digits"}
-    assert not any(stage.depends_on for stage in stages.values())
+    assert starts.pop("pretrain") == "/models/digits"
+    assert set(starts.values()) == {None}
+    assert not stages["pretrain"].depends_on
+    assert stages["boxes"].depends_on == ("pretrain",)
 
 
 def test_metrics_are_named_by_stage_and_judged() -> None:
@@ -46,14 +47,22 @@ def test_metrics_are_named_by_stage_and_judged() -> None:
     ]
 
 
-def test_the_table_goes_between_the_marks_and_nowhere_else() -> None:
-    text = table({"digits": ({"a/x/top1": 0.98765, "a/steps": 400.0}, 90.0)})
-    assert "| digits | a | x/top1 | 98.77 % |" in text
-    assert "| digits | | minutes | 1.5 |" in text
-    assert "steps" not in text
+def test_rows_go_between_the_marks_and_nowhere_else() -> None:
+    rows = rows_of("digits", {"a/x/top1": 0.98765, "a/steps": 400.0}, 90.0)
+    assert rows == ["| digits | a | x/top1 | 98.77 % |", "| digits | | minutes | 1.5 |"]
     page = "before\n<!-- samples:begin (words) -->\nold\n<!-- samples:end -->\nafter\n"
-    fresh = with_table(page, text)
-    assert fresh == page.replace("old", text)
-    assert with_table(fresh, text) == fresh
+    fresh = with_table(page, {"digits": rows})
+    head = "| sample | stage | metric | value |\n|---|---|---|---|\n"
+    assert fresh == page.replace("old", head + "\n".join(rows))
+    assert rows_on(fresh) == {"digits": rows}
     with pytest.raises(SystemExit, match="to write between"):
-        with_table("no marks", text)
+        with_table("no marks", {})
+
+
+def test_rows_of_samples_that_did_not_run_stay() -> None:
+    page = "<!-- samples:begin -->\n<!-- samples:end -->\n"
+    first = {"digits-video": ["| digits-video | a | b | 1 |"], "digits": ["| digits | a | b | 2 |"]}
+    page = with_table(page, first)
+    assert list(rows_on(page)) == ["digits", "digits-video"]
+    again = with_table(page, {**rows_on(page), "digits": ["| digits | a | b | 3 |"]})
+    assert rows_on(again) == {**first, "digits": ["| digits | a | b | 3 |"]}
