@@ -28,7 +28,7 @@ from florence.data.shard_writer import write_shard
 from florence.data.vocabularies import NAME, Vocabulary, vocabularies_bytes
 from florence.storage import Storage, open_storage
 
-COUNTS = {"train": 1_200, "test": 300}
+COUNTS = {"train": 4_000, "test": 300}
 SOURCE = "digits"
 SIZES = ((96, 128), (112, 112), (128, 96))
 """(width, height) of scenes in pixels."""

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from florence.data import digit_clips
+from florence.data import digit_clips, digit_scenes
 from florencectl.main import app
 from tests.florence.data.making import sample, write_samples, write_shards
 
@@ -77,6 +77,7 @@ def test_a_folder_without_shards_is_one_line(tmp_path: Path, command: str) -> No
 
 def test_digits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digit_clips, "ACTION_COUNTS", {"train": 16, "test": 8})
+    monkeypatch.setattr(digit_scenes, "COUNTS", {"train": 40, "test": 10})
     monkeypatch.setattr(digit_clips, "PAIR_COUNTS", {"train": 10, "test": 5})
     result = run("digits", str(tmp_path), "-o", "json")
     assert result.exit_code == 0, result.stderr
@@ -85,8 +86,8 @@ def test_digits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "test": 397,
         "chalk/train": 5600,
         "chalk/test": 397,
-        "scenes/train": 1200,
-        "scenes/test": 300,
+        "scenes/train": 40,
+        "scenes/test": 10,
         "questions/train": 4000,
         "questions/test": 400,
         "actions/train": 16,
@@ -95,7 +96,7 @@ def test_digits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "pairs/test": 5,
     }
     assert (tmp_path / "scenes" / "instances_test.json").is_file()
-    assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 1200
+    assert len(list((tmp_path / "scenes" / "images" / "train").iterdir())) == 40
     assert len(list((tmp_path / "pairs" / "videos").iterdir())) == 15
     assert (tmp_path / "actions" / "test.csv").read_text().count("\n") == 9
     checked = run("check", str(tmp_path / "test"), "--workers", "1", "-o", "json")

@@ -38,8 +38,8 @@ def digits_detection() -> FlorenceJob:
             model=ModelConfig(preset="coswin-nano"),
             stages=(
                 *digits_pretraining(),
-                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(900)),
-                Stage(name="boxes-scratch", resources=cores, detection=_stage(900)),
+                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(1_000)),
+                Stage(name="boxes-scratch", resources=cores, detection=_stage(1_000)),
                 Stage(
                     name="five-shot",
                     depends_on=after,
@@ -64,7 +64,7 @@ def _stage(steps: int, **fields: Any) -> Detection:
         batch_size=16,
         steps=steps,
         resolution=96,
-        optimizer=Optimizer(lr=1e-3, warmup_steps=20),
+        optimizer=Optimizer(lr=1.25e-3, warmup_steps=20),
         loader=Loader(workers=1),
         engine=EngineKind.TORCH,
         # What the tower knows of whole pictures it has to learn of places.
