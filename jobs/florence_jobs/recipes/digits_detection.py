@@ -38,8 +38,8 @@ def digits_detection() -> FlorenceJob:
             model=ModelConfig(preset="coswin-nano"),
             stages=(
                 *digits_pretraining(),
-                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(1_000)),
-                Stage(name="boxes-scratch", resources=cores, detection=_stage(1_000)),
+                Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(1_200)),
+                Stage(name="boxes-scratch", resources=cores, detection=_stage(1_200)),
                 Stage(
                     name="five-shot",
                     depends_on=after,
