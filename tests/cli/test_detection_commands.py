@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -15,7 +16,8 @@ from florence_jobs.recipes import roboflow
 from florencectl.main import app
 from tests.cli.test_documented_commands import ROOT, shown_in
 
-pytestmark = pytest.mark.slow
+# Both tests are about the same digits.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("detection-page")]
 
 LINES = [line.partition("florencectl ")[2] for line in shown_in(ROOT / "docs/detection.md")]
 DATA, SUBMIT, DRAW, PRINT, IMPORT, SWEEP = LINES
@@ -24,7 +26,10 @@ AQUARIUM = ("fish", "jellyfish", "penguin", "puffin", "shark", "stingray", "star
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("detection")
+    folder = tmp_path_factory.mktemp("detection")
+    with contextlib.chdir(folder):
+        run(DATA)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +49,6 @@ def run(line: str, *more: str) -> str:
 
 
 def test_a_detector_is_trained_and_draws_what_it_finds(folder: Path) -> None:
-    run(DATA)
     # Two steps of the page's 400, and nothing to measure.
     run(SUBMIT.replace("--steps 400", "--steps 2").replace("--validation digits/scenes/test", ""))
     run(DRAW)

@@ -16,7 +16,7 @@ from tests.florence.tasks.video import running as video
 from tests.florence.tasks.vision_language import running as vision_language
 
 pytestmark = pytest.mark.slow
-EVERY = {"steps": 80, "checkpoints": {"everySteps": 5}}
+EVERY = {"steps": 24, "checkpoints": {"everySteps": 3}}
 
 
 def detector(folder: Path) -> dict[str, Any]:
