@@ -11,7 +11,7 @@ import json
 
 from florence.config.storage import S3Settings
 from florence.data.digit_scenes import single
-from florence.data.digits import TRAIN_COUNT, WORDS, caption
+from florence.data.digits import TRAIN_COUNT, WORDS, caption, scanned_digits
 from florence.data.hashing import mix
 from florence.data.indexing import index_data
 from florence.data.shard_writer import write_shard
@@ -22,7 +22,6 @@ SIDE = 64
 TIMES = {"train": 4, "test": 1}
 """How often a scan is drawn, each time elsewhere."""
 SAMPLES_PER_SHARD = 700
-_LEVELS = 16
 _SEED = 0xC4A1
 
 
@@ -32,10 +31,7 @@ def write_chalk(out: str, s3: S3Settings | None = None) -> dict[str, int]:
     Returns:
         The number of samples by split.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, classes = load_digits(return_X_y=True)
-    scans = pixels.reshape(-1, 8, 8) / _LEVELS
+    scans, classes = scanned_digits()
     parts = {"train": range(TRAIN_COUNT), "test": range(TRAIN_COUNT, len(scans))}
 
     def sample(row: int, time: int) -> tuple[str, dict[str, bytes]]:

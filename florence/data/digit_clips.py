@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from florence.config.storage import S3Settings
-from florence.data.digits import TRAIN_COUNT, WORDS
+from florence.data.digits import TRAIN_COUNT, WORDS, scanned_digits
 from florence.data.hashing import mix, permutation, uniforms
 from florence.data.indexing import index_data
 from florence.data.manifest import CLASSES
@@ -39,7 +39,6 @@ SMALL, LARGE = 17.0, 28.0
 PAIRS = (2 * len(WORDS)) ** 2
 """Different captions: either digit large or small."""
 CLIPS_PER_SHARD = 400
-_LEVELS = 16
 _ENLARGED = 32
 _WRITERS = 8
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -254,10 +253,7 @@ def _made(
     make: Callable[[str, int, NDArray[np.int64]], DigitClip],
 ) -> Iterator[tuple[str, list[tuple[DigitClip, bytes]]]]:
     """Each split when its shards are written, with its clips and their files."""
-    from sklearn.datasets import load_digits
-
-    pixels, classes = load_digits(return_X_y=True)
-    scans, classes = pixels.reshape(-1, 8, 8) / _LEVELS, classes.astype(np.int64)
+    scans, classes = scanned_digits()
     for split, count in counts.items():
         clips = [make(split, number, classes) for number in range(count)]
         made = [(clip, clip_file(clip, scans)) for clip in clips]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from florence.config.storage import S3Settings
 from florence.data.boxes import AnnotatedImage, Annotation
-from florence.data.digits import TRAIN_COUNT, WORDS
+from florence.data.digits import TRAIN_COUNT, WORDS, scanned_digits
 from florence.data.hashing import mix, permutation, uniforms
 from florence.data.indexing import index_data
 from florence.data.manifest import CLASSES
@@ -39,7 +39,6 @@ SAMPLES_PER_SHARD = 300
 _WRITERS = 8
 _SEED = 0x5CE9E
 _PLACES = 30
-_LEVELS = 16
 _MOST_OVERLAP, _USUAL_OVERLAP = 0.25, 0.02
 _INK = 0.3
 
@@ -114,10 +113,7 @@ def write_scenes(
 
 def scenes(split: str, count: int) -> Iterator[DigitScene]:
     """The first scenes of a split; every scan of the split is used before one is used again."""
-    from sklearn.datasets import load_digits
-
-    pixels, classes = load_digits(return_X_y=True)
-    scans = pixels.reshape(-1, 8, 8) / _LEVELS
+    scans, classes = scanned_digits()
     first, stop = (0, TRAIN_COUNT) if split == "train" else (TRAIN_COUNT, len(scans))
     used = 0
     for number in range(count):

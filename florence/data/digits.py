@@ -54,6 +54,14 @@ def caption(index: int, word: str) -> str:
     return choices[(draw >> 16) % len(choices)].format(word)
 
 
+def scanned_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """All scans in their order: ink (n, 8, 8) in [0, 1], and what each shows, (n,)."""
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    return pixels.reshape(-1, 8, 8) / _LEVELS, classes.astype(np.int64)
+
+
 def write_digits(out: str, s3: S3Settings | None = None, *, side: int = 32) -> dict[str, int]:
     """Write the splits ``train`` and ``test`` under a folder or ``s3://`` prefix.
 
