@@ -53,25 +53,35 @@ def _has_gpu() -> bool:
 
 
 @pytest.fixture(scope="session")
-def s3_settings() -> Iterator[S3Settings]:
+def s3_settings(request: pytest.FixtureRequest) -> S3Settings:
     """A server with the bucket ``florence-tests``: $FLORENCE_S3_ENDPOINT, or moto in a thread."""
+    endpoint = os.environ.get("FLORENCE_S3_ENDPOINT")
+    if not endpoint:
+        emulated: S3Settings = request.getfixturevalue("emulated_s3_settings")
+        return emulated
+    assert urlsplit(endpoint).hostname
+    return _with_bucket(endpoint)
+
+
+@pytest.fixture(scope="session")
+def emulated_s3_settings() -> Iterator[S3Settings]:
+    """Moto in a thread, also where $FLORENCE_S3_ENDPOINT names a real server: it has no users."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield _with_bucket("http://{}:{}".format(*server.get_host_and_port()))
+    server.stop()
+
+
+def _with_bucket(endpoint: str) -> S3Settings:
     import boto3
 
-    endpoint, server = os.environ.get("FLORENCE_S3_ENDPOINT"), None
-    if not endpoint:
-        from moto.server import ThreadedMotoServer
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    assert urlsplit(endpoint).hostname
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=BUCKET)
-    yield S3Settings(endpoint=endpoint, attempts=3)
-    if server:
-        server.stop()
+    return S3Settings(endpoint=endpoint, attempts=3)
 
 
 @pytest.fixture

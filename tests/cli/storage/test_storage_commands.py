@@ -195,9 +195,11 @@ def test_wrong_credentials_are_told_in_a_line_without_them(
     assert not Path(out).exists()
 
 
-def test_where_users_cannot_be_made_their_policies_are_printed(s3_settings: S3Settings) -> None:
+def test_where_users_cannot_be_made_their_policies_are_printed(
+    emulated_s3_settings: S3Settings,
+) -> None:
     bucket = f"shared-{uuid.uuid4().hex[:8]}"
-    client = boto3.client("s3", endpoint_url=s3_settings.endpoint, region_name="us-east-1")
+    client = boto3.client("s3", endpoint_url=emulated_s3_settings.endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=bucket)
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     client.put_bucket_lifecycle_configuration(
@@ -213,7 +215,7 @@ def test_where_users_cannot_be_made_their_policies_are_printed(s3_settings: S3Se
             ]
         },
     )
-    words = ("prepare", f"s3://{bucket}/runs", "--endpoint", str(s3_settings.endpoint))
+    words = ("prepare", f"s3://{bucket}/runs", "--endpoint", str(emulated_s3_settings.endpoint))
     done = run(*words, "-n", "team", "-o", "json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
