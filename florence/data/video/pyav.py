@@ -31,13 +31,13 @@ class PyAvClip:
     """
 
     def __init__(self, data: bytes, limits: ClipLimits, threads: int) -> None:
+        self._data, self._threads = data, threads
         try:
-            self._container: Any = av.open(io.BytesIO(data), metadata_errors="ignore")
+            self._container: Any = self._opened()
         except (av.FFmpegError, ValueError) as error:
             raise _broken(error) from error
         try:
             self._stream = self._video_stream()
-            self._stream.codec_context.thread_count = threads
             self._check_size(limits)
             self._stamps, self._keys = self._listed(limits)
         except (av.FFmpegError, ValueError) as error:
@@ -85,8 +85,8 @@ class PyAvClip:
         if self._decoding is None or self._reached >= wanted or self._pays_to_seek(wanted):
             self._seek(wanted)
         frame = self._decode_to(wanted)
-        if frame is None:  # the seek overshot: some containers' indexes lie
-            self._seek(self._stamps[0])
+        if frame is None:  # the seek overshot: some containers have no index, or one that lies
+            self._begin_again()
             frame = self._decode_to(wanted)
         if frame is None:
             raise BrokenClipError(
@@ -120,16 +120,29 @@ class PyAvClip:
         self._decoding = self._container.decode(self._stream)
         self._reached = -1 << 62
 
+    def _begin_again(self) -> None:
+        """Decode from the first byte: an MPEG transport stream cannot seek to its first frame."""
+        self._container.close()
+        self._container = self._opened()
+        self._stream = self._video_stream()
+        self._decoding = self._container.decode(self._stream)
+        self._reached = -1 << 62
+
     def _pays_to_seek(self, wanted: int) -> bool:
         """Whether a key frame lies between where decoding is and the wanted frame."""
         key = np.searchsorted(self._keys, wanted, side="right") - 1
         return bool(key >= 0 and self._keys[key] > self._reached)
 
+    def _opened(self) -> Any:
+        return av.open(io.BytesIO(self._data), metadata_errors="ignore")
+
     def _video_stream(self) -> Any:
         if not self._container.streams.video:
             what = "it has sound only" if self._container.streams.audio else "it has no pictures"
             raise BrokenClipError(f"broken video: {what}")
-        return self._container.streams.video[0]
+        stream = self._container.streams.video[0]
+        stream.codec_context.thread_count = self._threads
+        return stream
 
     def _check_size(self, limits: ClipLimits) -> None:
         width, height = self._stream.width, self._stream.height

@@ -33,6 +33,13 @@ KINDS = [
     ("webm", "libvpx-vp9", {"g": "6", "crf": "4", "b": "0"}),
     ("avi", "mpeg4", {"g": "6", "qmin": "1", "qmax": "2"}),
     ("mp4", "mpeg4", {"g": "6", "qmin": "1", "qmax": "2", "bf": "2"}),
+    ("mp4", "libx265", {"crf": "1", "preset": "ultrafast", "x265-params": "log-level=none"}),
+    ("webm", "libvpx", {"g": "6", "crf": "4", "b": "1M"}),
+    ("matroska", "libsvtav1", {"g": "6", "crf": "10", "preset": "12"}),
+    ("matroska", "ffv1", {}),
+    ("mpegts", "libx264", {**EXACT, "g": "6", "bf": "2"}),
+    ("flv", "flv", {"g": "6", "qmin": "1", "qmax": "2"}),
+    ("asf", "wmv2", {"g": "6", "qmin": "1", "qmax": "2"}),
 ]
 
 
