@@ -24,6 +24,7 @@ Digest = Callable[[str], str]
 
 
 @pytest.mark.either_backend
+@pytest.mark.brief
 def test_a_killed_pod_costs_the_steps_since_the_last_commit(
     undisturbed: str, parameters: Digest
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_wrong_setting_that_only_the_stage_finds_is_not_retried() -> None:
 
 
 @pytest.mark.either_backend
+@pytest.mark.brief
 def test_suspend_checkpoints_first_and_resume_restores(
     undisturbed: str, parameters: Digest
 ) -> None:
