@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 NAME = "digits-cluster"
 
 
-def florencectl(*arguments: str, code: int = 0) -> str:
+def florencectl(*arguments: str, code: int = 0, limit: float = 600) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "florencectl.main", *arguments],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=limit,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout

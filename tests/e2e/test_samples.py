@@ -1,0 +1,45 @@
+"""The samples of the adaptations in their short forms, as stages of one job each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e import jobs
+from tests.e2e.kube import Document
+from tests.e2e.test_sample import florencectl
+from tools.samples import SAMPLES, metrics_of, shortfalls
+
+ROOT = Path(__file__).parents[2]
+POD = {"cpu": "250m", "memory": "3Gi"}
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["digits-video", "digits-detection", "digits-vision-language"])
+def test_every_stage_of_a_sample_succeeds_and_learns(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(on_cluster(name)))
+    settings = [word for each in SAMPLES[name].short for word in ("--set", each)]
+    florencectl("submit", "-f", str(file), *settings)
+    florencectl("wait", name, "-n", jobs.NAMESPACE, "--for=succeeded", "--timeout=25m", limit=1600)
+
+    status = jobs.status(name)
+    assert {len(stage["attempts"]) for stage in status["stages"]} == {1}
+    assert shortfalls(metrics_of({"status": status}), SAMPLES[name].chance) == []
+    jobs.expect_nothing_left(name)
+    jobs.delete(name)
+
+
+def on_cluster(name: str) -> Document:
+    """A sample as it is run on one machine, with an image, a storage and requests for its pods."""
+    sample: dict[str, Any] = yaml.safe_load((ROOT / f"jobs/samples/{name}.yaml").read_text())
+    small = jobs.small_job(name)
+    spec = {**sample["spec"], **{key: small["spec"][key] for key in ("image", "artifacts")}}
+    spec["runPolicy"] = {**sample["spec"].get("runPolicy", {}), "backend": jobs.BACKEND}
+    spec["stages"] = [
+        {**stage, "resources": {**stage.get("resources", {}), **POD}} for stage in spec["stages"]
+    ]
+    return {**sample, "metadata": small["metadata"], "spec": spec}
