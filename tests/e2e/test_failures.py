@@ -224,7 +224,6 @@ def test_a_wrong_setting_that_only_the_stage_finds_is_not_retried() -> None:
 
 
 @pytest.mark.either_backend
-@pytest.mark.brief
 def test_suspend_checkpoints_first_and_resume_restores(
     undisturbed: str, parameters: Digest
 ) -> None:
