@@ -29,7 +29,7 @@ def test_every_stage_of_a_sample_succeeds(name: str, tmp_path: Path) -> None:
 
     status = jobs.status(name)
     assert {len(stage["attempts"]) for stage in status["stages"]} == {1}
-    # Without `make run`'s model to start from, steps are too few to learn; they are measured.
+    # So few steps learn nothing; they are measured.
     assert SAMPLES[name].chance.keys() <= metrics_of({"status": status}).keys()
     jobs.expect_nothing_left(name)
     jobs.delete(name)
