@@ -85,14 +85,27 @@ class PyAvClip:
         if self._decoding is None or self._reached >= wanted or self._pays_to_seek(wanted):
             self._seek(wanted)
         frame = self._decode_to(wanted)
-        if frame is None:  # the seek overshot: some containers have no index, or one that lies
-            self._begin_again()
-            frame = self._decode_to(wanted)
+        if frame is None:
+            frame = self._despite_overshoot(wanted)
         if frame is None:
             raise BrokenClipError(
                 f"broken video: the frame at {self.times[number]:.3f} s cannot be decoded"
             )
         return self._upright(frame)
+
+    def _despite_overshoot(self, wanted: int) -> Any | None:
+        """A frame that the seek to it went past: some containers have no index, or one that lies.
+
+        In an MPEG transport stream a seek lands a key frame late; before the first it cannot land.
+        """
+        before = self._keys[self._keys < wanted]
+        if len(before) > 1:
+            self._seek(int(before[-2]))
+            frame = self._decode_to(wanted)
+            if frame is not None:
+                return frame
+        self._begin_again()
+        return self._decode_to(wanted)
 
     def _upright(self, frame: Any) -> Frame:
         """Pixels as they are shown: phones store how they were held beside the frames."""
@@ -117,14 +130,17 @@ class PyAvClip:
 
     def _seek(self, stamp: int) -> None:
         self._container.seek(stamp, stream=self._stream, backward=True)
-        self._decoding = self._container.decode(self._stream)
-        self._reached = -1 << 62
+        self._decode_on()
 
     def _begin_again(self) -> None:
-        """Decode from the first byte: an MPEG transport stream cannot seek to its first frame."""
+        """Decode from the first byte."""
         self._container.close()
         self._container = self._opened()
         self._stream = self._video_stream()
+        self._decode_on()
+
+    def _decode_on(self) -> None:
+        """Decode from where the container is."""
         self._decoding = self._container.decode(self._stream)
         self._reached = -1 << 62
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from florence.data.video.decoding import decoder, open_clip
 from florence.data.video.files import BrokenClipError, ClipLimits
+from florence.data.video.pyav import PyAvClip
 from florence.data.video.writing import rewritten, write_clip
 from tests.florence.data.video.clips import (
     EXACT,
@@ -62,6 +63,25 @@ def test_frames_come_back_at_any_seek(container: str, codec: str, options: dict[
             assert [shown(frame) for frame in clip.frames(wanted)] == wanted
         for number in reversed(range(24)):
             assert shown(clip.frames([number])[0]) == number
+
+
+def test_a_stream_without_an_index_is_read_from_its_start_for_its_first_key_frames_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again = []
+    begin = PyAvClip._begin_again
+    monkeypatch.setattr(
+        PyAvClip, "_begin_again", lambda clip: (again.append(clip._reached), begin(clip))
+    )
+    data = write_clip(
+        (grey(GREYS[number % 24]) for number in range(96)),
+        rate=10,
+        container="mpegts",
+        options={**EXACT, "g": "6", "bf": "2"},
+    )
+    with open_clip(data) as clip:
+        assert [shown(frame) for frame in clip.frames(range(96))] == [n % 24 for n in range(96)]
+    assert len(again) <= 2
 
 
 @settings(max_examples=15, deadline=None)
