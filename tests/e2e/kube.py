@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,18 @@ def kubectl(*arguments: str, given: str | None = None, timeout: float = 120) -> 
     )
     if done.returncode:
         raise KubectlError(done.stderr.strip() or done.stdout.strip())
+    return done.stdout
+
+
+def florencectl(*arguments: str, code: int = 0, limit: float = 600) -> str:
+    """Run a command of ours and return its output; ``limit`` is in seconds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "florencectl.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +11,10 @@ import pytest
 
 from florence.storage import Storage
 from tests.e2e import jobs
-from tests.e2e.kube import NAMESPACE, eventually, forwarded, kubectl
+from tests.e2e.kube import NAMESPACE, eventually, florencectl, forwarded, kubectl
 
 ROOT = Path(__file__).parents[2]
 NAME = "digits-cluster"
-
-
-def florencectl(*arguments: str, code: int = 0, limit: float = 600) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "florencectl.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=limit,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.either_backend

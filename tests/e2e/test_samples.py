@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import pytest
 import yaml
 
 from tests.e2e import jobs
-from tests.e2e.kube import Document
-from tests.e2e.test_sample import florencectl
+from tests.e2e.kube import Document, florencectl
 from tools.samples import SAMPLES, metrics_of
 
 ROOT = Path(__file__).parents[2]
@@ -43,24 +43,21 @@ def on_cluster(name: str) -> Document:
     """
     sample: dict[str, Any] = yaml.safe_load((ROOT / f"jobs/samples/{name}.yaml").read_text())
     small = jobs.small_job(name)
-    spec = {**sample["spec"], **{key: small["spec"][key] for key in ("image", "artifacts")}}
-    spec["runPolicy"] = {**sample["spec"].get("runPolicy", {}), "backend": jobs.BACKEND}
-    spec["stages"] = in_a_row([stage for stage in spec["stages"] if is_needed(stage["name"])])
+    spec = {
+        **sample["spec"],
+        **{key: small["spec"][key] for key in ("image", "artifacts", "runPolicy")},
+        "stages": [
+            {**stage, "resources": {**stage.get("resources", {}), **POD}}
+            for stage in sample["spec"]["stages"]
+            if is_needed(stage["name"])
+        ],
+    }
+    for before, stage in pairwise(spec["stages"]):
+        # A model comes from the first of these, as it did.
+        stage["dependsOn"] = [*dict.fromkeys([*stage.get("dependsOn", ()), before["name"]])]
     return {**sample, "metadata": small["metadata"], "spec": spec}
 
 
 def is_needed(stage: str) -> bool:
     """Whether a stage is more than something to compare others with."""
     return not stage.endswith(("-scratch", "-one-frame"))
-
-
-def in_a_row(stages: list[Document]) -> list[Document]:
-    """Stages that also wait for the one before; a model comes from where it came from."""
-    found: list[Document] = []
-    for stage in stages:
-        waits = list(stage.get("dependsOn", ()))
-        if found and found[-1]["name"] not in waits:
-            waits.append(found[-1]["name"])
-        resources = {**stage.get("resources", {}), **POD}
-        found.append({**stage, "resources": resources, **({"dependsOn": waits} if waits else {})})
-    return found

@@ -49,32 +49,32 @@ def digits_video() -> FlorenceJob:
             model=ModelConfig(preset="coswin-nano"),
             stages=(
                 *digits_pretraining(),
-                Stage(name="actions", depends_on=after, resources=cores, video=_actions(120)),
+                Stage(name="actions", depends_on=after, resources=cores, video=_actions()),
                 Stage(
                     name="actions-scratch",
                     depends_on=after,
                     resources=cores,
-                    video=_actions(120, inflate=False),
+                    video=_actions(inflate=False),
                 ),
                 Stage(
                     name="actions-one-frame",
                     depends_on=after,
                     resources=cores,
-                    video=_actions(120, **one_frame),
+                    video=_actions(**one_frame),
                 ),
-                Stage(name="retrieval", depends_on=after, resources=cores, video=_retrieval(450)),
+                Stage(name="retrieval", depends_on=after, resources=cores, video=_retrieval()),
                 Stage(
                     name="retrieval-scratch",
                     depends_on=after,
                     resources=cores,
-                    video=_retrieval(450, inflate=False),
+                    video=_retrieval(inflate=False),
                 ),
             ),
         ),
     )
 
 
-def _actions(steps: int, **fields: Any) -> Video:
+def _actions(**fields: Any) -> Video:
     head = ActionHead(
         dropout=0.1,
         tower_lr_scale=1.0,
@@ -84,7 +84,7 @@ def _actions(steps: int, **fields: Any) -> Video:
     return _stage(
         VideoMode.ACTIONS,
         _ACTIONS,
-        steps,
+        120,
         # Motion is seen from afar.
         resolution=32,
         optimizer=Optimizer(lr=1.5e-3, warmup_steps=20),
@@ -94,13 +94,13 @@ def _actions(steps: int, **fields: Any) -> Video:
     )
 
 
-def _retrieval(steps: int, **fields: Any) -> Video:
+def _retrieval(**fields: Any) -> Video:
     # Four hundred captions describe six clips each: whichever clip has one is right for it.
     captions = ClipCaptions(label=RetrievalLabel.TEXT, captions_per_clip=1)
     return _stage(
         VideoMode.RETRIEVAL,
         _PAIRS,
-        steps,
+        450,
         captions=captions,
         # Who passes whom is seen in two frames. Each has tokens of its own: where two become one,
         # what moves is seen twice, half as bright, and is not known again.
