@@ -39,17 +39,17 @@ class Sample:
     """One sample.
 
     Attributes:
-        short: assignments that make it quick.
+        short: assignments that make it quick. What is there for comparison is left out.
         required: least values of metrics at full length, by ``stage/metric``.
         chance: what the short form must clearly beat.
         minutes: what the full length may take on two cores.
         captioning: stages whose captions of digits are looked at, see :mod:`tools.digit_captions`.
-        pretraining: the stage that the short form leaves out where ``make run`` has left a model:
-            what depends on it starts from that.
+        pretraining: the stages that the short form leaves out where ``make run`` has left a model:
+            what depends on them starts from that.
     """
 
     short: tuple[str, ...] = ()
-    pretraining: str | None = None
+    pretraining: tuple[str, ...] = ()
     required: Mapping[str, float] = field(default_factory=dict)
     chance: Mapping[str, float] = field(default_factory=dict)
     minutes: float
@@ -69,9 +69,6 @@ SAMPLES: dict[str, Sample] = {
             "head.steps=30",
             "contrastive.steps=30",
             "retrieval.steps=20",
-            "head-scratch.steps=5",
-            "contrastive-scratch.steps=5",
-            "retrieval-scratch.steps=5",
         ),
         required={"head/head/top1": 0.985, "few-shot/few-shot/5-way-5-shot": 0.95},
         chance={
@@ -84,14 +81,13 @@ SAMPLES: dict[str, Sample] = {
     ),
     "digits-detection": Sample(
         short=(
-            "scans.steps=60",
+            "scans.steps=15",
             "pretrain.steps=15",
             "boxes.steps=40",
-            "boxes-scratch.steps=5",
             "five-shot.steps=5",
             "zero-shot.steps=5",
         ),
-        pretraining="scans",
+        pretraining=("scans", "pretrain"),
         required={"boxes/boxes/ap50": 0.90, "boxes/boxes/ap": 0.55},
         chance={"boxes/boxes/ap50": 0.01},
         minutes=10,
@@ -100,13 +96,10 @@ SAMPLES: dict[str, Sample] = {
         short=(
             "scans.steps=15",
             "pretrain.steps=15",
-            "actions.steps=60",
-            "actions-scratch.steps=2",
-            "actions-one-frame.steps=2",
+            "actions.steps=50",
             "retrieval.steps=10",
-            "retrieval-scratch.steps=2",
         ),
-        pretraining="scans",
+        pretraining=("scans", "pretrain"),
         required={
             "actions/actions/top1": 0.95,
             "retrieval/video-retrieval/textToVideo/R@1": 0.60,
@@ -120,8 +113,6 @@ SAMPLES: dict[str, Sample] = {
             "vlp.steps=15",
             "vqa.steps=60",
             "caption.steps=15",
-            "vqa-scratch.steps=3",
-            "caption-scratch.steps=3",
         ),
         required={
             "vlp/vlp/accuracy": 0.90,
@@ -129,6 +120,7 @@ SAMPLES: dict[str, Sample] = {
             "caption/caption/cider": 1.0,
             "caption/caption/count": 0.80,
         },
+        pretraining=("pretrain",),
         chance={"vqa/vqa/accuracy": 0.1},
         minutes=15,
         captioning=("caption", "caption-scratch"),
@@ -146,13 +138,13 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
     model = florence_home() / PRETRAINED
     assignments = sample.short if short else ()
     with tempfile.TemporaryDirectory() as home:
-        if short and sample.pretraining is not None and model.is_dir():
-            document = yaml.safe_load(path.read_text("utf-8"))
+        if short:
+            document = without_comparisons(yaml.safe_load(path.read_text("utf-8")))
+            if model.is_dir():
+                document = on_model(document, sample.pretraining, str(model))
             path = Path(home, path.name)
-            path.write_text(yaml.safe_dump(on_model(document, sample.pretraining, str(model))))
-            assignments = tuple(
-                each for each in assignments if each.partition(".")[0] != sample.pretraining
-            )
+            path.write_text(yaml.safe_dump(document))
+            assignments = of_stages(assignments, document)
         command = [sys.executable, "-m", "florencectl.main", "submit", "--local", "-o", "json"]
         command += ["-f", str(path)]
         for assignment in assignments:
@@ -169,24 +161,43 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
         if ended.returncode:
             raise SystemExit(f"{name}: ended with {ended.returncode}")
         metrics = metrics_of(json.loads(ended.stdout))
-        for stage in SAMPLES[name].captioning:
+        ran = {path.partition("/")[0] for path in metrics}
+        for stage in (each for each in sample.captioning if each in ran):
             found = figures_of_stage(Path(home, "jobs/default", name, stage))
             metrics |= {f"{stage}/caption/{figure}": value for figure, value in found.items()}
     return metrics, seconds
 
 
-def on_model(document: Mapping[str, Any], stage: str, model: str) -> dict[str, Any]:
-    """A job without one of its stages: what depended on it starts from a model instead."""
+def is_comparison(stage: str) -> bool:
+    """Whether a stage is only there so that others can be compared with it."""
+    return stage.endswith(("-scratch", "-one-frame"))
+
+
+def without_comparisons(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job without the stages of which :func:`is_comparison` is true."""
+    kept = [each for each in document["spec"]["stages"] if not is_comparison(each["name"])]
+    return {**document, "spec": {**document["spec"], "stages": kept}}
+
+
+def on_model(document: Mapping[str, Any], left_out: Sequence[str], model: str) -> dict[str, Any]:
+    """A job without some of its stages: what depended on them starts from a model instead."""
     stages = []
     for each in document["spec"]["stages"]:
-        if each["name"] == stage:
+        if each["name"] in left_out:
             continue
-        rest = [name for name in each.get("dependsOn", ()) if name != stage]
+        before = each.get("dependsOn", ())
+        rest = [name for name in before if name not in left_out]
         changed = {key: value for key, value in each.items() if key != "dependsOn"}
-        if len(rest) < len(each.get("dependsOn", ())):
+        if len(rest) < len(before):
             changed["initialModel"] = model
         stages.append({**changed, "dependsOn": rest} if rest else changed)
     return {**document, "spec": {**document["spec"], "stages": stages}}
+
+
+def of_stages(assignments: Sequence[str], document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of ``stage.field=value`` whose stage a job has."""
+    names = {each["name"] for each in document["spec"]["stages"]}
+    return tuple(each for each in assignments if each.partition(".")[0] in names)
 
 
 def metrics_of(job: Mapping[str, object]) -> dict[str, float]:

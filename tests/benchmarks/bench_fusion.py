@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_fusion.py             # ratios on the CPU
     python tests/benchmarks/bench_fusion.py --rounds 9
+    python tests/benchmarks/bench_fusion.py --device cuda   # CoSwin-H, RoBERTa-base: pairs/s, MFU
 
 Fusion: two stacks of co-attention against transformers' BridgeTower layers of the same width and
 number on the same tokens, forward and backward. Captions: a decoder with transformers' weights, by
@@ -18,16 +19,28 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from florence.config import Precision, architecture_of
 from florence.models.bert import BertLayer, KeyValues, LayerSizes
+from florence.models.compilation import compile_blocks
 from florence.models.fusion import Fusion, FusionSizes
 from florence.models.generation import Writing, beam_search, greedy
 from florence.models.roberta import Roberta, RobertaSizes
+from florence.models.vision_language import BuildOptions, VisionLanguageShape
+from florence.planner.speed import gpu_named
+from florence.tasks.vlp.cost import VlpCost
+from florence.tasks.vlp.data import CaptionedBatch
+from florence.tasks.vlp.model import PretrainingModel
+from florence.tasks.vlp.settings import Vlp
+from florence.tasks.vlp.task import PretrainingObjective
+from florence.text.coding import ClipCoder
+from florence.text.masking import IGNORED
 
 Step = Callable[[], Any]
 
@@ -213,12 +226,86 @@ def compare(title: str, steps: dict[str, Step], rounds: int) -> None:
     print(f"{title:34} ours {middle:5.3f} x transformers (quartiles {low:.3f} to {high:.3f})")
 
 
+def captioned(batch: int, resolution: int, length: int, group: int) -> CaptionedBatch:
+    """Noise with captions of full length, one word in seven hidden, half of them negatives."""
+    ids = torch.randint(5, RobertaSizes().vocabulary, (batch, length))
+    hidden = torch.zeros_like(ids, dtype=torch.bool)
+    hidden[:, 1::7] = True
+    own = torch.arange(batch) % group
+    return CaptionedBatch(
+        keys=tuple(map(str, range(batch))),
+        images=torch.randn(batch, 3, resolution, resolution),
+        input_ids=ids,
+        masked_ids=ids.masked_fill(hidden, 4),
+        targets=ids.masked_fill(~hidden, IGNORED),
+        lengths=torch.full((batch,), length),
+        is_negative=own % 2 == 1,
+        eligible=own[:, None] != torch.arange(group),
+        chances=torch.rand(batch),
+    )
+
+
+def huge_on_cuda(rounds: int, batches: dict[int, int]) -> None:
+    """CoSwin-H, RoBERTa-base and METER's fusion, a step of ``vlp`` in bf16: pairs/s, MFU, memory.
+
+    Args:
+        rounds: steps that are timed.
+        batches: pairs at once, by the images' side in pixels.
+    """
+    architecture, card = architecture_of("coswin-h"), torch.cuda.get_device_name()
+    peak = gpu_named(card.replace(" ", "-")).peak(Precision.BF16)
+    cuda, objective = torch.device("cuda"), PretrainingObjective()
+    for compiled, (resolution, batch) in product((False, True), batches.items()):
+        window = resolution // 32
+        settings = Vlp(data="x", batch_size=batch, steps=1, resolution=resolution, window=window)
+        shape = VisionLanguageShape(
+            roberta=RobertaSizes(),
+            # Only its vocabulary would be asked for, and RoBERTa brings its own.
+            coder=ClipCoder(),
+            fusion=FusionSizes(),
+            text_length=settings.text_length,
+        )
+        with cuda:
+            model = PretrainingModel(architecture, shape, BuildOptions(window=window))
+        model.reset_parameters(torch.Generator("cuda").manual_seed(0))
+        if compiled:
+            compile_blocks(model)
+        group = min(batch, settings.negative_group)
+        data = captioned(batch, resolution, settings.text_length, group).to(cuda)
+        torch.cuda.reset_peak_memory_stats()
+        seconds = []
+        for number in range(rounds + 3):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                outputs = objective.outputs(model, data)
+            objective.loss(outputs, data, objective.prepare(data)).value.backward()
+            model.zero_grad(set_to_none=True)
+            torch.cuda.synchronize()
+            if number >= 3:
+                seconds.append(time.perf_counter() - start)
+        rate = batch / statistics.median(seconds)
+        flops = VlpCost().training_flops(architecture, settings).total
+        print(
+            f"{card}, {resolution} px, {batch} pairs, {'compiled' if compiled else 'eager':8} "
+            f"{rate:6.1f} pairs/s   MFU {rate * flops / peak:6.1%}   peak "
+            f"{torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB   {flops / 1e9:.1f} GFLOP a pair",
+            flush=True,
+        )
+        del model, outputs
+        torch.cuda.empty_cache()
+
+
 def main() -> None:
     """Run all comparisons."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    if arguments.device == "cuda":
+        huge_on_cuda(arguments.rounds, {384: 32, 576: 16})
+        return
     torch.set_num_threads(1)
     torch.manual_seed(0)
     steps = fusion_steps(arguments.batch, words=50, tokens=144)

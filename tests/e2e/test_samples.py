@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from tests.e2e import jobs
 from tests.e2e.kube import Document, florencectl
-from tools.samples import SAMPLES, metrics_of
+from tools.samples import SAMPLES, metrics_of, of_stages, without_comparisons
 
 ROOT = Path(__file__).parents[2]
 POD = {"cpu": "250m", "memory": "3Gi"}
@@ -21,8 +20,9 @@ POD = {"cpu": "250m", "memory": "3Gi"}
 @pytest.mark.parametrize("name", ["digits-video", "digits-detection", "digits-vision-language"])
 def test_every_stage_of_a_sample_succeeds(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(on_cluster(name)))
-    short = [each for each in SAMPLES[name].short if is_needed(each.partition(".")[0])]
+    job = on_cluster(name)
+    file.write_text(yaml.safe_dump(job))
+    short = of_stages(SAMPLES[name].short, job)
     settings = [word for each in short for word in ("--set", each)]
     florencectl("submit", "-f", str(file), *settings)
     florencectl("wait", name, "-n", jobs.NAMESPACE, "--for=succeeded", "--timeout=25m", limit=1600)
@@ -41,7 +41,8 @@ def on_cluster(name: str) -> Document:
     Without what is there for comparison, and one stage after another: every pod makes its own
     digits first, and two cores that do that for ten pods at once do little else.
     """
-    sample: dict[str, Any] = yaml.safe_load((ROOT / f"jobs/samples/{name}.yaml").read_text())
+    sample = yaml.safe_load((ROOT / f"jobs/samples/{name}.yaml").read_text())
+    sample = without_comparisons(sample)
     small = jobs.small_job(name)
     spec = {
         **sample["spec"],
@@ -49,7 +50,6 @@ def on_cluster(name: str) -> Document:
         "stages": [
             {**stage, "resources": {**stage.get("resources", {}), **POD}}
             for stage in sample["spec"]["stages"]
-            if is_needed(stage["name"])
         ],
     }
     for before, stage in pairwise(spec["stages"]):
@@ -57,7 +57,3 @@ def on_cluster(name: str) -> Document:
         stage["dependsOn"] = [*dict.fromkeys([*stage.get("dependsOn", ()), before["name"]])]
     return {**sample, "metadata": small["metadata"], "spec": spec}
 
-
-def is_needed(stage: str) -> bool:
-    """Whether a stage is more than something to compare others with."""
-    return not stage.endswith(("-scratch", "-one-frame"))

@@ -7,9 +7,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from florence_operator.api import load_job
+from florence_operator.api import Stage, load_job
 from florencectl.job_file import changed
-from tools.samples import SAMPLES, metrics_of, on_model, rows_of, rows_on, shortfalls, with_table
+from tools.samples import (
+    SAMPLES,
+    is_comparison,
+    metrics_of,
+    of_stages,
+    on_model,
+    rows_of,
+    rows_on,
+    shortfalls,
+    with_table,
+    without_comparisons,
+)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -26,14 +37,38 @@ def test_short_forms_and_requirements_name_stages_of_the_sample(name: str) -> No
 def test_a_short_form_may_start_from_a_model_that_is_there(tmp_path: Path) -> None:
     document = yaml.safe_load(Path("jobs/samples/digits-detection.yaml").read_text())
     path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(on_model(document, "scans", "/models/digits")))
-    stages = {stage.name: stage for stage in load_job(path).spec.stages}
-    assert list(stages) == ["pretrain", "boxes", "boxes-scratch", "five-shot", "zero-shot"]
-    starts = {name: stage.initial_model for name, stage in stages.items()}
+
+    def stages(*left_out: str) -> dict[str, Stage]:
+        path.write_text(yaml.safe_dump(on_model(document, left_out, "/models/digits")))
+        return {stage.name: stage for stage in load_job(path).spec.stages}
+
+    without_first = stages("scans")
+    starts = {name: stage.initial_model for name, stage in without_first.items()}
     assert starts.pop("pretrain") == "/models/digits"
     assert set(starts.values()) == {None}
-    assert not stages["pretrain"].depends_on
-    assert stages["boxes"].depends_on == ("pretrain",)
+    assert not without_first["pretrain"].depends_on
+    assert without_first["boxes"].depends_on == ("pretrain",)
+
+    without_both = stages("scans", "pretrain")
+    assert list(without_both) == ["boxes", "boxes-scratch", "five-shot", "zero-shot"]
+    assert without_both["boxes"].initial_model == "/models/digits"
+    assert not without_both["boxes"].depends_on
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_short_form_has_what_is_looked_at_and_nothing_to_compare_it_with(name: str) -> None:
+    sample = SAMPLES[name]
+    document = yaml.safe_load(Path(f"jobs/samples/{name}.yaml").read_text())
+    kept = without_comparisons(document)
+    names = {stage["name"] for stage in kept["spec"]["stages"]}
+    assert {path.partition("/")[0] for path in (*sample.required, *sample.chance)} <= names
+    assert not any(is_comparison(each) for each in names)
+    # Every assignment is of use where nothing is left out for a model's sake.
+    assert of_stages(sample.short, kept) == sample.short
+    pretrained = on_model(kept, sample.pretraining, "/models/digits")
+    assert {each.partition(".")[0] for each in of_stages(sample.short, pretrained)} == {
+        each.partition(".")[0] for each in sample.short
+    } - set(sample.pretraining)
 
 
 def test_metrics_are_named_by_stage_and_judged() -> None:

@@ -48,7 +48,7 @@ def digits_video() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                *digits_pretraining(),
+                *digits_pretraining(chalk=450),
                 Stage(name="actions", depends_on=after, resources=cores, video=_actions()),
                 Stage(
                     name="actions-scratch",
@@ -84,7 +84,7 @@ def _actions(**fields: Any) -> Video:
     return _stage(
         VideoMode.ACTIONS,
         _ACTIONS,
-        120,
+        105,
         # Motion is seen from afar.
         resolution=32,
         optimizer=Optimizer(lr=1.5e-3, warmup_steps=20),
