@@ -109,6 +109,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "digits-vision-language": Sample(
         short=(
+            "scans.steps=15",
             "pretrain.steps=15",
             "vlp.steps=15",
             "vqa.steps=60",
@@ -120,10 +121,10 @@ SAMPLES: dict[str, Sample] = {
             "caption/caption/cider": 1.0,
             "caption/caption/count": 0.80,
         },
-        pretraining=("pretrain",),
+        pretraining=("scans", "pretrain"),
         chance={"vqa/vqa/accuracy": 0.1},
         minutes=15,
-        captioning=("caption", "caption-scratch"),
+        captioning=("caption", "caption-no-vlp", "caption-scratch"),
     ),
 }
 
@@ -170,7 +171,7 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
 
 def is_comparison(stage: str) -> bool:
     """Whether a stage is only there so that others can be compared with it."""
-    return stage.endswith(("-scratch", "-one-frame"))
+    return stage.endswith(("-scratch", "-one-frame", "-no-vlp"))
 
 
 def without_comparisons(document: Mapping[str, Any]) -> dict[str, Any]:

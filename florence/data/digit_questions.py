@@ -1,6 +1,6 @@
 """Scenes of scanned digits with captions, questions and answers, as an ordinary user's data.
 
-A scene is a row of one to three scans on a larger sheet, each a little higher or lower. It has five
+A scene is one scan or two side by side on a larger sheet, each a little higher or lower. It has five
 captions and five questions: how many digits there are, which is the largest, what is left of one,
 whether a digit is there, and what the sum is. Ten annotators answer; most are right, some write
 words for numbers, and a few are wrong. Everything is a function of the scene's number.
@@ -30,8 +30,8 @@ from florence.text.answers import accuracy
 
 SCENES = {"train": 4_000, "test": 400}
 SCENES_PER_SHARD = 1_000
-SIDE, CELL = 96, 32
-MOST_DIGITS = 3
+SIDE, CELL = 64, 32
+MOST_DIGITS = 2
 ANNOTATORS = 10
 _WRITERS = 8
 _LEVELS = 16

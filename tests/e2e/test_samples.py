@@ -56,4 +56,3 @@ def on_cluster(name: str) -> Document:
         # A model comes from the first of these, as it did.
         stage["dependsOn"] = [*dict.fromkeys([*stage.get("dependsOn", ()), before["name"]])]
     return {**sample, "metadata": small["metadata"], "spec": spec}
-

@@ -6,6 +6,7 @@ from typing import Any
 
 from florence.config import (
     ActivationCheckpointing,
+    Augmentation,
     CheckpointPolicy,
     EngineKind,
     Loader,
@@ -13,10 +14,8 @@ from florence.config import (
     Optimizer,
     Precision,
     Schedule,
-    Text,
 )
 from florence.tasks.caption.settings import Caption
-from florence.tasks.pretrain.settings import Pretrain
 from florence.tasks.vision_language.settings import (
     FusionSettings,
     RandAugmentSettings,
@@ -24,6 +23,7 @@ from florence.tasks.vision_language.settings import (
 )
 from florence.tasks.vlp.settings import FurtherData, Vlp
 from florence.tasks.vqa.settings import Vqa
+from florence_jobs.recipes.digits import digits_pretraining
 from florence_jobs.recipes.finetuning import PRETRAINED
 from florence_jobs.recipes.paper_cluster import on_paper_cluster
 from florence_operator.api import FlorenceJob, JobSpec, Stage
@@ -35,12 +35,12 @@ from florence_operator.api.v1alpha1 import (
 )
 
 SCENES = "builtin:digits-questions"
-RESOLUTION = 96
+RESOLUTION = 64
 
 DIGITS_VISION_LANGUAGE_HEADER = """\
 # Questions about scenes of scanned digits, and captions of them: contrastive pretraining, then the
-# fusion of image and text (matching and masked words), then answers and captions; the stages called
-# ...-scratch do the last step from a freshly initialised model.
+# fusion of image and text (matching and masked words), then answers and captions. The stages called
+# ...-no-vlp do the last step from the pretrained towers, those called ...-scratch from nothing.
 #
 #   florencectl submit -f jobs/samples/digits-vision-language.yaml --local
 #
@@ -50,26 +50,12 @@ DIGITS_VISION_LANGUAGE_HEADER = """\
 
 def digits_vision_language() -> FlorenceJob:
     """Pretraining, fusion, answers and captions on scenes of digits: minutes on two CPU cores."""
-    cores = Resources(workers=2)
-    pretrain = Pretrain.model_validate(
-        {
-            **_digits_fields(700, 1e-3),
-            "text": Text(templates="none"),
-        }
-    )
-    fused = {
-        "text_encoder": TextEncoder.FLORENCE,
-        "text_length": 32,
-        "fusion": FusionSettings(layers=2, width=128, heads=4, hidden=256),
-        "dropout": 0.0,
-        "fusion_lr_scale": 2.0,
-        "head_lr_scale": 2.0,
-        "rand_augment": RandAugmentSettings(operations=0),
-    }
-    test = f"{SCENES}/test"
-    vlp = Vlp.model_validate({**_digits_fields(500, 5e-4), **fused, "validation": test})
-    vqa = Vqa.model_validate({**_digits_fields(1_000, 5e-4), **fused, "validation": test})
-    caption = Caption.model_validate({**_digits_fields(500, 5e-4), **fused, "validation": test})
+    cores, vision = Resources(workers=2), ("pretrain",)
+    # Half of the words are hidden: what is not said has to be seen, digit for digit.
+    vlp = Vlp.model_validate(_digits_fields(500, mask_fraction=0.5))
+    vqa = Vqa.model_validate(_digits_fields(800))
+    caption = Caption.model_validate(_digits_fields(400, batch_size=32))
+    fused = ("vlp",)
     return FlorenceJob(
         api_version=API_VERSION,
         kind=KIND,
@@ -77,10 +63,12 @@ def digits_vision_language() -> FlorenceJob:
         spec=JobSpec(
             model=ModelConfig(preset="coswin-nano"),
             stages=(
-                Stage(name="pretrain", resources=cores, pretrain=pretrain),
-                Stage(name="vlp", depends_on=("pretrain",), resources=cores, vlp=vlp),
-                Stage(name="vqa", depends_on=("vlp",), resources=cores, vqa=vqa),
-                Stage(name="caption", depends_on=("vlp",), resources=cores, caption=caption),
+                *digits_pretraining(scans=150, chalk=300),
+                Stage(name="vlp", depends_on=vision, resources=cores, vlp=vlp),
+                Stage(name="vqa", depends_on=fused, resources=cores, vqa=vqa),
+                Stage(name="caption", depends_on=fused, resources=cores, caption=caption),
+                Stage(name="vqa-no-vlp", depends_on=vision, resources=cores, vqa=vqa),
+                Stage(name="caption-no-vlp", depends_on=vision, resources=cores, caption=caption),
                 Stage(name="vqa-scratch", resources=cores, vqa=vqa),
                 Stage(name="caption-scratch", resources=cores, caption=caption),
             ),
@@ -167,14 +155,25 @@ def vision_language(
     )
 
 
-def _digits_fields(steps: int, lr: float) -> dict[str, Any]:
+def _digits_fields(steps: int, **fields: Any) -> dict[str, Any]:
     return {
         "data": f"{SCENES}/train",
+        "validation": f"{SCENES}/test",
         "batch_size": 64,
         "steps": steps,
         "resolution": RESOLUTION,
-        "optimizer": Optimizer(lr=lr, warmup_steps=40),
+        "text_encoder": TextEncoder.FLORENCE,
+        "text_length": 20,
+        "fusion": FusionSettings(layers=2, width=128, heads=4, hidden=256),
+        "dropout": 0.0,
+        "fusion_lr_scale": 2.0,
+        "head_lr_scale": 2.0,
+        # What is cut off is not there to be named.
+        "augmentation": Augmentation(scale_min=1.0, ratio_min=1.0, ratio_max=1.0),
+        "rand_augment": RandAugmentSettings(operations=0),
+        "optimizer": Optimizer(lr=5e-4, warmup_steps=50),
         "loader": Loader(workers=1),
         "engine": EngineKind.TORCH,
         "checkpoints": CheckpointPolicy(every_steps=250),
+        **fields,
     }
