@@ -289,7 +289,7 @@ def huge_on_cuda(rounds: int, batches: dict[int, int]) -> None:
         print(
             f"{card}, {resolution} px, {batch} pairs, {'compiled' if compiled else 'eager':8} "
             f"{rate:6.1f} pairs/s   MFU {rate * flops / peak:6.1%}   peak "
-            f"{torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB   {flops / 1e9:.0f} GFLOP a pair",
+            f"{torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB   {flops / 1e9:.0f} GFLOP each",
             flush=True,
         )
         del model, outputs
