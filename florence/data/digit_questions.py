@@ -1,9 +1,9 @@
 """Scenes of scanned digits with captions, questions and answers, as an ordinary user's data.
 
-A scene is one scan or two side by side on a larger sheet, each a little higher or lower. It has five
-captions and five questions: how many digits there are, which is the largest, what is left of one,
-whether a digit is there, and what the sum is. Ten annotators answer; most are right, some write
-words for numbers, and a few are wrong. Everything is a function of the scene's number.
+A scene is one scan or two side by side on a larger sheet, each a little higher or lower. It has
+five captions and five questions: how many digits there are, which is the largest, what is left of
+one, whether a digit is there, and what the sum is. Ten annotators answer; most are right, some
+write words for numbers, and a few are wrong. Everything is a function of the scene's number.
 """
 
 from __future__ import annotations
