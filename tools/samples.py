@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from florence.data.digit_questions import language_only_accuracy, questions_of_split
 from florence.home import florence_home
 from florencectl.run_display import shown
 from tools.digit_captions import figures_of_stage
@@ -44,6 +45,8 @@ class Sample:
         chance: what the short form must clearly beat.
         minutes: what the full length may take on two cores.
         captioning: stages whose captions of digits are looked at, see :mod:`tools.digit_captions`.
+        asking: whether it asks about scenes of digits: how often they are answered without looking
+            is told too.
         pretraining: the stages that the short form leaves out where ``make run`` has left a model:
             what depends on them starts from that.
     """
@@ -54,6 +57,7 @@ class Sample:
     chance: Mapping[str, float] = field(default_factory=dict)
     minutes: float
     captioning: tuple[str, ...] = ()
+    asking: bool = False
 
 
 SAMPLES: dict[str, Sample] = {
@@ -125,6 +129,7 @@ SAMPLES: dict[str, Sample] = {
         chance={"vqa/vqa/accuracy": 0.1},
         minutes=15,
         captioning=("caption", "caption-no-vlp", "caption-scratch"),
+        asking=True,
     ),
 }
 
@@ -166,7 +171,15 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
         for stage in (each for each in sample.captioning if each in ran):
             found = figures_of_stage(Path(home, "jobs/default", name, stage))
             metrics |= {f"{stage}/caption/{figure}": value for figure, value in found.items()}
+    if sample.asking:
+        metrics |= without_looking()
     return metrics, seconds
+
+
+def without_looking() -> dict[str, float]:
+    """How often questions about scenes of digits are answered by who only reads them."""
+    train, test = (questions_of_split(split) for split in ("train", "test"))
+    return {"language-only/vqa/accuracy": language_only_accuracy(train, test)}
 
 
 def is_comparison(stage: str) -> bool:

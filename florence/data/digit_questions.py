@@ -155,6 +155,15 @@ def write_questions(out: str, s3: S3Settings | None = None) -> dict[str, int]:
     return dict(SCENES)
 
 
+def questions_of_split(split: str) -> list[dict[str, Any]]:
+    """The questions of all scenes of a split."""
+    from sklearn.datasets import load_digits
+
+    _, classes = load_digits(return_X_y=True)
+    made = (make_scene(split, number, classes) for number in range(SCENES[split]))
+    return [question for scene in made for question in questions_of_scene(split, scene)]
+
+
 def language_only_accuracy(
     train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]]
 ) -> float:
