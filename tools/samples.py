@@ -169,7 +169,7 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
         metrics = metrics_of(json.loads(ended.stdout))
         ran = {path.partition("/")[0] for path in metrics}
         for stage in (each for each in sample.captioning if each in ran):
-            found = figures_of_stage(Path(home, "jobs/default", name, stage))
+            found = figures_of_stage(Path(home, "artifacts/default", name, stage))
             metrics |= {f"{stage}/caption/{figure}": value for figure, value in found.items()}
     if sample.asking:
         metrics |= without_looking()
