@@ -142,7 +142,7 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
     """
     sample, path = SAMPLES[name], Path(f"jobs/samples/{name}.yaml")
     model = florence_home() / PRETRAINED
-    assignments = sample.short if short else ()
+    assignments: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory() as home:
         if short:
             document = without_comparisons(yaml.safe_load(path.read_text("utf-8")))
@@ -150,7 +150,7 @@ def run(name: str, *, short: bool) -> tuple[dict[str, float], float]:
                 document = on_model(document, sample.pretraining, str(model))
             path = Path(home, path.name)
             path.write_text(yaml.safe_dump(document))
-            assignments = of_stages(assignments, document)
+            assignments = of_stages(sample.short, document)
         command = [sys.executable, "-m", "florencectl.main", "submit", "--local", "-o", "json"]
         command += ["-f", str(path)]
         for assignment in assignments:

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence.config import Precision, architecture_of
 from florence.models.bert import BertLayer, KeyValues, LayerSizes
 from florence.models.compilation import compile_blocks
@@ -41,6 +44,7 @@ from florence.tasks.vlp.settings import Vlp
 from florence.tasks.vlp.task import PretrainingObjective
 from florence.text.coding import ClipCoder
 from florence.text.masking import IGNORED
+from tests.benchmarks.cuda_steps import measured
 
 Step = Callable[[], Any]
 
@@ -272,27 +276,23 @@ def huge_on_cuda(rounds: int, batches: dict[int, int]) -> None:
             compile_blocks(model)
         group = min(batch, settings.negative_group)
         data = captioned(batch, resolution, settings.text_length, group).to(cuda)
-        torch.cuda.reset_peak_memory_stats()
-        seconds = []
-        for number in range(rounds + 3):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
+
+        def step(model: PretrainingModel = model, data: CaptionedBatch = data) -> None:
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 outputs = objective.outputs(model, data)
             objective.loss(outputs, data, objective.prepare(data)).value.backward()
             model.zero_grad(set_to_none=True)
-            torch.cuda.synchronize()
-            if number >= 3:
-                seconds.append(time.perf_counter() - start)
-        rate = batch / statistics.median(seconds)
+
+        seconds, memory = measured(step, rounds)
+        rate = batch / seconds
         flops = VlpCost().training_flops(architecture, settings).total
         print(
             f"{card}, {resolution} px, {batch} pairs, {'compiled' if compiled else 'eager':8} "
             f"{rate:6.1f} pairs/s   MFU {rate * flops / peak:6.1%}   peak "
-            f"{torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB   {flops / 1e9:.0f} GFLOP each",
+            f"{memory / 2**30:5.1f} GiB   {flops / 1e9:.0f} GFLOP each",
             flush=True,
         )
-        del model, outputs
+        del model, step
         torch.cuda.empty_cache()
 
 

@@ -16,12 +16,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence.config import (
     Architecture,
     Attention,
@@ -34,6 +37,7 @@ from florence.models.compilation import compile_blocks
 from florence.models.image import CoSwin
 from florence.models.two_tower import TwoTower
 from florence.planner.speed import gpu_named
+from tests.benchmarks.cuda_steps import measured
 
 Step = Callable[[], None]
 
@@ -167,11 +171,8 @@ def measure_pairs(model: TwoTower, batch: int, arguments: argparse.Namespace) ->
     images = torch.randn(batch, 3, arguments.size, arguments.size, device="cuda")
     vocabulary, context = model.architecture.text.vocabulary, model.architecture.text.context
     ids = torch.randint(1, vocabulary, (batch, context), device="cuda")
-    clock = _clock("cuda")
-    torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for number in range(arguments.rounds + 3):
-        start = clock()
+
+    def step() -> None:
         model.zero_grad(set_to_none=True)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             u, v, scale = model(images, ids)
@@ -179,9 +180,8 @@ def measure_pairs(model: TwoTower, batch: int, arguments: argparse.Namespace) ->
         assert v is not None
         labels = torch.arange(batch, device="cuda")
         nn.functional.cross_entropy(scale.exp() * u @ v.t(), labels).backward()
-        if number >= 3:
-            seconds.append(clock() - start)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated()
+
+    return measured(step, arguments.rounds)
 
 
 def huge_on_cuda(arguments: argparse.Namespace) -> None:

@@ -17,10 +17,12 @@ import argparse
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 
 import av
 import numpy as np
@@ -30,6 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence.config import (
     ActivationCheckpointing,
     Attention,
@@ -57,6 +60,7 @@ from florence.planner.speed import gpu_named
 from florence.planner.video_sizes import video_macs, video_stages
 from florence.storage import open_storage
 from florencectl.searching import EmbeddingIndex
+from tests.benchmarks.cuda_steps import measured
 
 WIDTH, HEIGHT, RATE, SECONDS = 340, 256, 30, 5
 SAMPLING = ClipSampling(frames=16, stride=2)
@@ -307,22 +311,19 @@ def huge_on_cuda(rounds: int) -> None:
             clips = torch.randn(1, 3, frames, side, side)
         if compiled:
             compile_blocks(model)
-        torch.cuda.reset_peak_memory_stats()
-        seconds = []
-        for number in range(rounds + 3):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
+        train = training_step(model, clips)
+
+        def step(train: Callable[[], object] = train) -> None:
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                training_step(model, clips)()
-            torch.cuda.synchronize()
-            if number >= 3:
-                seconds.append(time.perf_counter() - start)
-        rate = 1 / statistics.median(seconds)
+                train()
+
+        seconds, memory = measured(step, rounds)
+        rate = 1 / seconds
         print(
             f"  {'compiled' if compiled else 'eager':9} {rate:6.2f} clips/s   MFU "
-            f"{rate * cost / peak:6.1%}   peak {torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB"
+            f"{rate * cost / peak:6.1%}   peak {memory / 2**30:5.1f} GiB"
         )
-        del model
+        del model, train, step
 
 
 def main() -> None:
