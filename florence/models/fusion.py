@@ -147,9 +147,10 @@ class Fusion(nn.Module):
             )
         return Fused(x, y)
 
-    def pooled(self, fused: Fused) -> Tensor:
-        """The first text token and the mean image token, each pooled: (B, 2 C)."""
-        text = self.text_pooler(fused.text[:, 0])
+    def pooled(self, fused: Fused, place: Tensor) -> Tensor:
+        """One text token, at ``place`` (B,) int64, and the mean image token, pooled: (B, 2 C)."""
+        rows = torch.arange(len(place), device=place.device)
+        text = self.text_pooler(fused.text[rows, place])
         return torch.cat([text, self.image_pooler(fused.image.mean(dim=1))], dim=1)
 
     def image_states(self, image: Tensor) -> list[Tensor]:

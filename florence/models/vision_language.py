@@ -195,6 +195,15 @@ class VisionLanguage(nn.Module):
         fused: Fused = self.fusion(self.text_tokens(input_ids, mask), mask, image_tokens)
         return fused
 
+    def pooled(self, fused: Fused, lengths: Tensor) -> Tensor:
+        """What fused texts of ``lengths`` (B,) and images say as a whole, see :meth:`Fusion.pooled`.
+
+        Of a text its first token with RoBERTa, as METER has it; with the Florence tower its last,
+        which alone has seen all the others when it comes out of the tower.
+        """
+        first = isinstance(self.text, Roberta)
+        return self.fusion.pooled(fused, torch.zeros_like(lengths) if first else lengths - 1)
+
     def looked_at(self, images: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Where each word looks, see :meth:`Fusion.looked_at`: (B, L, N)."""
         mask = mask_of(lengths, input_ids.shape[1])

@@ -88,7 +88,7 @@ class PretrainingModel(VisionLanguage):
         hidden = fused.text[: len(images)][targets != IGNORED]
         second = Fused(fused.text[len(images) :], fused.image[len(images) :])
         own = rows == torch.arange(len(rows), device=rows.device)
-        return self.head.itm(self.fusion.pooled(second)), own.long(), self.head.mlm(hidden)
+        return self.head.itm(self.pooled(second, lengths)), own.long(), self.head.mlm(hidden)
 
     def match(self, images: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Probabilities (B,) that images and texts belong together."""
@@ -97,7 +97,7 @@ class PretrainingModel(VisionLanguage):
     def match_tokens(self, pixels: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """The same of image tokens (B, N, 8 width) that were computed before."""
         fused = self.fuse(pixels, input_ids, lengths)
-        scores: Tensor = self.head.itm(self.fusion.pooled(fused)).float()
+        scores: Tensor = self.head.itm(self.pooled(fused, lengths)).float()
         return scores.softmax(dim=1)[:, 1]
 
     def match_texts(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:

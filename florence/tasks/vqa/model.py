@@ -33,7 +33,7 @@ class QuestionModel(VisionLanguage):
     def forward(self, images: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """(B, 3, H, W), (B, L) int64 and (B,) int64 to logits (B, A)."""
         fused = self.fuse(self.image_tokens(images), input_ids, lengths)
-        logits: Tensor = self.head(self.fusion.pooled(fused))
+        logits: Tensor = self.head(self.pooled(fused, lengths))
         return logits
 
 
