@@ -196,7 +196,7 @@ class VisionLanguage(nn.Module):
         return fused
 
     def pooled(self, fused: Fused, lengths: Tensor) -> Tensor:
-        """What fused texts of ``lengths`` (B,) and images say as a whole, see :meth:`Fusion.pooled`.
+        """What fused texts of ``lengths`` (B,) and images say as a whole: (B, 2 C).
 
         Of a text its first token with RoBERTa, as METER has it; with the Florence tower its last,
         which alone has seen all the others when it comes out of the tower.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from florence.data.images import load_image, open_image
+from florence.data.images import load_image
 from florence.tasks.detection.augmentation import DetectionAugmentation
 from florence.tasks.detection.objects import Objects, joined
 
@@ -85,14 +85,16 @@ def draw_view(
     return View((drawn[0], drawn[1]), (left, top, left + crop_width, top + crop_height), mirrored)
 
 
-def viewed(data: bytes, objects: Objects, view: View, *, min_visible: float = 0.0) -> Scene:
-    """A view of an image file with its objects. Raises ``BrokenImageError`` of a broken file."""
-    return Scene(view_pixels(data, view), cropped(objects, view, min_visible=min_visible))
+def viewed(image: Image.Image, objects: Objects, view: View, *, min_visible: float = 0.0) -> Scene:
+    """A view of an opened image with its objects. Raises ``BrokenImageError`` of a broken file."""
+    return Scene(view_pixels(image, view), cropped(objects, view, min_visible=min_visible))
 
 
-def view_pixels(data: bytes, view: View) -> Canvas:
-    """The pixels of a view, ``(H, W, 3)``. Raises ``BrokenImageError`` of a broken file."""
-    image = open_image(data)
+def view_pixels(image: Image.Image, view: View) -> Canvas:
+    """The pixels of a view of an image from :func:`florence.data.images.open_image`, ``(H, W, 3)``.
+
+    Raises ``BrokenImageError`` of a broken file.
+    """
     width, height = image.size
     left, top, right, bottom = view.region
     scale = max(view.size[0] / (right - left), view.size[1] / (bottom - top))
@@ -102,8 +104,9 @@ def view_pixels(data: bytes, view: View) -> Canvas:
     box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
     if image.size != view.size or box != (0, 0, *image.size):
         image = image.resize(view.size, Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(image, np.uint8)
-    return pixels[:, ::-1] if view.mirrored else pixels  # no copy: the batch makes one anyway
+    if view.mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image, np.uint8)
 
 
 def cropped(objects: Objects, view: View, *, min_visible: float = 0.0) -> Objects:

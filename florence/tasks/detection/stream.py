@@ -114,10 +114,10 @@ class DetectionReader:
     def _scene(self, sample: Sample, key: int) -> Scene:
         draw = uniforms(key)
         record = record_of(sample)
-        width, height = open_image(sample.image_bytes).size
-        view = draw_view(width, height, self.augmentation, draw)
+        image = open_image(sample.image_bytes)
+        view = draw_view(*image.size, self.augmentation, draw)
         objects = self.objects.objects(record)
-        return viewed(sample.image_bytes, objects, view, min_visible=self.augmentation.min_visible)
+        return viewed(image, objects, view, min_visible=self.augmentation.min_visible)
 
     def _partner(self, chance: Draw, number: int) -> Scene:
         """Another image that is put together with a sample; a broken one is passed over."""
@@ -204,13 +204,14 @@ class _HeldOutMaker:
         try:
             sample = self.shards.read(index)
             record = record_of(sample)
-            width, height = open_image(sample.image_bytes).size
+            image = open_image(sample.image_bytes)
+            width, height = image.size
             size = fitted_size(width, height, self.short_side, self.max_side)
             view = View(size, (0.0, 0.0, float(width), float(height)), self.mirrored)
             return (
                 sample,
                 record,
-                viewed(sample.image_bytes, self.objects.objects(record), view),
+                viewed(image, self.objects.objects(record), view),
             )
         except BrokenImageError as error:
             raise DataError(f"{self.shards.shard_of(index)}: {error}") from error
@@ -267,14 +268,14 @@ def held_out_batches(
 
 
 def _put(arena: Arena, pixels: NDArray[np.uint8]) -> Stored:
-    """Pixels ``(H, W, 3)`` as ``(3, H, W)`` in the arena, copied once."""
-    height, width = pixels.shape[:2]
-    target, stored = arena.empty((3, height, width), np.uint8)
-    np.copyto(target, pixels.transpose(2, 0, 1))
+    """Pixels ``(H, W, 3)`` in the arena as they lie: channels are put first where time is not."""
+    target, stored = arena.empty(pixels.shape, np.uint8)
+    np.copyto(target, pixels)
     return stored
 
 
 def _image(pixels: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """An image on its device, free of the arena."""
+    """An image ``(H, W, 3)`` on its device, free of the arena, as a view of ``(3, H, W)``."""
     tensor = torch.from_numpy(pixels)
-    return tensor.clone() if device.type == "cpu" else to_device(tensor, device)
+    free = tensor.clone() if device.type == "cpu" else to_device(tensor, device)
+    return free.permute(2, 0, 1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from florence.data.hashing import uniforms
+from florence.data.images import open_image
 from florence.tasks.detection.augment import (
     FILL,
     Scene,
@@ -100,7 +101,7 @@ def test_multi_scale_and_flip_take_the_boxes_along(
     chosen = DetectionAugmentation(short_side_min=40, short_side_max=160, max_side=200)
     scene = painted(width, height, seed)
     view = draw_view(width, height, chosen, uniforms(key))
-    result = viewed(png(scene), scene.objects, view)
+    result = viewed(open_image(png(scene)), scene.objects, view)
     assert result.pixels.shape[:2] == view.size[::-1]
     assert max(view.size) <= 200
     assert len(result.objects) == 2
@@ -117,7 +118,9 @@ def test_large_scale_jitter_cuts_boxes_at_the_edge(
     scene = painted(width, height, seed)
     view = draw_view(width, height, chosen, uniforms(key))
     assert max(view.size) <= 128
-    check(viewed(png(scene), scene.objects, view, min_visible=0.0), tolerance=2.0)
+    # Where a box is cut to a sliver, its paint fades over half a pixel of the image at its corners.
+    tolerance = max(2.0, 1 + view.size[0] / (view.region[2] - view.region[0]) / 2)
+    check(viewed(open_image(png(scene)), scene.objects, view, min_visible=0.0), tolerance)
 
 
 @settings(max_examples=40, deadline=None)
@@ -175,8 +178,11 @@ def test_what_is_hardly_visible_is_dropped() -> None:
     objects = objects_of(np.array([[0, 0, 10, 10], [8, 0, 30, 10], [50, 50, 60, 60]]))
     view = View((10, 40), (0.0, 0.0, 10.0, 40.0))
     data = png(Scene(np.zeros((64, 64, 3), np.uint8), objects))
-    assert viewed(data, objects, view, min_visible=0.0).objects.labels.tolist() == [0, 1]
-    kept = viewed(data, objects, view, min_visible=0.2).objects
+    assert viewed(open_image(data), objects, view, min_visible=0.0).objects.labels.tolist() == [
+        0,
+        1,
+    ]
+    kept = viewed(open_image(data), objects, view, min_visible=0.2).objects
     assert kept.labels.tolist() == [0]
     assert kept.boxes.tolist() == [[0, 0, 10, 10]]
 
@@ -188,7 +194,7 @@ def test_a_jpeg_decoded_at_half_its_size_has_the_same_boxes() -> None:
     large.save(buffer, "JPEG", quality=95)
     objects = objects_of(scene.objects.boxes * 16)
     view = View((100, 80), (0.0, 0.0, 1600.0, 1280.0), mirrored=True)
-    check(viewed(buffer.getvalue(), objects, view), tolerance=1.5)
+    check(viewed(open_image(buffer.getvalue()), objects, view), tolerance=1.5)
 
 
 @pytest.mark.parametrize(
