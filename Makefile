@@ -79,7 +79,7 @@ samples: $(VENV)/.dev ## every sample at full length; writes the figures that do
 	$(BIN)/python -m tools.samples
 
 samples-short: $(VENV)/.dev ## samples with fewer steps, as CI runs them beside `make run`
-	$(BIN)/python -m tools.samples --short digits-finetune digits-video
+	$(BIN)/python -m tools.samples --short digits-finetune digits-video digits-detection digits-vision-language
 
 screenshots: $(VENV)/.dev ## the pictures of the docs, of a run of the sample (needs Chromium)
 	$(BIN)/python -m tools.screenshots docs/pictures --only runs stage-charts pictures report

@@ -53,7 +53,7 @@ def digits_vision_language() -> FlorenceJob:
     cores, vision = Resources(workers=2), ("pretrain",)
     # Half of the words are hidden: what is not said has to be seen, digit for digit.
     vlp = Vlp.model_validate(_digits_fields(650, mask_fraction=0.5))
-    # Answers begin at a rate at which the fusion keeps what it knows, with a head that knows nothing.
+    # A rate at which the fusion keeps what it knows, and more for the head, which knows nothing.
     slowly = Optimizer(lr=2.5e-4, warmup_steps=50)
     vqa = Vqa.model_validate(_digits_fields(1_500, optimizer=slowly, head_lr_scale=10.0))
     caption = Caption.model_validate(_digits_fields(300, batch_size=32))

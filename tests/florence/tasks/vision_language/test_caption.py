@@ -177,10 +177,13 @@ def test_ranks_and_chunks_do_not_matter(captioned: str, two_towers: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
-def test_both_engines_reach_the_same(captioned: str, two_towers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_both_engines_reach_the_same(
+    captioned: str, two_towers: Path, tmp_path: Path, stage: int
+) -> None:
     config = settings("caption", captioned, steps=2, optimizer=EVEN)
     run("caption", context(tmp_path / "torch", start=two_towers), config)
-    other = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": 3})
+    other = config.model_copy(update={"engine": EngineKind.DEEPSPEED, "zero_stage": stage})
     run_gang(run_on_rank, 2, "caption", tmp_path / "deepspeed", other, two_towers)
     expected = open_stored(str(tmp_path / "torch")).state
     got = open_stored(str(tmp_path / "deepspeed")).state

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from florence.config import Architecture
+from florence.config import Architecture, EngineKind
 from florence.kinds import KINDS
 from florence.models.fusion import FusionSizes
 from florence.models.generation import sample_by
@@ -25,7 +26,15 @@ from florence.tasks.caption.self_critical import (
 from florence.text.caption_metrics import CiderWeights
 from florence.text.coding import ClipCoder
 from tests.florence.running import Recording
-from tests.florence.tasks.vision_language.running import MODEL, context, run, settings
+from tests.florence.tasks.vision_language.running import (
+    EVEN,
+    MODEL,
+    context,
+    run,
+    run_on_rank,
+    settings,
+)
+from tests.gang import run_gang
 
 CODER = ClipCoder()
 
@@ -141,6 +150,35 @@ def test_captions_become_better_than_words_alone_made_them(
         states.append(open_stored(str(tmp_path / name)).state)
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine",
+    [
+        EngineKind.TORCH,
+        pytest.param(
+            EngineKind.DEEPSPEED,
+            marks=pytest.mark.skipif(
+                not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed"
+            ),
+        ),
+    ],
+)
+def test_ranks_and_engines_reach_the_same(
+    captioned: str, two_towers: Path, tmp_path: Path, engine: EngineKind
+) -> None:
+    """What is drawn for a caption depends on seed and position, wherever it is drawn."""
+    words = settings("caption", captioned, steps=2)
+    run("caption", context(tmp_path / "words", start=two_towers), words)
+    config = settings("caption", captioned, steps=2, optimizer=EVEN, selfCritical={"samples": 3})
+    run("caption", context(tmp_path / "one", start=tmp_path / "words"), config)
+    other = config.model_copy(update={"engine": engine, "zero_stage": 2})
+    run_gang(run_on_rank, 2, "caption", tmp_path / "two", other, tmp_path / "words")
+    expected = open_stored(str(tmp_path / "one")).state
+    got = open_stored(str(tmp_path / "two")).state
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_it_starts_from_captions_and_leaves_parameters_whole(captioned: str) -> None:

@@ -187,7 +187,7 @@ def test_ranks_chunks_and_checkpointing_do_not_matter(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_both_engines_reach_the_same(
     questions: str, two_towers: Path, tmp_path: Path, stage: int
 ) -> None:
