@@ -10,6 +10,7 @@ from florence.config import (
     ModelConfig,
     Optimizer,
 )
+from florence.config.detection import Inference
 from florence.tasks.detection.augmentation import DetectionAugmentation, LargeScaleJitter
 from florence.tasks.detection.settings import Detection, DetectionHead
 from florence_jobs.recipes.digits import digits_pretraining
@@ -75,5 +76,7 @@ def _stage(steps: int, **fields: Any) -> Detection:
         boxes=DetectionAugmentation(
             flip=0.0, large_scale_jitter=LargeScaleJitter(side=128, scale_min=0.8, scale_max=1.25)
         ),
+        # The smallest digits are two cells of the finest level: larger, they are told apart.
+        inference=Inference(short_sides=(112, 144), voting_iou=0.7),
         **fields,
     )

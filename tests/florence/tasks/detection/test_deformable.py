@@ -54,3 +54,12 @@ def test_it_is_computed_in_full_precision_under_autocast() -> None:
         found = deform_conv(x, offset, mask, weight, stride=1)
     torch.testing.assert_close(found, deform_conv(x, offset, mask, weight, stride=1))
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_offsets_of_a_model_that_diverges_give_no_number_and_no_crash(value: float) -> None:
+    x, offset, mask, weight = inputs(1, 0.5)
+    offset[0, 3, 2, 2] = value
+    found = plain_deform_conv(x, offset, mask, weight, stride=1)
+    assert torch.equal(found[1], plain_deform_conv(x, offset, mask, weight, stride=1)[1])
+    assert bool(found[0, :, 2, 2].isfinite().all()) == (value == 1e30)
