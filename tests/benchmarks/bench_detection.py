@@ -1,7 +1,7 @@
 """How fast a detector's parts are, beside torchvision's; with CUDA also CoSwin-H at 800 x 1333.
 
     python tests/benchmarks/bench_detection.py                  # ratios on this machine
-    python tests/benchmarks/bench_detection.py --only nms       # one of atss, nms, step, huge
+    python tests/benchmarks/bench_detection.py --only nms       # one of atss, nms, deform, step, huge
     python tests/benchmarks/bench_detection.py --device cuda    # and CoSwin-H: images/s, MFU
 
 What is compared takes turns within every round, so that whatever else the machine does meets all of
@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torchvision
@@ -46,7 +47,7 @@ CLASSES = 80
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+def interleaved(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant in every round, after one round of warming up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -132,6 +133,37 @@ def bench_nms(rounds: int) -> None:
             "florence": lambda b=boxes, s=scores: nms(b, s, 0.6),
         }
         report(f"NMS, 1,000 boxes {name}", interleaved(steps, 5 * rounds), "torchvision")
+
+
+def bench_deformable(rounds: int) -> None:
+    """Deformable convolution in plain torch beside torchvision's operator, both on the CPU."""
+    for maps, channels, side in ((2, 32, 32), (2, 64, 32), (2, 256, 32), (2, 64, 8)):
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((maps, channels), (maps, 18), (maps, 9))
+        given = [
+            torch.randn(*shape, side, side, generator=generator).requires_grad_()
+            for shape in shapes
+        ]
+        weight = torch.randn(channels, channels, 3, 3, generator=generator).requires_grad_()
+        forward: dict[str, Callable[[], Tensor]] = {
+            "torchvision": partial(_torchvisions_deform_conv, *given, weight),
+            "florence": partial(deformable.plain_deform_conv, *given, weight, stride=1),
+        }
+        results = [step() for step in forward.values()]
+        torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+        title = f"Deformable convolution of {maps} maps of {side} x {side}, {channels} channels"
+        with torch.no_grad():
+            report(title, interleaved(forward, rounds), "torchvision")
+        both = {name: partial(_forward_and_backward, step) for name, step in forward.items()}
+        report(f"{title}, forward and backward", interleaved(both, rounds), "torchvision")
+
+
+def _torchvisions_deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    return torchvision.ops.deform_conv2d(x, offset, weight, padding=1, mask=mask)
+
+
+def _forward_and_backward(step: Callable[[], Tensor]) -> None:
+    step().sum().backward()
 
 
 class _Backbone(nn.Module):
@@ -294,7 +326,7 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=("atss", "nms", "step", "huge"))
+    parser.add_argument("--only", choices=("atss", "nms", "deform", "step", "huge"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
@@ -302,7 +334,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    wanted = [arguments.only] if arguments.only else ["atss", "nms", "step"]
+    wanted = [arguments.only] if arguments.only else ["atss", "nms", "deform", "step"]
     if not arguments.only and device.type == "cuda":
         wanted.append("huge")
     print(f"torch {torch.__version__}, {arguments.threads} threads")
@@ -310,6 +342,8 @@ def main() -> None:
         bench_atss(arguments.rounds)
     if "nms" in wanted:
         bench_nms(arguments.rounds)
+    if "deform" in wanted:
+        bench_deformable(arguments.rounds)
     if "step" in wanted:
         bench_step(arguments.rounds, arguments.size, arguments.batch)
     if "huge" in wanted:

@@ -10,8 +10,11 @@ from torch import Tensor
 from florence.tasks.detection.boxes import pairwise_iou
 from florence.tasks.detection.compiled_ops import compiled_op
 
-BLOCK = 1_024
-"""Boxes that are decided together: so many that all of their pairs can be held."""
+FIRST, BLOCK = 64, 1_024
+"""Boxes that are decided together: at first, and where few fall to those, which is told by the
+first; so many that all of their pairs can be held."""
+MANY = 0.5
+"""Of the boxes behind a block: where more of them fall to it, small blocks leave less to do."""
 SLACK = 0.01
 """Of a box's width: more than rounding moves an edge."""
 
@@ -47,15 +50,36 @@ def plain_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """
     order = scores.argsort(descending=True, stable=True)
     sides = boxes[order].T.contiguous()
-    stays = []
+    stays, block = [], FIRST
     while len(order):
-        is_kept = _greedy(min(BLOCK, len(order)), *_pairs(sides[:, :BLOCK], threshold))
-        stays.append(order[:BLOCK][is_kept])
-        order, best, sides = order[BLOCK:], sides[:, :BLOCK][:, is_kept], sides[:, BLOCK:]
-        if len(order):
-            left = ~_overlaps(best, sides, threshold).any(dim=0)
-            order, sides = order[left], sides[:, left]
+        decide = _of_few if block == FIRST else _of_many
+        is_kept, is_left = decide(sides, min(block, len(order)), threshold)
+        stays.append(order[:block][is_kept])
+        order, sides = order[block:][is_left], sides[:, block:][:, is_left]
+        block = FIRST if len(order) < (1 - MANY) * len(is_left) else BLOCK
     return torch.cat(stays) if stays else order
+
+
+def _of_few(sides: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Which of the first ``count`` boxes stay, and which behind them do not fall to those, bool.
+
+    Args:
+        sides: ``(4, N)``, best first.
+        count: of boxes that are decided.
+        threshold: largest IoU of two boxes that stay.
+    """
+    falls = _overlaps(sides[:, :count], sides, threshold)
+    is_kept = _greedy(count, *falls[:, :count].triu(1).nonzero(as_tuple=True))
+    return is_kept, ~falls[is_kept, count:].any(dim=0)
+
+
+def _of_many(sides: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """:func:`_of_few` where not all pairs are worth looking at."""
+    is_kept = _greedy(count, *_pairs(sides[:, :count], threshold))
+    rest = sides[:, count:]
+    if rest.shape[1] == 0:
+        return is_kept, torch.ones(0, dtype=torch.bool, device=sides.device)
+    return is_kept, ~_overlaps(sides[:, :count][:, is_kept], rest, threshold).any(dim=0)
 
 
 def _pairs(sides: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
