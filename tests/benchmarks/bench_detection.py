@@ -1,8 +1,8 @@
 """How fast a detector's parts are, beside torchvision's; with CUDA also CoSwin-H at 800 x 1333.
 
-    python tests/benchmarks/bench_detection.py                  # ratios on this machine
-    python tests/benchmarks/bench_detection.py --only nms       # one of atss, nms, deform, step, huge
-    python tests/benchmarks/bench_detection.py --device cuda    # and CoSwin-H: images/s, MFU
+    python tests/benchmarks/bench_detection.py                 # ratios on this machine
+    python tests/benchmarks/bench_detection.py --only nms      # or atss, deform, step, huge
+    python tests/benchmarks/bench_detection.py --device cuda   # and CoSwin-H: images/s, MFU
 
 What is compared takes turns within every round, so that whatever else the machine does meets all of
 it; a ratio is the median over rounds of the ratio within a round.
