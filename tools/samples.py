@@ -126,7 +126,8 @@ SAMPLES: dict[str, Sample] = {
             "caption/caption/count": 0.80,
         },
         pretraining=("scans", "pretrain"),
-        chance={"vqa/vqa/accuracy": 0.1},
+        # Who only reads the questions is right in 43 %.
+        chance={"vqa/vqa/accuracy": 0.45},
         minutes=15,
         captioning=("caption", "caption-no-vlp", "caption-scratch"),
         asking=True,
