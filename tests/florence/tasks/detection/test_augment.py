@@ -108,6 +108,20 @@ def test_multi_scale_and_flip_take_the_boxes_along(
     check(result, tolerance=1.5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.booleans(), st.integers(0, 2**32))
+def test_a_whole_image_is_resized_as_pillow_does(
+    width: int, height: int, to_width: int, to_height: int, mirrored: bool, seed: int
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    view = View((to_width, to_height), (0.0, 0.0, float(width), float(height)), mirrored)
+    none = objects_of(np.zeros((0, 4)))
+    found = viewed(open_image(png(Scene(pixels, none))), none, view).pixels.astype(int)
+    image = Image.fromarray(pixels).resize(view.size, Image.Resampling.BILINEAR)
+    expected = np.asarray(image)[:, ::-1] if mirrored else np.asarray(image)
+    assert np.abs(found - expected).max() <= 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(SIDES, SIDES, st.integers(0, 2**32), st.integers(0, 2**62))
 def test_large_scale_jitter_cuts_boxes_at_the_edge(
