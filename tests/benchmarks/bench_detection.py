@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 import torchvision
@@ -23,11 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from florence.config import ActivationCheckpointing, Precision, architecture_of
 from florence.distributed.world import World
 from florence.models.compilation import compile_blocks
 from florence.models.image import CoSwin
 from florence.models.precision import autocast
+from florence.planner.memory import memory_per_gpu
 from florence.planner.speed import gpu_named
 from florence.tasks.detection import deformable
 from florence.tasks.detection.anchors import anchors, levels_of
@@ -40,6 +44,7 @@ from florence.tasks.detection.nms import nms, plain_nms
 from florence.tasks.detection.objective import DetectionObjective
 from florence.tasks.detection.settings import Detection, DetectionLoss
 from florence.tasks.detection.shape import DetectorShape
+from tests.benchmarks.cuda_steps import measured
 
 Step = Callable[[], object]
 STRIDES = (8, 16, 32, 64, 128)
@@ -283,8 +288,10 @@ def bench_huge(rounds: int, device: torch.device) -> None:
     data = DetectionBatch(keys=("0",), images=(image,), targets=(target,)).to(device)
     objective = DetectionObjective(shape.strides, MEAN, STD, DetectionLoss(), World(device=device))
     peak = gpu_named(torch.cuda.get_device_name(device).replace(" ", "-")).peak(Precision.BF16)
-    macs = DetectionCost().forward_macs(architecture, settings)
-    planned = macs.total * (side / planned_side(settings)) ** 2
+    larger = (side / planned_side(settings)) ** 2
+    flops = 6 * larger * DetectionCost().forward_macs(architecture, settings).total
+    plan = memory_per_gpu(architecture, settings, cost=DetectionCost(), processes=1, cuda=True)
+    planned = plan.model_states + larger * (plan.activations + plan.batch + plan.logits)
     for compiled in (False, True):
         model = build_detector(
             architecture,
@@ -309,14 +316,12 @@ def bench_huge(rounds: int, device: torch.device) -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        torch.cuda.reset_peak_memory_stats(device)
-        times = interleaved({"step": step}, rounds)["step"]
-        seconds = statistics.median(times)
+        seconds, memory = measured(step, rounds)
         print(
             f"\nCoSwin-H, 1 image of {height} x {width}, bf16, blocks recomputed, "
             f"{'compiled' if compiled else 'eager'}: {1 / seconds:.2f} images/s, "
-            f"MFU {6 * planned / seconds / peak:.1%}, "
-            f"peak {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
+            f"MFU {flops / seconds / peak:.1%}, peak {memory / 2**30:.1f} GiB, "
+            f"{memory / planned:.3f} x what is planned beside the context"
         )
         del model, optimizer, step
         torch.cuda.empty_cache()
