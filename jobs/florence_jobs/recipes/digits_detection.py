@@ -19,8 +19,8 @@ from florence_operator.api.v1alpha1 import API_VERSION, KIND, Metadata, Resource
 
 DIGITS_DETECTION_HEADER = """\
 # Detection on scenes of scanned digits, held-out ones drawn by other hands: fine-tuned from a tower
-# that has seen single digits with captions; from scratch with the same budget; from five boxes of
-# each digit; and without any label, by boxes of anything that the texts then name (zero-shot).
+# that has seen single digits with captions; from scratch with the same budget; without any label, by
+# boxes of anything that the texts then name (zero-shot); and that one with five boxes of each digit.
 #
 #   florencectl submit -f jobs/samples/digits-detection.yaml --local
 """
@@ -29,7 +29,7 @@ _TRAIN, _TEST = "builtin:digits-scenes/train", "builtin:digits-scenes/test"
 
 
 def digits_detection() -> FlorenceJob:
-    """Pretraining, then detectors: fine-tuned, from scratch, of five shots, zero-shot."""
+    """Pretraining, then detectors: fine-tuned, from scratch, zero-shot, and that of five shots."""
     cores, after = Resources(workers=2), ("pretrain",)
     return FlorenceJob(
         api_version=API_VERSION,
@@ -42,16 +42,16 @@ def digits_detection() -> FlorenceJob:
                 Stage(name="boxes", depends_on=after, resources=cores, detection=_stage(1_200)),
                 Stage(name="boxes-scratch", resources=cores, detection=_stage(1_200)),
                 Stage(
-                    name="five-shot",
-                    depends_on=after,
-                    resources=cores,
-                    detection=_stage(120, shots=5),
-                ),
-                Stage(
                     name="zero-shot",
                     depends_on=after,
                     resources=cores,
                     detection=_stage(200, class_agnostic=True, frozen_tower=True),
+                ),
+                Stage(
+                    name="five-shot",
+                    depends_on=("zero-shot",),
+                    resources=cores,
+                    detection=_stage(400, shots=5),
                 ),
             ),
         ),
