@@ -19,8 +19,9 @@ from florence_operator.api.v1alpha1 import API_VERSION, KIND, Metadata, Resource
 
 DIGITS_DETECTION_HEADER = """\
 # Detection on scenes of scanned digits, held-out ones drawn by other hands: fine-tuned from a tower
-# that has seen single digits with captions; from scratch with the same budget; without any label, by
-# boxes of anything that the texts then name (zero-shot); and that one with five boxes of each digit.
+# that has seen single digits with captions; from scratch with the same budget; without any label,
+# by boxes of anything that the texts then name (zero-shot); and that one with five boxes of each
+# digit.
 #
 #   florencectl submit -f jobs/samples/digits-detection.yaml --local
 """
