@@ -67,11 +67,11 @@ def plain_deform_conv(
     down = torch.arange(rows, device=x.device, dtype=x.dtype)[:, None, None] * stride
     along = torch.arange(columns, device=x.device, dtype=x.dtype)[:, None] * stride
     moved = offset.reshape(batch, side**2, 2, rows, columns).permute(2, 0, 3, 4, 1)
-    y, y_share = _neighbours(moved[0] + down + tap.repeat_interleave(side), height)
-    x_, x_share = _neighbours(moved[1] + along + tap.repeat(side), width)
+    cell_y, share_y = _neighbours(moved[0] + down + tap.repeat_interleave(side), height)
+    cell_x, share_x = _neighbours(moved[1] + along + tap.repeat(side), width)
     image = torch.arange(batch, device=x.device).view(-1, 1, 1, 1, 1, 1) * (height * width)
-    cells = y[..., :, None] * width + x_[..., None, :] + image
-    shares = y_share[..., :, None] * x_share[..., None, :]
+    cells = cell_y[..., :, None] * width + cell_x[..., None, :] + image
+    shares = share_y[..., :, None] * share_x[..., None, :]
     shares = shares * mask.permute(0, 2, 3, 1)[..., None, None]
     sampled = F.embedding_bag(
         cells.reshape(-1, 4),
