@@ -50,7 +50,7 @@ def test_a_short_form_may_start_from_a_model_that_is_there(tmp_path: Path) -> No
     assert without_first["boxes"].depends_on == ("pretrain",)
 
     without_both = stages("scans", "pretrain")
-    assert list(without_both) == ["boxes", "boxes-scratch", "five-shot", "zero-shot"]
+    assert list(without_both) == ["boxes", "boxes-scratch", "zero-shot", "five-shot"]
     assert without_both["boxes"].initial_model == "/models/digits"
     assert not without_both["boxes"].depends_on
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_retrieval_finds_clips_by_texts(
     config = settings(
         "retrieval",
         clips,
-        steps=80,
+        steps=200,
         batchSize=16,
         validation=held_out,
         captions={"label": "text", "captionsPerClip": 1},
@@ -164,9 +165,11 @@ def test_a_resume_changes_nothing(tmp_path: Path, clips: str, two_towers: Path, 
 def test_ranks_and_engines_agree(
     tmp_path: Path, clips: str, two_towers: Path, mode: str, engine: str, size: int
 ) -> None:
-    changes = (
+    changes: dict[str, Any] = (
         {"head": {"randAugment": {"operations": 0}, "dropout": 0.0}} if mode == "actions" else {}
     )
+    # Adam's usual steps make rounding visible: a gradient near zero is divided by its own size.
+    changes["optimizer"] = {"lr": 2e-3, "warmupSteps": 2, "eps": 1e-4}
     config = settings(mode, clips, steps=2, **changes)
     run(context(tmp_path / "one", start=two_towers), config)
     config = settings(mode, clips, steps=2, engine=engine, **changes)

@@ -65,7 +65,8 @@ def trained(captioned: str, two_towers: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("trained")
     config = vlp(
         captioned,
-        steps=150,
+        steps=200,
+        optimizer={"lr": 1e-3, "warmupSteps": 10},
         batchSize=12,
         captionsPerImage=1,
         maskFraction=0.3,
