@@ -14,6 +14,10 @@ from florence.distributed.world import World
 from florence.stages.context import InputModel, StageContext, Stop
 from florence.storage import open_storage
 
+EVEN = {"lr": 2e-3, "warmupSteps": 2, "eps": 1e-4}
+"""An optimizer whose steps grow with the gradient: Adam's usual ones make rounding visible, for a
+gradient near zero is divided by its own size."""
+
 
 class Recording:
     """A recorder that remembers."""

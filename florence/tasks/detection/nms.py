@@ -76,10 +76,8 @@ def _of_few(sides: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor
 def _of_many(sides: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
     """:func:`_of_few` where not all pairs are worth looking at."""
     is_kept = _greedy(count, *_pairs(sides[:, :count], threshold))
-    rest = sides[:, count:]
-    if rest.shape[1] == 0:
-        return is_kept, torch.ones(0, dtype=torch.bool, device=sides.device)
-    return is_kept, ~_overlaps(sides[:, :count][:, is_kept], rest, threshold).any(dim=0)
+    best, rest = sides[:, :count][:, is_kept], sides[:, count:]
+    return is_kept, ~_overlaps(best, rest, threshold).any(dim=0)
 
 
 def _pairs(sides: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

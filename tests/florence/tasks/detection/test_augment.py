@@ -192,10 +192,8 @@ def test_what_is_hardly_visible_is_dropped() -> None:
     objects = objects_of(np.array([[0, 0, 10, 10], [8, 0, 30, 10], [50, 50, 60, 60]]))
     view = View((10, 40), (0.0, 0.0, 10.0, 40.0))
     data = png(Scene(np.zeros((64, 64, 3), np.uint8), objects))
-    assert viewed(open_image(data), objects, view, min_visible=0.0).objects.labels.tolist() == [
-        0,
-        1,
-    ]
+    every = viewed(open_image(data), objects, view, min_visible=0.0).objects
+    assert every.labels.tolist() == [0, 1]
     kept = viewed(open_image(data), objects, view, min_visible=0.2).objects
     assert kept.labels.tolist() == [0]
     assert kept.boxes.tolist() == [[0, 0, 10, 10]]

@@ -15,7 +15,7 @@ from florence.distributed.world import World
 from florence.kinds import KINDS
 from florence.stages.context import StageContext
 from florence.stages.train import train
-from tests.florence.running import stage_context
+from tests.florence.running import EVEN, stage_context
 from tests.florence.tasks.finetune.running import COLOURS, MODEL, picture, two_tower_folder
 
 __all__ = [
@@ -56,11 +56,6 @@ SMALL: dict[str, Any] = {
 def settings(kind: str, data: str, **changes: Any) -> Any:
     """Small settings of a kind."""
     return KINDS[kind].settings.model_validate({"data": data, **SMALL, **changes})
-
-
-EVEN = {"lr": 2e-3, "warmupSteps": 2, "eps": 1e-4}
-"""An optimizer whose steps grow with the gradient: Adam's usual ones make rounding visible, for a
-gradient near zero is divided by its own size."""
 
 
 def context(folder: Path, **given: Any) -> StageContext:
